@@ -1,0 +1,89 @@
+"""Explicit gradient differentiation: optimizer steps that can be differentiated through.
+
+Names of the sibling packages (``torchopt.MetaAdam``, ``torchopt.stop_gradient``, ...) resolve on
+first use, to whichever of them are installed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torchopt import base as base
+from torchopt import clip as clip
+from torchopt import hook as hook
+from torchopt import pytree as pytree
+from torchopt import registry as registry
+from torchopt import schedule as schedule
+from torchopt import transform as transform
+from torchopt import typing as typing
+from torchopt._siblings import installed_names as _installed_names
+from torchopt._siblings import resolve as _resolve
+from torchopt.accelerated import accelerated_op_available as accelerated_op_available
+from torchopt.base import GradientTransformation as GradientTransformation
+from torchopt.base import chain as chain
+from torchopt.clip import clip_grad_norm as clip_grad_norm
+from torchopt.hook import register_hook as register_hook
+from torchopt.optim import SGD as SGD
+from torchopt.optim import AdaDelta as AdaDelta
+from torchopt.optim import Adadelta as Adadelta
+from torchopt.optim import AdaGrad as AdaGrad
+from torchopt.optim import Adagrad as Adagrad
+from torchopt.optim import Adam as Adam
+from torchopt.optim import AdaMax as AdaMax
+from torchopt.optim import Adamax as Adamax
+from torchopt.optim import AdamW as AdamW
+from torchopt.optim import FuncOptimizer as FuncOptimizer
+from torchopt.optim import Optimizer as Optimizer
+from torchopt.optim import RAdam as RAdam
+from torchopt.optim import RMSProp as RMSProp
+from torchopt.optim import RMSprop as RMSprop
+from torchopt.rules import adadelta as adadelta
+from torchopt.rules import adagrad as adagrad
+from torchopt.rules import adam as adam
+from torchopt.rules import adamax as adamax
+from torchopt.rules import adamw as adamw
+from torchopt.rules import radam as radam
+from torchopt.rules import rmsprop as rmsprop
+from torchopt.rules import sgd as sgd
+from torchopt.schedule import exponential_decay as exponential_decay
+from torchopt.schedule import linear_schedule as linear_schedule
+from torchopt.schedule import polynomial_schedule as polynomial_schedule
+from torchopt.transform import nan_to_num as nan_to_num
+from torchopt.update import apply_updates as apply_updates
+
+if TYPE_CHECKING:
+    from torchopt_meta import MetaAdadelta as MetaAdadelta
+    from torchopt_meta import MetaAdaDelta as MetaAdaDelta
+    from torchopt_meta import MetaAdagrad as MetaAdagrad
+    from torchopt_meta import MetaAdaGrad as MetaAdaGrad
+    from torchopt_meta import MetaAdam as MetaAdam
+    from torchopt_meta import MetaAdamax as MetaAdamax
+    from torchopt_meta import MetaAdaMax as MetaAdaMax
+    from torchopt_meta import MetaAdamW as MetaAdamW
+    from torchopt_meta import MetaOptimizer as MetaOptimizer
+    from torchopt_meta import MetaRAdam as MetaRAdam
+    from torchopt_meta import MetaRMSprop as MetaRMSprop
+    from torchopt_meta import MetaRMSProp as MetaRMSProp
+    from torchopt_meta import MetaSGD as MetaSGD
+    from torchopt_utils import extract_state_dict as extract_state_dict
+    from torchopt_utils import make_dot as make_dot
+    from torchopt_utils import module_clone as module_clone
+    from torchopt_utils import module_detach_ as module_detach_
+    from torchopt_utils import recover_state_dict as recover_state_dict
+    from torchopt_utils import stop_gradient as stop_gradient
+
+__version__ = '0.1.0'
+
+_own_names = [name for name in globals() if not name.startswith('_')]
+for _name in ('TYPE_CHECKING', 'Any', 'annotations'):
+    _own_names.remove(_name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_own_names, '__version__', *_installed_names()])
+
+
+def __getattr__(name: str) -> Any:
+    if name == '__all__':
+        return [name for name in __dir__() if not name.startswith('_')]
+    return _resolve(name)

@@ -1,0 +1,106 @@
+"""Checks of hyperparameters and of the trees that a caller hands in, each written once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from torchopt import pytree
+from torchopt.typing import LearningRate, Params, Scalar
+
+
+def _number(name: str, value: Scalar) -> bool:
+    """Raise unless ``value`` is a scalar; tell whether its range can be checked.
+
+    The range of a tensor stays unchecked: reading it would wait for the device, and fail under
+    ``torch.vmap`` and ``torch.compile``.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.dim() != 0 or not value.is_floating_point():
+            raise TypeError(
+                f'{name} must be a number or a 0-dim floating-point tensor, '
+                f'got a tensor of shape {tuple(value.shape)} and dtype {value.dtype}'
+            )
+        return False
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f'{name} must be a number or a 0-dim floating-point tensor, got {value!r}'
+        )
+    return True
+
+
+def nonnegative(name: str, value: Scalar) -> None:
+    """Raise unless 0 <= ``value``."""
+    if _number(name, value) and not value >= 0:
+        raise ValueError(f'{name} must be at least 0, got {value!r}')
+
+
+def positive(name: str, value: Scalar) -> None:
+    """Raise unless 0 < ``value``."""
+    if _number(name, value) and not value > 0:
+        raise ValueError(f'{name} must be greater than 0, got {value!r}')
+
+
+def decay_rate(name: str, value: Scalar) -> None:
+    """Raise unless 0 <= ``value`` < 1."""
+    if _number(name, value) and not 0 <= value < 1:
+        raise ValueError(f'{name} must be at least 0 and less than 1, got {value!r}')
+
+
+def fraction(name: str, value: Scalar) -> None:
+    """Raise unless 0 <= ``value`` <= 1."""
+    if _number(name, value) and not 0 <= value <= 1:
+        raise ValueError(f'{name} must be at least 0 and at most 1, got {value!r}')
+
+
+def decay_rates(name: str, values: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+    """Return the pair of decay rates, or raise."""
+    try:
+        first, second = values
+    except (TypeError, ValueError):
+        raise TypeError(f'{name} must be a pair of numbers, got {values!r}') from None
+    decay_rate(f'{name}[0]', first)
+    decay_rate(f'{name}[1]', second)
+    return first, second
+
+
+def learning_rate(name: str, value: LearningRate) -> None:
+    """Raise unless ``value`` is a scalar >= 0, a schedule, or a tree of floating-point tensors."""
+    if callable(value) and not isinstance(value, torch.Tensor):
+        return
+    if isinstance(value, (int, float)) or value is None or isinstance(value, str):
+        nonnegative(name, value)
+        return
+    for accessor, leaf in _leaves(value):
+        if leaf is not None and not _is_floating(leaf):
+            raise TypeError(
+                f'{accessor.codify(name)} must be a floating-point tensor, got {_describe(leaf)}'
+            )
+
+
+def params(tree: Params) -> None:
+    """Raise unless every leaf is a floating-point tensor or None."""
+    for leaf in pytree.tree_leaves(tree, none_is_leaf=True):
+        if leaf is not None and not _is_floating(leaf):
+            # The slow walk that knows the leaf's name is taken only to name the culprit.
+            names = {id(leaf): accessor for accessor, leaf in _leaves(tree)}
+            raise TypeError(
+                f'{names[id(leaf)].codify("params")} must be a floating-point tensor or None, '
+                f'got {_describe(leaf)}'
+            )
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+
+
+def _describe(leaf: Any) -> str:
+    if isinstance(leaf, torch.Tensor):
+        return f'a tensor of dtype {leaf.dtype}'
+    return f'{type(leaf).__name__}: {leaf!r:.80}'
+
+
+def _leaves(tree: Any) -> zip[tuple[pytree.PyTreeAccessor, Any]]:
+    accessors, leaves, _ = pytree.tree_flatten_with_accessor(tree, none_is_leaf=True)
+    return zip(accessors, leaves)

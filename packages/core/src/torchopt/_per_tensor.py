@@ -1,0 +1,234 @@
+"""Lifts a rule for one tensor to a transformation of a tree of tensors.
+
+A rule sees one gradient with its state tensors and returns new ones. What it need not know is
+here: the tree, absent gradients, mismatches, 16-bit arithmetic and the number of steps that each
+tensor has taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from torchopt import _checks, pytree
+from torchopt._inplace import lower_inplace
+from torchopt.base import EmptyState, GradientTransformation
+from torchopt.typing import InitFn, OptState, Params, TensorTree, TreeT, Updates
+
+_SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
+
+
+def transformation(
+    init: InitFn,
+    update: Callable[[Any, Any, Params | None], tuple[Any, Any]],
+) -> GradientTransformation:
+    """Make a transformation from a functional pair: checked ``init``, ``inplace`` lowered."""
+
+    def checked_init(params: Params) -> OptState:
+        _checks.params(params)
+        return init(params)
+
+    return GradientTransformation(checked_init, lower_inplace(update))
+
+
+def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransformation:
+    """Make a transformation that keeps no state from ``update(updates, params) -> updates``."""
+    return transformation(
+        lambda params: EmptyState(),
+        lambda updates, state, params: (update(updates, params), state),
+    )
+
+
+def filled_like(params: TreeT, value: float = 0.0, *, requires_grad: bool = False) -> TreeT:
+    """Return a tree of new tensors like ``params``, each filled with ``value``."""
+
+    def fill(leaf: torch.Tensor | None) -> torch.Tensor | None:
+        if leaf is None:
+            return None
+        return torch.full_like(leaf, value, requires_grad=requires_grad)
+
+    tree: TreeT = pytree.tree_map(fill, params, none_is_leaf=True)
+    return tree
+
+
+def map_updates(
+    fn: Callable[..., torch.Tensor], updates: TreeT, others: Mapping[str, TensorTree] | None = None
+) -> TreeT:
+    """Apply ``fn(update, *others)`` at every leaf where there is an update.
+
+    Args:
+        fn: Returns a tensor of the update's shape.
+        updates: Tree of tensors; None where a parameter has no gradient.
+        others: Trees with the structure of ``updates``, by the name that errors call them.
+
+    Raises:
+        ValueError: the trees differ in structure, or a result in shape from its update.
+    """
+    leaves, structure = _flatten(updates)
+    columns = [_flatten_like(structure, tree, name) for name, tree in (others or {}).items()]
+    mapped = [None if row[0] is None else fn(*row) for row in zip(leaves, *columns)]
+    for position, (old, new) in enumerate(zip(leaves, mapped)):
+        if old is not None and new.shape != old.shape:
+            accessor = structure.accessors()[position]
+            names = ' and '.join(accessor.codify(name) for name in others or {})
+            raise ValueError(
+                f'{names} does not fit {accessor.codify("updates")} of shape {tuple(old.shape)}: '
+                f'together they give {tuple(new.shape)}'
+            )
+    tree: TreeT = pytree.tree_unflatten(structure, mapped)
+    return tree
+
+
+def map_rule(
+    rule: Callable[..., tuple[torch.Tensor, ...]],
+    updates: TreeT,
+    state: Mapping[str, TensorTree],
+    scalars: Sequence[torch.Tensor] = (),
+) -> list[TreeT]:
+    """Apply an update rule at every leaf where there is a gradient.
+
+    Args:
+        rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``, all of
+            one shape but the 0-dim scalars. 16-bit tensors reach it as float32 and what it
+            returns is rounded back.
+        updates: Tree of gradients; None where a parameter has none, whose state is kept.
+        state: Trees of state tensors, by name, in the order in which the rule takes them.
+        scalars: Vectors with one entry for every leaf, in the order in which the rule takes them.
+
+    Returns:
+        The tree of updates, then one tree for every entry of ``state``.
+
+    Raises:
+        ValueError: a tree of ``state`` has another structure than ``updates``, or a tensor has
+            another shape, dtype or device than its gradient.
+        TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
+    """
+    leaves, structure = _flatten(updates)
+    columns = [_flatten_like(structure, tree, name) for name, tree in state.items()]
+    _require_alike(structure, leaves, dict(zip(state, columns)))
+    per_leaf = _Scalars(scalars)
+
+    results: list[list[torch.Tensor | None]] = []
+    for position, row in enumerate(zip(leaves, *columns)):
+        gradient = row[0]
+        if gradient is None:
+            results.append(list(row))
+            continue
+        dtype = gradient.dtype
+        if dtype in _SIXTEEN_BIT:
+            wide = rule(*(x.float() for x in row), *per_leaf.at(position, torch.float32, gradient))
+            results.append([x.to(dtype) for x in wide])
+        else:
+            results.append([*rule(*row, *per_leaf.at(position, dtype, gradient))])
+    if not results:
+        return [updates, *state.values()]
+    return [pytree.tree_unflatten(structure, column) for column in zip(*results)]
+
+
+def zero_steps(params: Params) -> torch.Tensor:
+    """Return the int64 vector of steps taken by each leaf of ``params``, all zero."""
+    leaves = pytree.tree_leaves(params, none_is_leaf=True)
+    return torch.zeros(len(leaves), dtype=torch.int64, device=shared_device(params))
+
+
+def shared_device(params: Params) -> torch.device:
+    """Return the device of all leaves, or the CPU, whose scalars go with every device."""
+    leaves = pytree.tree_leaves(params, none_is_leaf=True)
+    devices = {leaf.device for leaf in leaves if leaf is not None}
+    return devices.pop() if len(devices) == 1 else torch.device('cpu')
+
+
+def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
+    """Count one step more for every leaf that has a gradient."""
+    taken = [leaf is not None for leaf in pytree.tree_leaves(updates, none_is_leaf=True)]
+    if len(taken) != steps.shape[-1]:
+        raise ValueError(
+            f'updates have {len(taken)} leaves, but the state was made for {steps.shape[-1]} '
+            'parameters: pass one gradient, or None, for each'
+        )
+    if all(taken):
+        return steps + 1
+    return steps + torch.tensor(taken, device=steps.device)
+
+
+def as_float(steps: torch.Tensor) -> torch.Tensor:
+    """Return step counts in float64, the widest type of their device.
+
+    Powers with an integer tensor as exponent would give float32.
+    """
+    return steps.to(torch.float32 if steps.device.type == 'mps' else torch.float64)
+
+
+class _Scalars:
+    """Serves each leaf its entries of per-leaf vectors, as 0-dim tensors of the leaf's dtype.
+
+    A vector is converted and taken apart once for every dtype and device, not once a leaf.
+    """
+
+    def __init__(self, vectors: Sequence[torch.Tensor]) -> None:
+        self._vectors = vectors
+        self._rows: dict[tuple[torch.dtype, torch.device], list[tuple[torch.Tensor, ...]]] = {}
+
+    def at(
+        self, position: int, dtype: torch.dtype, like: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        if not self._vectors:
+            return ()
+        key = dtype, like.device
+        if key not in self._rows:
+            unbound = [self._convert(vector, *key).unbind() for vector in self._vectors]
+            self._rows[key] = list(zip(*unbound))
+        return self._rows[key][position]
+
+    @staticmethod
+    def _convert(
+        vector: torch.Tensor, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        # A vector on the CPU serves leaves on every device without waiting for any.
+        return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
+
+
+def _flatten(updates: TensorTree) -> tuple[list[Any], pytree.PyTreeSpec]:
+    leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
+    return leaves, structure
+
+
+def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
+    if tree is None:
+        raise ValueError(f'this transformation needs {name}: pass {name}=... to update')
+    try:
+        return structure.flatten_up_to(tree)
+    except ValueError as error:
+        raise ValueError(f'{name} and updates differ in structure: {error}') from None
+
+
+def _require_alike(
+    structure: pytree.PyTreeSpec, leaves: list[Any], columns: Mapping[str, list[Any]]
+) -> None:
+    for position, gradient in enumerate(leaves):
+        if gradient is None:
+            continue
+        if not isinstance(gradient, torch.Tensor) or not gradient.is_floating_point():
+            where = structure.accessors()[position].codify('updates')
+            raise TypeError(f'{where} must be a floating-point tensor or None, got {gradient!r:.80}')
+        for name, column in columns.items():
+            other = column[position]
+            if (
+                not isinstance(other, torch.Tensor)
+                or other.shape != gradient.shape
+                or other.dtype != gradient.dtype
+                or other.device != gradient.device
+            ):
+                accessor = structure.accessors()[position]
+                raise ValueError(
+                    f'{accessor.codify(name)} does not fit {accessor.codify("updates")}: '
+                    f'{_outline(other)} against {_outline(gradient)}'
+                )
+
+
+def _outline(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f'shape {tuple(value.shape)}, {value.dtype}, {value.device}'
+    return repr(value)

@@ -1,0 +1,54 @@
+"""Which sibling package owns which name of the one face ``torchopt``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from torchopt.registry import OPTIMIZERS
+
+_META = ('MetaOptimizer', *(f'Meta{name}' for entry in OPTIMIZERS for name in entry.class_names))
+_UTILS = (
+    'extract_state_dict',
+    'make_dot',
+    'module_clone',
+    'module_detach_',
+    'recover_state_dict',
+    'stop_gradient',
+)
+_OWNERS = {
+    **dict.fromkeys(_META, 'torchopt_meta'),
+    **dict.fromkeys(_UTILS, 'torchopt_utils'),
+}
+
+
+def installed_names() -> list[str]:
+    """Return the names that resolve with the siblings that are installed."""
+    found = {
+        module: importlib.util.find_spec(module) is not None for module in set(_OWNERS.values())
+    }
+    return [name for name, module in _OWNERS.items() if found[module]]
+
+
+def resolve(name: str) -> Any:
+    """Import ``name`` from the sibling that owns it.
+
+    Raises:
+        AttributeError: no sibling owns the name.
+        ModuleNotFoundError: the sibling is not installed. An AttributeError would lose its
+            message in ``from torchopt import ...``.
+    """
+    module = _OWNERS.get(name)
+    if module is None:
+        raise AttributeError(f"module 'torchopt' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        package = module.replace('_', '-')
+        raise ModuleNotFoundError(
+            f'torchopt.{name} is part of the package {package}: pip install {package}',
+            name=module,
+        ) from None

@@ -1,0 +1,72 @@
+"""The one place where core looks for the fused kernels of ``torchopt-accel``."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import ParamSpec, Union
+
+import torch
+
+from torchopt.base import GradientTransformation
+
+P = ParamSpec('P')
+
+_MODULE = 'torchopt_accel'
+
+
+def accelerated_op_available(
+    devices: Union[str, torch.device, Iterable[Union[str, torch.device]], None] = None,
+) -> bool:
+    """Tell whether ``use_accelerated_op=True`` runs fused kernels on every one of ``devices``.
+
+    Args:
+        devices: A device or several; by default the CPU and, where there is one, the GPU.
+    """
+    if importlib.util.find_spec(_MODULE) is None:
+        return False
+    available: bool = _accel().available(devices)
+    return available
+
+
+def accelerable(
+    factory: Callable[P, GradientTransformation],
+) -> Callable[P, GradientTransformation]:
+    """Give an optimizer's factory its fused implementation for ``use_accelerated_op=True``.
+
+    The decorated factory builds the composite transformation. Accel receives the factory's name,
+    that transformation, which it falls back to, and all arguments by name.
+    """
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
+        composite = factory(*args, **kwargs)
+        if not kwargs.get('use_accelerated_op', False):
+            return composite
+        arguments = signature.bind(*args, **kwargs)
+        arguments.apply_defaults()
+        del arguments.arguments['use_accelerated_op']
+        fused: GradientTransformation = _accel().fuse(
+            factory.__name__, composite, arguments.arguments
+        )
+        return fused
+
+    return make
+
+
+def _accel() -> ModuleType:
+    try:
+        return importlib.import_module(_MODULE)
+    except ModuleNotFoundError as error:
+        if error.name != _MODULE:
+            raise
+        raise ModuleNotFoundError(
+            'use_accelerated_op=True needs the package torchopt-accel: '
+            'pip install torchopt-accel, or leave the option out',
+            name=_MODULE,
+        ) from None

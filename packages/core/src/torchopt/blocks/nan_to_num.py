@@ -1,0 +1,22 @@
+"""Replacement of updates that are not finite."""
+
+from __future__ import annotations
+
+import torch
+
+from torchopt._per_tensor import map_updates, stateless
+from torchopt.base import GradientTransformation
+
+
+def nan_to_num(
+    nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> GradientTransformation:
+    """Replace NaN by ``nan`` and infinities by ``posinf`` and ``neginf``.
+
+    None stands for the largest and the least finite value, as in :func:`torch.nan_to_num`.
+    """
+    return stateless(
+        lambda updates, params: map_updates(
+            lambda g: torch.nan_to_num(g, nan=nan, posinf=posinf, neginf=neginf), updates
+        )
+    )

@@ -1,0 +1,57 @@
+"""Multiplication of updates by a factor, the learning rate among them."""
+
+from __future__ import annotations
+
+import torch
+
+from torchopt import _checks, pytree
+from torchopt._per_tensor import map_updates, stateless
+from torchopt.base import GradientTransformation, identity
+from torchopt.blocks.scale_by_schedule import scale_by_schedule
+from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+
+
+def scale(factor: Scalar | TensorTree) -> GradientTransformation:
+    """Multiply updates by ``factor``.
+
+    Args:
+        factor: A number, a 0-dim tensor, or a tree of tensors with the structure of the updates,
+            each broadcastable to its update. Tensors may require grad.
+    """
+    if isinstance(factor, (int, float)) or (
+        isinstance(factor, torch.Tensor) and factor.dim() == 0
+    ):
+
+        def update(updates: Updates, params: Params | None) -> Updates:
+            return map_updates(lambda g: g * factor, updates)
+
+    else:
+
+        def update(updates: Updates, params: Params | None) -> Updates:
+            return map_updates(lambda g, f: g * f, updates, {'factor': factor})
+
+    return stateless(update)
+
+
+def flip_sign(maximize: bool) -> GradientTransformation:
+    """Negate gradients in order to ascend along them; the identity unless ``maximize``."""
+    return scale(-1.0) if maximize else identity()
+
+
+def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
+    """Multiply updates by ``-lr``, so that adding them descends.
+
+    Args:
+        lr: A number or 0-dim tensor >= 0, a schedule, or a tree of tensors with the structure of
+            the parameters: a learning rate for every tensor, or for every entry (Meta-SGD).
+
+    Raises:
+        TypeError: ``lr`` is none of these.
+        ValueError: ``lr`` is a negative number.
+    """
+    _checks.learning_rate('lr', lr)
+    if isinstance(lr, (int, float, torch.Tensor)):
+        return scale(-lr)
+    if callable(lr):
+        return scale_by_schedule(lambda count: -lr(count))
+    return scale(pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True))

@@ -1,0 +1,48 @@
+"""Multiplication of updates by a factor that changes from step to step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from torchopt._per_tensor import as_float, map_updates, shared_device, transformation
+from torchopt.base import GradientTransformation
+from torchopt.typing import Params, Schedule, Updates
+
+
+class ScaleByScheduleState(NamedTuple):
+    """State of :func:`scale_by_schedule`.
+
+    Attributes:
+        count: Number of updates made so far, a 0-dim int64 tensor.
+    """
+
+    count: torch.Tensor
+
+
+def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
+    """Multiply updates by ``schedule(count)``.
+
+    Args:
+        schedule: Maps the number of updates made so far, a 0-dim float64 tensor that is 0 at the
+            first update, to a number or a 0-dim tensor.
+
+    Raises:
+        TypeError: ``schedule`` is not callable.
+    """
+    if not callable(schedule):
+        raise TypeError(f'schedule must be callable, got {schedule!r}')
+
+    def init(params: Params) -> ScaleByScheduleState:
+        return ScaleByScheduleState(
+            torch.zeros((), dtype=torch.int64, device=shared_device(params))
+        )
+
+    def update(
+        updates: Updates, state: ScaleByScheduleState, params: Params | None
+    ) -> tuple[Any, ScaleByScheduleState]:
+        factor = schedule(as_float(state.count))
+        return map_updates(lambda g: g * factor, updates), ScaleByScheduleState(state.count + 1)
+
+    return transformation(init, update)

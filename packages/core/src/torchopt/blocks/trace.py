@@ -1,0 +1,92 @@
+"""Momentum."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from torchopt import _checks
+from torchopt._numerics import add_scaled
+from torchopt._per_tensor import (
+    as_float,
+    filled_like,
+    map_rule,
+    next_steps,
+    transformation,
+    zero_steps,
+)
+from torchopt.base import GradientTransformation, identity
+from torchopt.typing import Params, Scalar, TensorTree, Updates
+
+
+class TraceState(NamedTuple):
+    """State of :func:`trace`.
+
+    Attributes:
+        trace: The momentum buffer, shaped like the parameters.
+        steps: Steps taken by each parameter, an int64 vector; None without dampening, which
+            is all that depends on it.
+    """
+
+    trace: TensorTree
+    steps: torch.Tensor | None
+
+
+def trace(
+    momentum: Scalar = 0.9,
+    dampening: Scalar = 0.0,
+    nesterov: bool = False,
+    *,
+    moment_requires_grad: bool = False,
+) -> GradientTransformation:
+    r"""Accumulate a decaying sum of the gradients.
+
+    .. math::
+
+        m_t = \mu m_{t-1} + (1 - \tau) g_t, \qquad m_1 = g_1, \qquad
+        u_t = m_t \text{ or, with Nesterov, } g_t + \mu m_t
+
+    Sutskever et al., *On the importance of initialization and momentum in deep learning*, ICML
+    2013, equations 1 to 4, in the form of :class:`torch.optim.SGD`.
+
+    Args:
+        momentum: The decay :math:`\mu` >= 0; the number 0 gives the identity.
+        dampening: :math:`\tau`, from 0 to 1, which is not applied at a parameter's first step.
+        nesterov: Look ahead along the new buffer.
+        moment_requires_grad: Let the initial buffer require grad.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range, or ``nesterov`` comes without momentum
+            or with dampening.
+    """
+    _checks.nonnegative('momentum', momentum)
+    _checks.fraction('dampening', dampening)
+    undamped = isinstance(dampening, (int, float)) and dampening == 0
+    still = isinstance(momentum, (int, float)) and momentum == 0
+    if nesterov and (still or not undamped):
+        raise ValueError('nesterov needs a momentum and zero dampening')
+    if still:
+        return identity()
+
+    def rule(
+        g: torch.Tensor, m: torch.Tensor, weight: torch.Tensor | float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        m = add_scaled(g if undamped else weight * g, m, momentum)
+        return (add_scaled(g, m, momentum) if nesterov else m), m
+
+    def init(params: Params) -> TraceState:
+        buffers = filled_like(params, requires_grad=moment_requires_grad)
+        return TraceState(buffers, None if undamped else zero_steps(params))
+
+    def update(
+        updates: Updates, state: TraceState, params: Params | None
+    ) -> tuple[Any, TraceState]:
+        steps, scalars = None, []
+        if state.steps is not None:
+            steps = next_steps(state.steps, updates)
+            scalars = [1 - dampening * as_float(steps > 1)]
+        updates, m = map_rule(rule, updates, {'trace': state.trace}, scalars)
+        return updates, TraceState(m, steps)
+
+    return transformation(init, update)

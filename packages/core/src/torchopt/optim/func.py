@@ -1,0 +1,75 @@
+"""The functional optimizer: a transformation that remembers its state."""
+
+from __future__ import annotations
+
+import torch
+
+from torchopt._gradients import gradients_of
+from torchopt._state import checked_like
+from torchopt.base import GradientTransformation
+from torchopt.typing import OptState, TreeT
+from torchopt.update import apply_updates
+
+
+class FuncOptimizer:
+    """Differentiable steps over a tree of tensors, without carrying the state by hand.
+
+    Args:
+        impl: The gradient transformation, such as ``torchopt.adam(lr=0.1)``.
+
+    Raises:
+        TypeError: ``impl`` is no transformation.
+
+    Example:
+        >>> import torch, torchopt
+        >>> optimizer = torchopt.FuncOptimizer(torchopt.sgd(lr=0.5))
+        >>> params = {'w': torch.ones(2, requires_grad=True)}
+        >>> optimizer.step(params['w'].square().sum(), params)
+        {'w': tensor([0., 0.], grad_fn=<AddBackward0>)}
+    """
+
+    def __init__(self, impl: GradientTransformation) -> None:
+        if not isinstance(impl, GradientTransformation):
+            raise TypeError(
+                f'impl must be a gradient transformation such as torchopt.adam(), got {impl!r}'
+            )
+        self._impl = impl
+        self._state: OptState | None = None
+
+    def step(
+        self, loss: torch.Tensor, params: TreeT, *, inplace: bool = False, first_order: bool = False
+    ) -> TreeT:
+        """Differentiate ``loss`` with respect to ``params`` and return the updated tree.
+
+        The state is made at the first step.
+
+        Args:
+            loss: A scalar that depends on ``params``.
+            params: Tree of tensors; one that does not require grad, or that the loss does not
+                depend on, keeps its value.
+            inplace: Write into ``params``, without a graph.
+            first_order: Treat the gradients as constants.
+
+        Raises:
+            ValueError: ``loss`` is not a scalar, or does not depend on ``params``.
+            RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function.
+        """
+        gradients = gradients_of(loss, params, create_graph=not (first_order or inplace))
+        state = self._impl.init(params) if self._state is None else self._state
+        updates, state = self._impl.update(gradients, state, params=params, inplace=inplace)
+        new_params = apply_updates(params, updates, inplace=inplace)
+        self._state = state
+        return new_params
+
+    def state_dict(self) -> OptState | None:
+        """Return the state, by reference; None before the first step."""
+        return self._state
+
+    def load_state_dict(self, state: OptState | None) -> None:
+        """Take over a state that :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: the state does not fit the one it replaces.
+        """
+        both = state is not None and self._state is not None
+        self._state = checked_like(self._state, state, 'state') if both else state

@@ -1,0 +1,10 @@
+"""One file for every optimizer: its state, its rule for one tensor, and its factory."""
+
+from torchopt.rules.adadelta import adadelta as adadelta
+from torchopt.rules.adagrad import adagrad as adagrad
+from torchopt.rules.adam import adam as adam
+from torchopt.rules.adamax import adamax as adamax
+from torchopt.rules.adamw import adamw as adamw
+from torchopt.rules.radam import radam as radam
+from torchopt.rules.rmsprop import rmsprop as rmsprop
+from torchopt.rules.sgd import sgd as sgd

@@ -1,0 +1,110 @@
+"""AdaDelta."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from torchopt import _checks
+from torchopt._numerics import ema_of_square, safe_sqrt
+from torchopt._per_tensor import filled_like, map_rule, transformation
+from torchopt.accelerated import accelerable
+from torchopt.base import GradientTransformation, chain
+from torchopt.blocks.add_decayed_weights import add_decayed_weights
+from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
+from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+
+
+class ScaleByAdadeltaState(NamedTuple):
+    """State of :func:`scale_by_adadelta`.
+
+    Attributes:
+        nu: Means of the squared gradients, shaped like the parameters.
+        delta: Means of the squared updates, shaped like the parameters.
+    """
+
+    nu: TensorTree
+    delta: TensorTree
+
+
+def scale_by_adadelta(
+    rho: Scalar = 0.9, eps: Scalar = 1e-6, *, moment_requires_grad: bool = False
+) -> GradientTransformation:
+    r"""Give gradients the scale of the updates made so far.
+
+    .. math::
+
+        \nu_t = \rho \nu_{t-1} + (1 - \rho) g_t^2, \qquad
+        u_t = \frac{\sqrt{d_{t-1} + \epsilon}}{\sqrt{\nu_t + \epsilon}} g_t, \qquad
+        d_t = \rho d_{t-1} + (1 - \rho) u_t^2
+
+    Zeiler, *ADADELTA: An Adaptive Learning Rate Method*, 2012, algorithm 1.
+
+    Args:
+        rho: Decay rate of the means, in [0, 1).
+        eps: Added under the roots, >= 0.
+        moment_requires_grad: Let the initial means require grad.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+    """
+    _checks.decay_rate('rho', rho)
+    _checks.nonnegative('eps', eps)
+
+    def rule(g: torch.Tensor, nu: torch.Tensor, delta: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        nu = ema_of_square(nu, g, rho)
+        update = safe_sqrt(delta, eps) / safe_sqrt(nu, eps) * g
+        return update, nu, ema_of_square(delta, update, rho)
+
+    def init(params: Params) -> ScaleByAdadeltaState:
+        return ScaleByAdadeltaState(
+            filled_like(params, requires_grad=moment_requires_grad),
+            filled_like(params, requires_grad=moment_requires_grad),
+        )
+
+    def update(
+        updates: Updates, state: ScaleByAdadeltaState, params: Params | None
+    ) -> tuple[Any, ScaleByAdadeltaState]:
+        updates, nu, delta = map_rule(rule, updates, {'nu': state.nu, 'delta': state.delta})
+        return updates, ScaleByAdadeltaState(nu, delta)
+
+    return transformation(init, update)
+
+
+@accelerable
+def adadelta(
+    lr: LearningRate = 1.0,
+    rho: Scalar = 0.9,
+    eps: Scalar = 1e-6,
+    weight_decay: Scalar = 0.0,
+    *,
+    moment_requires_grad: bool = False,
+    maximize: bool = False,
+    use_accelerated_op: bool = False,
+) -> GradientTransformation:
+    """AdaDelta; see :func:`scale_by_adadelta`.
+
+    It equals :class:`torch.optim.Adadelta`. Every float may be a 0-dim tensor that requires grad.
+
+    Args:
+        lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
+        rho: Decay rate of the means, in [0, 1).
+        eps: Added under the roots, >= 0.
+        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
+            then needs ``params``.
+        moment_requires_grad: Let the initial means require grad.
+        maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+        TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
+    """
+    return chain(
+        flip_sign(maximize),
+        add_decayed_weights(weight_decay),
+        scale_by_adadelta(rho, eps, moment_requires_grad=moment_requires_grad),
+        scale_by_learning_rate(lr),
+    )

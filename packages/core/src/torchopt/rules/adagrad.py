@@ -1,0 +1,140 @@
+"""AdaGrad."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from torchopt import _checks
+from torchopt._numerics import safe_sqrt
+from torchopt._per_tensor import (
+    as_float,
+    filled_like,
+    map_rule,
+    next_steps,
+    transformation,
+    zero_steps,
+)
+from torchopt.accelerated import accelerable
+from torchopt.base import GradientTransformation, chain
+from torchopt.blocks.add_decayed_weights import add_decayed_weights
+from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
+from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+
+
+class ScaleByRssState(NamedTuple):
+    """State of :func:`scale_by_rss`.
+
+    Attributes:
+        sum_of_squares: Sums of the squared gradients, shaped like the parameters.
+        steps: Steps taken by each parameter, an int64 vector; None without ``lr_decay``, which
+            is all that depends on it.
+    """
+
+    sum_of_squares: TensorTree
+    steps: torch.Tensor | None
+
+
+def scale_by_rss(
+    initial_accumulator_value: float = 0.0,
+    eps: Scalar = 1e-10,
+    *,
+    lr_decay: Scalar = 0.0,
+    moment_requires_grad: bool = False,
+) -> GradientTransformation:
+    r"""Divide gradients by the root of the sum of their squares.
+
+    .. math::
+
+        s_t = s_{t-1} + g_t^2, \qquad
+        u_t = \frac{1}{1 + (t - 1) \delta} \frac{g_t}{\sqrt{s_t} + \epsilon}
+
+    Duchi, Hazan and Singer, *Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization*, JMLR 12, 2011, section 1.2 (diagonal), in the form of
+    :class:`torch.optim.Adagrad`.
+
+    Args:
+        initial_accumulator_value: First value of the sum, >= 0.
+        eps: Added to the root, >= 0.
+        lr_decay: :math:`\delta` >= 0.
+        moment_requires_grad: Let the initial sum require grad.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+    """
+    _checks.nonnegative('initial_accumulator_value', initial_accumulator_value)
+    _checks.nonnegative('eps', eps)
+    _checks.nonnegative('lr_decay', lr_decay)
+    constant = isinstance(lr_decay, (int, float)) and lr_decay == 0
+
+    def rule(
+        g: torch.Tensor, total: torch.Tensor, *slowdown: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        total = torch.addcmul(total, g, g)
+        update = g / (safe_sqrt(total) + eps)
+        for factor in slowdown:
+            update = update / factor
+        return update, total
+
+    def init(params: Params) -> ScaleByRssState:
+        sums = filled_like(params, initial_accumulator_value, requires_grad=moment_requires_grad)
+        return ScaleByRssState(sums, None if constant else zero_steps(params))
+
+    def update(
+        updates: Updates, state: ScaleByRssState, params: Params | None
+    ) -> tuple[Any, ScaleByRssState]:
+        steps, slowdown = None, []
+        if state.steps is not None:
+            steps = next_steps(state.steps, updates)
+            slowdown = [1 + (as_float(steps) - 1) * lr_decay]
+        updates, sums = map_rule(rule, updates, {'sum_of_squares': state.sum_of_squares}, slowdown)
+        return updates, ScaleByRssState(sums, steps)
+
+    return transformation(init, update)
+
+
+@accelerable
+def adagrad(
+    lr: LearningRate = 1e-2,
+    lr_decay: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
+    initial_accumulator_value: float = 0.0,
+    eps: Scalar = 1e-10,
+    *,
+    moment_requires_grad: bool = False,
+    maximize: bool = False,
+    use_accelerated_op: bool = False,
+) -> GradientTransformation:
+    """AdaGrad; see :func:`scale_by_rss`.
+
+    It equals :class:`torch.optim.Adagrad`. Every float but ``initial_accumulator_value`` may be a
+    0-dim tensor that requires grad.
+
+    Args:
+        lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
+        lr_decay: Decay of the learning rate, >= 0.
+        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
+            then needs ``params``.
+        initial_accumulator_value: First value of the sum of squares, >= 0.
+        eps: Added to the root of the sum, >= 0.
+        moment_requires_grad: Let the initial sum require grad.
+        maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+        TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
+    """
+    return chain(
+        flip_sign(maximize),
+        add_decayed_weights(weight_decay),
+        scale_by_rss(
+            initial_accumulator_value,
+            eps,
+            lr_decay=lr_decay,
+            moment_requires_grad=moment_requires_grad,
+        ),
+        scale_by_learning_rate(lr),
+    )

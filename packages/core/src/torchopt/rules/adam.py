@@ -1,0 +1,169 @@
+"""Adam and AMSGrad."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from torchopt import _checks
+from torchopt._numerics import ema, ema_of_square, safe_sqrt
+from torchopt._per_tensor import (
+    as_float,
+    filled_like,
+    map_rule,
+    next_steps,
+    transformation,
+    zero_steps,
+)
+from torchopt.accelerated import accelerable
+from torchopt.base import GradientTransformation, chain, identity
+from torchopt.blocks.add_decayed_weights import add_decayed_weights
+from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
+from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+
+
+class ScaleByAdamState(NamedTuple):
+    """State of :func:`scale_by_adam`.
+
+    Attributes:
+        mu: First moments, shaped like the parameters.
+        nu: Second moments, shaped like the parameters.
+        steps: Steps taken by each parameter, an int64 vector.
+        nu_max: The largest second moments so far with ``amsgrad``, else None.
+    """
+
+    mu: TensorTree
+    nu: TensorTree
+    steps: torch.Tensor
+    nu_max: TensorTree | None = None
+
+
+def scale_by_adam(
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    *,
+    eps_root: Scalar = 0.0,
+    amsgrad: bool = False,
+    moment_requires_grad: bool = False,
+) -> GradientTransformation:
+    r"""Divide the mean of the gradients by the root of the mean of their squares.
+
+    .. math::
+
+        \mu_t &= \beta_1 \mu_{t-1} + (1 - \beta_1) g_t, \qquad
+        \nu_t = \beta_2 \nu_{t-1} + (1 - \beta_2) g_t^2 \\
+        u_t &= \frac{\mu_t / (1 - \beta_1^t)}{\sqrt{\nu_t / (1 - \beta_2^t) + \bar\epsilon} + \epsilon}
+
+    Kingma and Ba, *Adam: A Method for Stochastic Optimization*, ICLR 2015, algorithm 1; with
+    ``amsgrad``, the largest :math:`\nu` so far takes the place of :math:`\nu_t` in the
+    denominator: Reddi et al., *On the Convergence of Adam and Beyond*, ICLR 2018, algorithm 2, in
+    the form of :class:`torch.optim.Adam`.
+
+    Args:
+        betas: Decay rates of the two moments, each in [0, 1).
+        eps: Added to the root, >= 0.
+        eps_root: :math:`\bar\epsilon` >= 0, added under the root. With a positive value the
+            update is a smooth function of the gradients; with 0 its derivative is still finite,
+            and right, where a gradient is 0.
+        amsgrad: Keep the largest second moment.
+        moment_requires_grad: Let the initial moments require grad.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+    """
+    beta1, beta2 = _checks.decay_rates('betas', betas)
+    _checks.nonnegative('eps', eps)
+    _checks.nonnegative('eps_root', eps_root)
+
+    def rule(
+        g: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor, *rest: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        *nu_max, correction1, correction2 = rest
+        mu = ema(mu, g, beta1)
+        nu = ema_of_square(nu, g, beta2)
+        nu_max = [torch.maximum(largest, nu) for largest in nu_max]
+        (bound,) = nu_max or (nu,)
+        denominator = safe_sqrt(bound / correction2, eps_root) + eps
+        return mu / correction1 / denominator, mu, nu, *nu_max
+
+    def init(params: Params) -> ScaleByAdamState:
+        moments = [
+            filled_like(params, requires_grad=moment_requires_grad) for _ in range(2 + amsgrad)
+        ]
+        return ScaleByAdamState(*moments[:2], zero_steps(params), *moments[2:])
+
+    def update(
+        updates: Updates, state: ScaleByAdamState, params: Params | None
+    ) -> tuple[Any, ScaleByAdamState]:
+        steps = next_steps(state.steps, updates)
+        corrections = [1 - beta ** as_float(steps) for beta in (beta1, beta2)]
+        moments = {'mu': state.mu, 'nu': state.nu}
+        if amsgrad:
+            moments['nu_max'] = state.nu_max
+        updates, mu, nu, *nu_max = map_rule(rule, updates, moments, corrections)
+        return updates, ScaleByAdamState(mu, nu, steps, *nu_max)
+
+    return transformation(init, update)
+
+
+@accelerable
+def adam(
+    lr: LearningRate = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    *,
+    eps_root: Scalar = 0.0,
+    amsgrad: bool = False,
+    decoupled_weight_decay: bool = False,
+    moment_requires_grad: bool = False,
+    maximize: bool = False,
+    use_accelerated_op: bool = False,
+) -> GradientTransformation:
+    """Adam.
+
+    Every float may be a 0-dim tensor that requires grad.
+
+    Args:
+        lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
+        betas: Decay rates of the two moments, each in [0, 1).
+        eps: Added to the root of the second moment, >= 0.
+        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
+            then needs ``params``.
+        eps_root: Added under that root, >= 0; see :func:`scale_by_adam`.
+        amsgrad: Divide by the largest second moment so far.
+        decoupled_weight_decay: Add the decay to the update instead, as :func:`adamw` does.
+        moment_requires_grad: Let the initial moments require grad.
+        maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+        TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
+
+    Example:
+        >>> import torch, torchopt
+        >>> params = {'w': torch.ones(2)}
+        >>> optimizer = torchopt.adam(lr=0.1)
+        >>> updates, state = optimizer.update(
+        ...     {'w': torch.tensor([2.0, -3.0])}, optimizer.init(params), inplace=False
+        ... )
+        >>> torchopt.apply_updates(params, updates)
+        {'w': tensor([0.9000, 1.1000])}
+    """
+    decay = add_decayed_weights(weight_decay)
+    return chain(
+        flip_sign(maximize),
+        identity() if decoupled_weight_decay else decay,
+        scale_by_adam(
+            betas,
+            eps,
+            eps_root=eps_root,
+            amsgrad=amsgrad,
+            moment_requires_grad=moment_requires_grad,
+        ),
+        decay if decoupled_weight_decay else identity(),
+        scale_by_learning_rate(lr),
+    )

@@ -1,0 +1,185 @@
+"""RMSProp."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from torchopt import _checks
+from torchopt._numerics import ema, ema_of_square, safe_sqrt
+from torchopt._per_tensor import filled_like, map_rule, transformation
+from torchopt.accelerated import accelerable
+from torchopt.base import GradientTransformation, chain
+from torchopt.blocks.add_decayed_weights import add_decayed_weights
+from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
+from torchopt.blocks.trace import trace
+from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+
+
+class ScaleByRmsState(NamedTuple):
+    """State of :func:`scale_by_rms`.
+
+    Attributes:
+        nu: Means of the squared gradients, shaped like the parameters.
+    """
+
+    nu: TensorTree
+
+
+class ScaleByStddevState(NamedTuple):
+    """State of :func:`scale_by_stddev`.
+
+    Attributes:
+        mu: Means of the gradients, shaped like the parameters.
+        nu: Means of the squared gradients, shaped like the parameters.
+    """
+
+    mu: TensorTree
+    nu: TensorTree
+
+
+def scale_by_rms(
+    alpha: Scalar = 0.99,
+    eps: Scalar = 1e-8,
+    initial_scale: float = 0.0,
+    *,
+    moment_requires_grad: bool = False,
+) -> GradientTransformation:
+    r"""Divide gradients by the root of the mean of their squares.
+
+    .. math::
+
+        \nu_t = \alpha \nu_{t-1} + (1 - \alpha) g_t^2, \qquad
+        u_t = \frac{g_t}{\sqrt{\nu_t} + \epsilon}
+
+    Tieleman and Hinton, *Neural Networks for Machine Learning*, lecture 6e, 2012.
+
+    Args:
+        alpha: Decay rate of the mean, in [0, 1).
+        eps: Added to the root, >= 0.
+        initial_scale: First value of the mean, >= 0.
+        moment_requires_grad: Let the initial mean require grad.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+    """
+    _checks.decay_rate('alpha', alpha)
+    _checks.nonnegative('eps', eps)
+    _checks.nonnegative('initial_scale', initial_scale)
+
+    def rule(g: torch.Tensor, nu: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        nu = ema_of_square(nu, g, alpha)
+        return g / (safe_sqrt(nu) + eps), nu
+
+    def init(params: Params) -> ScaleByRmsState:
+        return ScaleByRmsState(
+            filled_like(params, initial_scale, requires_grad=moment_requires_grad)
+        )
+
+    def update(
+        updates: Updates, state: ScaleByRmsState, params: Params | None
+    ) -> tuple[Any, ScaleByRmsState]:
+        updates, nu = map_rule(rule, updates, {'nu': state.nu})
+        return updates, ScaleByRmsState(nu)
+
+    return transformation(init, update)
+
+
+def scale_by_stddev(
+    alpha: Scalar = 0.99,
+    eps: Scalar = 1e-8,
+    initial_scale: float = 0.0,
+    *,
+    moment_requires_grad: bool = False,
+) -> GradientTransformation:
+    r"""Divide gradients by their standard deviation around their mean.
+
+    .. math::
+
+        \mu_t = \alpha \mu_{t-1} + (1 - \alpha) g_t, \qquad
+        \nu_t = \alpha \nu_{t-1} + (1 - \alpha) g_t^2, \qquad
+        u_t = \frac{g_t}{\sqrt{\nu_t - \mu_t^2} + \epsilon}
+
+    Graves, *Generating Sequences With Recurrent Neural Networks*, 2013, equations 38 to 42.
+
+    Args:
+        alpha: Decay rate of the means, in [0, 1).
+        eps: Added to the standard deviation, >= 0.
+        initial_scale: First value of the mean of the squares, >= 0.
+        moment_requires_grad: Let the initial means require grad.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+    """
+    _checks.decay_rate('alpha', alpha)
+    _checks.nonnegative('eps', eps)
+    _checks.nonnegative('initial_scale', initial_scale)
+
+    def rule(g: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        mu = ema(mu, g, alpha)
+        nu = ema_of_square(nu, g, alpha)
+        return g / (safe_sqrt(torch.addcmul(nu, mu, mu, value=-1)) + eps), mu, nu
+
+    def init(params: Params) -> ScaleByStddevState:
+        return ScaleByStddevState(
+            filled_like(params, requires_grad=moment_requires_grad),
+            filled_like(params, initial_scale, requires_grad=moment_requires_grad),
+        )
+
+    def update(
+        updates: Updates, state: ScaleByStddevState, params: Params | None
+    ) -> tuple[Any, ScaleByStddevState]:
+        updates, mu, nu = map_rule(rule, updates, {'mu': state.mu, 'nu': state.nu})
+        return updates, ScaleByStddevState(mu, nu)
+
+    return transformation(init, update)
+
+
+@accelerable
+def rmsprop(
+    lr: LearningRate = 1e-2,
+    alpha: Scalar = 0.99,
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    momentum: Scalar = 0.0,
+    centered: bool = False,
+    *,
+    initial_scale: float = 0.0,
+    nesterov: bool = False,
+    moment_requires_grad: bool = False,
+    maximize: bool = False,
+    use_accelerated_op: bool = False,
+) -> GradientTransformation:
+    """RMSProp, the centred variant and momentum if asked.
+
+    It equals :class:`torch.optim.RMSprop`, which has no Nesterov momentum. Every float but
+    ``initial_scale`` may be a 0-dim tensor that requires grad.
+
+    Args:
+        lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
+        alpha: Decay rate of the means, in [0, 1).
+        eps: Added to the root of the second moment, >= 0.
+        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
+            then needs ``params``.
+        momentum: Decay of the momentum buffer, >= 0; see :func:`torchopt.transform.trace`.
+        centered: Divide by the standard deviation; see :func:`scale_by_stddev`.
+        initial_scale: First value of the mean of the squares, >= 0.
+        nesterov: Look ahead along the momentum buffer.
+        moment_requires_grad: Let the initial moments require grad.
+        maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+        TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
+    """
+    scale_by = scale_by_stddev if centered else scale_by_rms
+    return chain(
+        flip_sign(maximize),
+        add_decayed_weights(weight_decay),
+        scale_by(alpha, eps, initial_scale, moment_requires_grad=moment_requires_grad),
+        trace(momentum, nesterov=nesterov, moment_requires_grad=moment_requires_grad),
+        scale_by_learning_rate(lr),
+    )

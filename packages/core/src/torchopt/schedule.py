@@ -1,0 +1,101 @@
+"""Schedules: functions from the number of steps taken to a value such as a learning rate.
+
+A schedule takes a 0-dim float64 tensor or a number and returns a 0-dim tensor. Its arguments may
+be 0-dim tensors that require grad.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from torchopt import _checks
+from torchopt.typing import Scalar, Schedule
+
+__all__ = ['exponential_decay', 'linear_schedule', 'polynomial_schedule']
+
+
+def polynomial_schedule(
+    init_value: Scalar,
+    end_value: Scalar,
+    power: Scalar,
+    transition_steps: int,
+    transition_begin: int = 0,
+) -> Schedule:
+    r"""Move from one value to another along a polynomial.
+
+    .. math::
+
+        v(t) = (v_0 - v_1) \left(1 - \frac{\min(\max(t - b, 0), T)}{T}\right)^p + v_1
+
+    Args:
+        init_value: :math:`v_0`, held until ``transition_begin``.
+        end_value: :math:`v_1`, held from ``transition_begin + transition_steps``.
+        power: :math:`p` > 0.
+        transition_steps: :math:`T` > 0.
+        transition_begin: :math:`b` >= 0.
+
+    Raises:
+        ValueError: ``power``, ``transition_steps`` or ``transition_begin`` is out of its range.
+    """
+    _checks.positive('power', power)
+    _checks.positive('transition_steps', transition_steps)
+    _checks.nonnegative('transition_begin', transition_begin)
+
+    def schedule(count: torch.Tensor) -> torch.Tensor:
+        elapsed = (_float64(count) - transition_begin).clamp(0, transition_steps)
+        return (init_value - end_value) * (1 - elapsed / transition_steps) ** power + end_value
+
+    return schedule
+
+
+def linear_schedule(
+    init_value: Scalar, end_value: Scalar, transition_steps: int, transition_begin: int = 0
+) -> Schedule:
+    """Move from one value to another along a line: :func:`polynomial_schedule` of power 1."""
+    return polynomial_schedule(init_value, end_value, 1, transition_steps, transition_begin)
+
+
+def exponential_decay(
+    init_value: Scalar,
+    transition_steps: int,
+    decay_rate: Scalar,
+    transition_begin: int = 0,
+    staircase: bool = False,
+    end_value: Scalar | None = None,
+) -> Schedule:
+    r"""Multiply by ``decay_rate`` every ``transition_steps`` steps.
+
+    .. math:: v(t) = v_0 r^{\max(t - b, 0) / T}
+
+    Args:
+        init_value: :math:`v_0`, held until ``transition_begin``.
+        transition_steps: :math:`T` > 0.
+        decay_rate: :math:`r` > 0.
+        transition_begin: :math:`b` >= 0.
+        staircase: Round the exponent down, so that the value changes every :math:`T` steps.
+        end_value: Bound of the value: a lower one if ``decay_rate`` < 1, else an upper one. A
+            tensor ``decay_rate`` counts as less than 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    _checks.positive('transition_steps', transition_steps)
+    _checks.positive('decay_rate', decay_rate)
+    _checks.nonnegative('transition_begin', transition_begin)
+    decays = isinstance(decay_rate, torch.Tensor) or decay_rate < 1
+    bound = torch.maximum if decays else torch.minimum
+
+    def schedule(count: torch.Tensor) -> torch.Tensor:
+        exponent = (_float64(count) - transition_begin).clamp_min(0) / transition_steps
+        value: torch.Tensor = init_value * decay_rate ** (exponent.floor() if staircase else exponent)
+        if end_value is None:
+            return value
+        return bound(value, torch.as_tensor(end_value, dtype=value.dtype, device=value.device))
+
+    return schedule
+
+
+def _float64(count: torch.Tensor | float) -> torch.Tensor:
+    if isinstance(count, torch.Tensor):
+        return count if count.is_floating_point() else count.to(torch.float64)
+    return torch.tensor(count, dtype=torch.float64)

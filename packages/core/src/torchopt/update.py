@@ -1,0 +1,48 @@
+"""Application of updates to parameters."""
+
+from __future__ import annotations
+
+import torch
+
+from torchopt import pytree
+from torchopt._inplace import write_back
+from torchopt._per_tensor import map_updates
+from torchopt.typing import TreeT, Updates
+
+
+def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> TreeT:
+    """Add ``updates`` to ``params``.
+
+    Args:
+        params: Tree of tensors.
+        updates: Tree of the same structure; a None leaves its parameter as it is.
+        inplace: Write the sums into the tensors of ``params``. Updates that carry a graph can't
+            be written in place without cutting it, so that they are added as if ``inplace`` were
+            False, unless grad mode is off.
+
+    Returns:
+        The tree of sums; with ``inplace=False`` of new tensors, differentiable with respect to
+        both arguments.
+
+    Raises:
+        ValueError: the trees differ in structure, or a tensor in shape from its update. Nothing
+            has been written then.
+
+    Example:
+        >>> import torch, torchopt
+        >>> torchopt.apply_updates([torch.ones(2)], [torch.tensor([0.5, -0.5])])
+        [tensor([1.5000, 0.5000])]
+    """
+    leaves = pytree.tree_leaves(updates)
+    connected = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
+    if not inplace or connected:
+        return _sums(params, updates)
+    with torch.no_grad():
+        return write_back(params, _sums(params, updates))
+
+
+def _sums(params: TreeT, updates: Updates) -> TreeT:
+    sums = map_updates(lambda u, p: p + u, updates, {'params': params})
+    return pytree.tree_map(
+        lambda p, s: p if s is None else s, params, sums, none_is_leaf=True
+    )

@@ -1,0 +1,2 @@
+"""Placeholder while being written."""
+__version__ = "0.1.0"
