@@ -1,0 +1,126 @@
+"""From tensors to the raw pointers that the kernels take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+
+from torchopt_accel._extension import C
+
+DTYPES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.bfloat16: 2,
+    torch.float16: 3,
+}
+RULES: dict[str, int] = {name: index for index, (name, _) in enumerate(C.RULES)}
+STATES: dict[str, int] = dict(C.RULES)
+HAS_CUDA = bool(C.CUDA_ARCHITECTURES)
+
+# Either all tensors of a role, or none: an input that counts as zeros, an output not wanted.
+Role = Sequence[Any]
+
+_data_ptr = torch.Tensor.data_ptr
+_numel = torch.Tensor.numel
+_is_contiguous = torch.Tensor.is_contiguous
+
+
+def contiguous(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Return the tensors, with copies in the place of those that are not contiguous."""
+    if all(map(_is_contiguous, tensors)):
+        return tensors
+    return [tensor.contiguous() for tensor in tensors]
+
+
+def require_alike(grads: Sequence[torch.Tensor], *roles: Role) -> None:
+    """Raise unless all tensors of a role have the shapes of ``grads``, and all one dtype and device.
+
+    Raises:
+        ValueError: they have not.
+    """
+    shapes = [tensor.shape for tensor in grads]
+    for role in roles:
+        if role and [tensor.shape for tensor in role] != shapes:
+            raise ValueError(
+                f'shapes differ from those of the gradients, {[tuple(s) for s in shapes]}: '
+                f'{[tuple(tensor.shape) for tensor in role]}'
+            )
+    tensors = list(chain(grads, *roles))
+    dtypes = {tensor.dtype for tensor in tensors}
+    devices = {tensor.device for tensor in tensors}
+    if len(dtypes) > 1 or len(devices) > 1 or not dtypes <= DTYPES.keys():
+        raise ValueError(
+            f'a list must be of one dtype among {", ".join(map(str, DTYPES))} and on one device, '
+            f'got {sorted(map(str, dtypes))} on {sorted(map(str, devices))}'
+        )
+
+
+def overlap(tensors: Sequence[torch.Tensor]) -> bool:
+    """Tell whether any two of these contiguous tensors share memory."""
+    sizes = [tensor.nbytes for tensor in tensors]
+    shared: bool = C.overlap(list(map(_data_ptr, tensors)), sizes)
+    return shared
+
+
+def launch(
+    rule: str,
+    *,
+    backward: bool,
+    grads: Sequence[torch.Tensor],
+    inputs: Sequence[Role],
+    outputs: Sequence[Role],
+    steps: torch.Tensor | None,
+    positions: Sequence[int],
+    lr: torch.Tensor | None,
+    hyper: Sequence[float],
+    lr_grad: torch.Tensor | None = None,
+) -> None:
+    """Run a kernel over lists of contiguous tensors that have been compared.
+
+    Args:
+        rule: Name of the rule.
+        backward: Run the derivative.
+        grads: Gives sizes, dtype and device of all.
+        inputs: By role, in the order of ``csrc/problem.h``; None for a tensor of zeros.
+        outputs: By role, in the order of ``csrc/problem.h``.
+        steps: Step counts, int64, on the device.
+        positions: Where in ``steps`` each tensor's count is.
+        lr: Learning rates, float64, on the device: one, or one for each tensor.
+        hyper: The learning rate if ``lr`` is None, then the numbers that the rule takes.
+        lr_grad: Where the cotangent of ``lr`` is added, laid out as ``lr``.
+    """
+    device = grads[0].device
+    sizes = list(map(_numel, grads))
+    problem = C.Problem(
+        RULES[rule],
+        DTYPES[grads[0].dtype],
+        backward,
+        sizes,
+        [_pointers(role) for role in inputs],
+        [_pointers(role) for role in outputs],
+        hyper[1:],
+        0 if steps is None else steps.data_ptr(),
+        positions,
+        hyper[0],
+        0 if lr is None else lr.data_ptr(),
+        0 if lr is None or lr.dim() == 0 else 1,
+        0 if lr_grad is None else lr_grad.data_ptr(),
+    )
+    if device.type == 'cpu':
+        C.run_on_cpu(problem, torch.get_num_threads())
+        return
+    with torch.cuda.device(device):
+        scratch = None
+        if lr_grad is not None:
+            scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=device)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        C.run_on_cuda(problem, stream, 0 if scratch is None else scratch.data_ptr())
+
+
+def _pointers(role: Role) -> list[int]:
+    if any(tensor is None for tensor in role):
+        return [0 if tensor is None else tensor.data_ptr() for tensor in role]
+    return list(map(_data_ptr, role))
