@@ -15,7 +15,7 @@ import torch
 from torchopt import _checks, pytree
 from torchopt._inplace import lower_inplace
 from torchopt.base import EmptyState, GradientTransformation
-from torchopt.typing import InitFn, OptState, Params, TensorTree, TreeT, Updates
+from torchopt.typing import InitFn, OptState, Params, TensorTree, Updates
 
 _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
 
@@ -41,7 +41,7 @@ def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransforma
     )
 
 
-def filled_like(params: TreeT, value: float = 0.0, *, requires_grad: bool = False) -> TreeT:
+def filled_like(params: Params, value: float = 0.0, *, requires_grad: bool = False) -> Any:
     """Return a tree of new tensors like ``params``, each filled with ``value``."""
 
     def fill(leaf: torch.Tensor | None) -> torch.Tensor | None:
@@ -49,13 +49,14 @@ def filled_like(params: TreeT, value: float = 0.0, *, requires_grad: bool = Fals
             return None
         return torch.full_like(leaf, value, requires_grad=requires_grad)
 
-    tree: TreeT = pytree.tree_map(fill, params, none_is_leaf=True)
-    return tree
+    return pytree.tree_map(fill, params, none_is_leaf=True)
 
 
 def map_updates(
-    fn: Callable[..., torch.Tensor], updates: TreeT, others: Mapping[str, TensorTree] | None = None
-) -> TreeT:
+    fn: Callable[..., torch.Tensor],
+    updates: Updates,
+    others: Mapping[str, TensorTree] | None = None,
+) -> Any:
     """Apply ``fn(update, *others)`` at every leaf where there is an update.
 
     Args:
@@ -70,23 +71,22 @@ def map_updates(
     columns = [_flatten_like(structure, tree, name) for name, tree in (others or {}).items()]
     mapped = [None if row[0] is None else fn(*row) for row in zip(leaves, *columns)]
     for position, (old, new) in enumerate(zip(leaves, mapped)):
-        if old is not None and new.shape != old.shape:
+        if new is not None and new.shape != old.shape:
             accessor = structure.accessors()[position]
             names = ' and '.join(accessor.codify(name) for name in others or {})
             raise ValueError(
                 f'{names} does not fit {accessor.codify("updates")} of shape {tuple(old.shape)}: '
                 f'together they give {tuple(new.shape)}'
             )
-    tree: TreeT = pytree.tree_unflatten(structure, mapped)
-    return tree
+    return pytree.tree_unflatten(structure, mapped)
 
 
 def map_rule(
     rule: Callable[..., tuple[torch.Tensor, ...]],
-    updates: TreeT,
+    updates: Updates,
     state: Mapping[str, TensorTree],
     scalars: Sequence[torch.Tensor] = (),
-) -> list[TreeT]:
+) -> list[Any]:
     """Apply an update rule at every leaf where there is a gradient.
 
     Args:
@@ -171,9 +171,7 @@ class _Scalars:
         self._vectors = vectors
         self._rows: dict[tuple[torch.dtype, torch.device], list[tuple[torch.Tensor, ...]]] = {}
 
-    def at(
-        self, position: int, dtype: torch.dtype, like: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def at(self, position: int, dtype: torch.dtype, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not self._vectors:
             return ()
         key = dtype, like.device
@@ -183,9 +181,7 @@ class _Scalars:
         return self._rows[key][position]
 
     @staticmethod
-    def _convert(
-        vector: torch.Tensor, dtype: torch.dtype, device: torch.device
-    ) -> torch.Tensor:
+    def _convert(vector: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         # A vector on the CPU serves leaves on every device without waiting for any.
         return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
 
@@ -212,7 +208,9 @@ def _require_alike(
             continue
         if not isinstance(gradient, torch.Tensor) or not gradient.is_floating_point():
             where = structure.accessors()[position].codify('updates')
-            raise TypeError(f'{where} must be a floating-point tensor or None, got {gradient!r:.80}')
+            raise TypeError(
+                f'{where} must be a floating-point tensor or None, got {gradient!r:.80}'
+            )
         for name, column in columns.items():
             other = column[position]
             if (

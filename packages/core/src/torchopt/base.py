@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from torchopt._inplace import lower_inplace
+from torchopt._state import saveable
 from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
 ]
 
 
+@saveable
 class EmptyState(NamedTuple):
     """The state of a transformation that keeps none."""
 

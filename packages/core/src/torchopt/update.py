@@ -7,7 +7,7 @@ import torch
 from torchopt import pytree
 from torchopt._inplace import write_back
 from torchopt._per_tensor import map_updates
-from torchopt.typing import TreeT, Updates
+from torchopt.typing import TensorTree, TreeT, Updates
 
 
 def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> TreeT:
@@ -41,8 +41,6 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
         return write_back(params, _sums(params, updates))
 
 
-def _sums(params: TreeT, updates: Updates) -> TreeT:
+def _sums(params: TensorTree, updates: Updates) -> Any:
     sums = map_updates(lambda u, p: p + u, updates, {'params': params})
-    return pytree.tree_map(
-        lambda p, s: p if s is None else s, params, sums, none_is_leaf=True
-    )
+    return pytree.tree_map(lambda p, s: p if s is None else s, params, sums, none_is_leaf=True)

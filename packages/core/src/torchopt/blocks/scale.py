@@ -18,9 +18,7 @@ def scale(factor: Scalar | TensorTree) -> GradientTransformation:
         factor: A number, a 0-dim tensor, or a tree of tensors with the structure of the updates,
             each broadcastable to its update. Tensors may require grad.
     """
-    if isinstance(factor, (int, float)) or (
-        isinstance(factor, torch.Tensor) and factor.dim() == 0
-    ):
+    if isinstance(factor, (int, float)) or (isinstance(factor, torch.Tensor) and factor.dim() == 0):
 
         def update(updates: Updates, params: Params | None) -> Updates:
             return map_updates(lambda g: g * factor, updates)
@@ -54,4 +52,6 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
         return scale(-lr)
     if callable(lr):
         return scale_by_schedule(lambda count: -lr(count))
-    return scale(pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True))
+    return scale(
+        pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True)
+    )

@@ -17,12 +17,14 @@ from torchopt._per_tensor import (
     zero_steps,
 )
 from torchopt.accelerated import accelerable
+from torchopt._state import saveable
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
 from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 
+@saveable
 class ScaleByAdamaxState(NamedTuple):
     """State of :func:`scale_by_adamax`.
 

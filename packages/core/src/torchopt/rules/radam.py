@@ -17,12 +17,14 @@ from torchopt._per_tensor import (
     zero_steps,
 )
 from torchopt.accelerated import accelerable
+from torchopt._state import saveable
 from torchopt.base import GradientTransformation, chain, identity
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
 from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 
+@saveable
 class ScaleByRadamState(NamedTuple):
     """State of :func:`scale_by_radam`.
 
@@ -157,9 +159,7 @@ def radam(
     return chain(
         flip_sign(maximize),
         identity() if decoupled_weight_decay else decay,
-        scale_by_radam(
-            betas, eps, eps_root=eps_root, moment_requires_grad=moment_requires_grad
-        ),
+        scale_by_radam(betas, eps, eps_root=eps_root, moment_requires_grad=moment_requires_grad),
         decay if decoupled_weight_decay else identity(),
         scale_by_learning_rate(lr),
     )
