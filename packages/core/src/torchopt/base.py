@@ -48,6 +48,7 @@ class IdentityGradientTransformation(GradientTransformation):
     __slots__ = ()
 
     def __new__(cls) -> IdentityGradientTransformation:
+        """Make the pair, which needs no argument."""
         return super().__new__(cls, cls._init, cls._update)
 
     @staticmethod
@@ -75,6 +76,8 @@ class ChainedGradientTransformation(GradientTransformation):
     transformations: tuple[GradientTransformation, ...]
 
     def __new__(cls, *transformations: GradientTransformation) -> ChainedGradientTransformation:
+        """Compose ``transformations``, from first to last."""
+
         def init(params: Params) -> OptState:
             return tuple(member.init(params) for member in transformations)
 

@@ -64,4 +64,6 @@ class UpdateFn(Protocol):
         *,
         params: Params | None = None,
         inplace: bool = True,
-    ) -> tuple[TreeT, OptState]: ...
+    ) -> tuple[TreeT, OptState]:
+        """Return the new updates and the next state."""
+        ...

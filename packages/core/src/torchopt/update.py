@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from torchopt import pytree
@@ -35,10 +37,13 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
     """
     leaves = pytree.tree_leaves(updates)
     connected = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
+    new: TreeT
     if not inplace or connected:
-        return _sums(params, updates)
-    with torch.no_grad():
-        return write_back(params, _sums(params, updates))
+        new = _sums(params, updates)
+    else:
+        with torch.no_grad():
+            new = write_back(params, _sums(params, updates))
+    return new
 
 
 def _sums(params: TensorTree, updates: Updates) -> Any:

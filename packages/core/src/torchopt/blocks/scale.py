@@ -8,7 +8,7 @@ from torchopt import _checks, pytree
 from torchopt._per_tensor import map_updates, stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.scale_by_schedule import scale_by_schedule
-from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+from torchopt.typing import LearningRate, Params, Scalar, Schedule, TensorTree, Updates
 
 
 def scale(factor: Scalar | TensorTree) -> GradientTransformation:
@@ -51,7 +51,8 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
     if isinstance(lr, (int, float, torch.Tensor)):
         return scale(-lr)
     if callable(lr):
-        return scale_by_schedule(lambda count: -lr(count))
+        schedule: Schedule = lr
+        return scale_by_schedule(lambda count: -schedule(count))
     return scale(
         pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True)
     )

@@ -17,10 +17,10 @@ class ScaleByScheduleState(NamedTuple):
     """State of :func:`scale_by_schedule`.
 
     Attributes:
-        count: Number of updates made so far, a 0-dim int64 tensor.
+        steps: Number of updates made so far, a 0-dim int64 tensor.
     """
 
-    count: torch.Tensor
+    steps: torch.Tensor
 
 
 def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
@@ -44,7 +44,7 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     def update(
         updates: Updates, state: ScaleByScheduleState, params: Params | None
     ) -> tuple[Any, ScaleByScheduleState]:
-        factor = schedule(as_float(state.count))
-        return map_updates(lambda g: g * factor, updates), ScaleByScheduleState(state.count + 1)
+        factor = schedule(as_float(state.steps))
+        return map_updates(lambda g: g * factor, updates), ScaleByScheduleState(state.steps + 1)
 
     return transformation(init, update)

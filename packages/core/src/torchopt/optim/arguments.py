@@ -55,7 +55,7 @@ def with_arguments_of(
     def decorate(
         initialize: Callable[[Self, Target, Recipe], None],
     ) -> Callable[Concatenate[Self, Target, P], None]:
-        def __init__(self: Self, target: Target, *args: P.args, **kwargs: P.kwargs) -> None:
+        def __init__(self: Self, target: Target, /, *args: P.args, **kwargs: P.kwargs) -> None:
             arguments = signature.bind(*args, **kwargs).arguments
             initialize(self, target, Recipe(factory, arguments))
 

@@ -16,8 +16,8 @@ from torchopt._per_tensor import (
     transformation,
     zero_steps,
 )
-from torchopt.accelerated import accelerable
 from torchopt._state import saveable
+from torchopt.accelerated import accelerable
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
 from torchopt.blocks.scale import flip_sign, scale_by_learning_rate

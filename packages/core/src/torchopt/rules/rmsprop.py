@@ -9,8 +9,8 @@ import torch
 from torchopt import _checks
 from torchopt._numerics import ema, ema_of_square, safe_sqrt
 from torchopt._per_tensor import filled_like, map_rule, transformation
-from torchopt.accelerated import accelerable
 from torchopt._state import saveable
+from torchopt.accelerated import accelerable
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
 from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
