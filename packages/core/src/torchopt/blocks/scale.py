@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from torchopt import _checks, pytree
 from torchopt._per_tensor import map_updates, stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.scale_by_schedule import scale_by_schedule
-from torchopt.typing import LearningRate, Params, Scalar, Schedule, TensorTree, Updates
+from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 
 def scale(factor: Scalar | TensorTree) -> GradientTransformation:
@@ -51,7 +53,7 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
     if isinstance(lr, (int, float, torch.Tensor)):
         return scale(-lr)
     if callable(lr):
-        schedule: Schedule = lr
+        schedule: Any = lr
         return scale_by_schedule(lambda count: -schedule(count))
     return scale(
         pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True)
