@@ -78,7 +78,7 @@ class MetaOptimizer:
             )
         self._impl = impl
         self._groups: list[_Group] = []
-        self._frozen: dict[str, ParameterSlot] = {}
+        self._frozen: dict[ParameterSlot, str] = {}
         self.add_param_group(module)
 
     def add_param_group(
@@ -112,7 +112,7 @@ class MetaOptimizer:
         known = {id(tensor): slots for tensor, slots in self._current()}
         added: dict[str, list[ParameterSlot]] = {}
         again: list[tuple[list[ParameterSlot], ParameterSlot]] = []
-        frozen: dict[str, ParameterSlot] = {}
+        frozen: dict[ParameterSlot, str] = {}
         for name, slot in parameter_slots(module).items():
             tensor = slot.read()
             if tensor is None:
@@ -122,7 +122,7 @@ class MetaOptimizer:
             elif tensor.requires_grad:
                 added[name] = known[id(tensor)] = [slot]
             else:
-                frozen[name] = slot
+                frozen[slot] = name
         if not added:
             raise ValueError(
                 f'{type(module).__name__} has no parameter that requires grad'
@@ -134,6 +134,8 @@ class MetaOptimizer:
         for slots, slot in again:
             if slot not in slots:
                 slots.append(slot)
+        for slot in (slot for slots in added.values() for slot in slots):
+            self._frozen.pop(slot, None)
         self._frozen.update(frozen)
         self._groups.append(group)
 
@@ -203,7 +205,7 @@ class MetaOptimizer:
         ]
 
     def _require_frozen(self) -> None:
-        for name, slot in self._frozen.items():
+        for slot, name in self._frozen.items():
             tensor = slot.read()
             if tensor is not None and tensor.requires_grad:
                 raise RuntimeError(
