@@ -150,7 +150,8 @@ def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
         )
     if all(taken):
         return steps + 1
-    return steps + torch.tensor(taken, device=steps.device)
+    # A blocking copy would wait for the device.
+    return steps + torch.tensor(taken).to(steps.device, non_blocking=True)
 
 
 def as_float(steps: torch.Tensor) -> torch.Tensor:
@@ -192,8 +193,6 @@ def _flatten(updates: TensorTree) -> tuple[list[Any], pytree.PyTreeSpec]:
 
 
 def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
-    if tree is None:
-        raise ValueError(f'this transformation needs {name}: pass {name}=... to update')
     try:
         return structure.flatten_up_to(tree)
     except ValueError as error:

@@ -27,6 +27,8 @@ def add_decayed_weights(
         return identity()
 
     def update(updates: Updates, params: Params | None) -> Updates:
+        if params is None:
+            raise ValueError('weight decay needs the parameters: call update(..., params=params)')
         return map_updates(lambda g, p: add_scaled(g, p, weight_decay), updates, {'params': params})
 
     decay = stateless(update)
