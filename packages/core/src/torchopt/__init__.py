@@ -83,7 +83,9 @@ def __dir__() -> list[str]:
     return sorted([*_own_names, '__version__', *_installed_names()])
 
 
-def __getattr__(name: str) -> Any:
-    if name == '__all__':
-        return [name for name in __dir__() if not name.startswith('_')]
-    return _resolve(name)
+if not TYPE_CHECKING:  # type checkers know every name: to them this would excuse misspelt ones
+
+    def __getattr__(name: str) -> Any:
+        if name == '__all__':
+            return [name for name in __dir__() if not name.startswith('_')]
+        return _resolve(name)
