@@ -8,12 +8,13 @@ An ``ignore`` stands where an error is expected: both checkers complain about on
 from typing import Any
 
 import torch
+from torch import nn
+from typing_extensions import assert_type
+
 import torchopt
 import torchopt_meta
-from torch import nn
 from torchopt.base import GradientTransformation, IdentityGradientTransformation
 from torchopt.typing import Schedule
-from typing_extensions import assert_type
 
 Weights = dict[str, torch.Tensor]
 
