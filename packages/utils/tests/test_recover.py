@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -197,6 +200,18 @@ def test_recurrent_layers_compute_with_what_was_recovered():
     assert not torch.equal(lstm(x)[0], expected)
     torchopt.recover_state_dict(lstm, state)
     assert torch.equal(lstm(x)[0], expected)
+
+
+def test_recurrent_layers_let_go_of_what_was_replaced():
+    lstm = nn.LSTM(1, 1)
+    state = torchopt.extract_state_dict(lstm)
+    lstm._parameters['bias_ih_l0'] = replaced = torch.ones(4)
+    lstm(torch.ones(1, 1))
+    reference = weakref.ref(replaced)
+    torchopt.recover_state_dict(lstm, state)
+    del replaced
+    gc.collect()
+    assert reference() is None
 
 
 def test_a_state_moves_a_module_to_its_device(linear):
