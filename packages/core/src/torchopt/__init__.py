@@ -52,18 +52,18 @@ from torchopt.transform import nan_to_num as nan_to_num
 from torchopt.update import apply_updates as apply_updates
 
 if TYPE_CHECKING:
-    from torchopt_meta import MetaAdadelta as MetaAdadelta
     from torchopt_meta import MetaAdaDelta as MetaAdaDelta
-    from torchopt_meta import MetaAdagrad as MetaAdagrad
+    from torchopt_meta import MetaAdadelta as MetaAdadelta
     from torchopt_meta import MetaAdaGrad as MetaAdaGrad
+    from torchopt_meta import MetaAdagrad as MetaAdagrad
     from torchopt_meta import MetaAdam as MetaAdam
-    from torchopt_meta import MetaAdamax as MetaAdamax
     from torchopt_meta import MetaAdaMax as MetaAdaMax
+    from torchopt_meta import MetaAdamax as MetaAdamax
     from torchopt_meta import MetaAdamW as MetaAdamW
     from torchopt_meta import MetaOptimizer as MetaOptimizer
     from torchopt_meta import MetaRAdam as MetaRAdam
-    from torchopt_meta import MetaRMSprop as MetaRMSprop
     from torchopt_meta import MetaRMSProp as MetaRMSProp
+    from torchopt_meta import MetaRMSprop as MetaRMSprop
     from torchopt_meta import MetaSGD as MetaSGD
     from torchopt_utils import extract_state_dict as extract_state_dict
     from torchopt_utils import make_dot as make_dot
@@ -83,7 +83,9 @@ def __dir__() -> list[str]:
     return sorted([*_own_names, '__version__', *_installed_names()])
 
 
-def __getattr__(name: str) -> Any:
-    if name == '__all__':
-        return [name for name in __dir__() if not name.startswith('_')]
-    return _resolve(name)
+if not TYPE_CHECKING:  # type checkers know every name: to them this would excuse misspelt ones
+
+    def __getattr__(name: str) -> Any:
+        if name == '__all__':
+            return [name for name in __dir__() if not name.startswith('_')]
+        return _resolve(name)

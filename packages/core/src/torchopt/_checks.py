@@ -10,7 +10,7 @@ from torchopt import pytree
 from torchopt.typing import LearningRate, Params, Scalar
 
 
-def _number(name: str, value: Scalar) -> bool:
+def _number(name: str, value: Any) -> bool:
     """Raise unless ``value`` is a scalar; tell whether its range can be checked.
 
     The range of a tensor stays unchecked: reading it would wait for the device, and fail under
@@ -24,13 +24,11 @@ def _number(name: str, value: Scalar) -> bool:
             )
         return False
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(
-            f'{name} must be a number or a 0-dim floating-point tensor, got {value!r}'
-        )
+        raise TypeError(f'{name} must be a number or a 0-dim floating-point tensor, got {value!r}')
     return True
 
 
-def nonnegative(name: str, value: Scalar) -> None:
+def nonnegative(name: str, value: Any) -> None:
     """Raise unless 0 <= ``value``."""
     if _number(name, value) and not value >= 0:
         raise ValueError(f'{name} must be at least 0, got {value!r}')

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from torchopt import pytree
-from torchopt.typing import TreeT
+from torchopt.typing import TensorTree
 
 
-def gradients_of(loss: torch.Tensor, params: TreeT, *, create_graph: bool) -> TreeT:
+def gradients_of(loss: torch.Tensor, params: TensorTree, *, create_graph: bool) -> Any:
     """Return the tree of gradients; None for a leaf that gets none.
 
     A leaf gets none if it does not require grad or the loss does not depend on it. A tensor that
@@ -27,7 +27,12 @@ def gradients_of(loss: torch.Tensor, params: TreeT, *, create_graph: bool) -> Tr
     found: tuple[torch.Tensor | None, ...] = ()
     if wanted and loss.requires_grad:
         found = torch.autograd.grad(
-            loss, list(wanted.values()), create_graph=create_graph, allow_unused=True
+            loss,
+            list(wanted.values()),
+            # What the loss was computed from may be part of the next loss, too.
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
         )
     if all(gradient is None for gradient in found):
         raise ValueError(
@@ -35,8 +40,7 @@ def gradients_of(loss: torch.Tensor, params: TreeT, *, create_graph: bool) -> Tr
             'compute it from the current parameters, without detaching them'
         )
     by_leaf: dict[int, Any] = dict(zip(wanted, found))
-    tree: TreeT = pytree.tree_unflatten(structure, [by_leaf.get(id(leaf)) for leaf in leaves])
-    return tree
+    return pytree.tree_unflatten(structure, [by_leaf.get(id(leaf)) for leaf in leaves])
 
 
 def _require_differentiable(loss: torch.Tensor) -> None:

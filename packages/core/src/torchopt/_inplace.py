@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchopt import pytree
-from torchopt.typing import OptState, Params, TreeT, UpdateFn
+from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
 
 
 def lower_inplace(
@@ -38,7 +38,7 @@ def lower_inplace(
     return lowered
 
 
-def write_back(old: TreeT, new: TreeT) -> TreeT:
+def write_back(old: TensorTree, new: TensorTree) -> Any:
     """Copy the tensors of ``new`` into those of ``old``; leaves that are no tensors are replaced.
 
     Raises:
@@ -46,8 +46,7 @@ def write_back(old: TreeT, new: TreeT) -> TreeT:
             result. Nothing has been written then.
     """
     pytree.tree_map_(_require_writable, old, new, none_is_leaf=True)
-    written: TreeT = pytree.tree_map(_write, old, new, none_is_leaf=True)
-    return written
+    return pytree.tree_map(_write, old, new, none_is_leaf=True)
 
 
 def _require_writable(old: Any, new: Any) -> None:

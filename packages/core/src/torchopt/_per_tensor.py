@@ -15,7 +15,7 @@ import torch
 from torchopt import _checks, pytree
 from torchopt._inplace import lower_inplace
 from torchopt.base import EmptyState, GradientTransformation
-from torchopt.typing import InitFn, OptState, Params, TensorTree, TreeT, Updates
+from torchopt.typing import InitFn, OptState, Params, TensorTree, Updates
 
 _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
 
@@ -41,7 +41,7 @@ def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransforma
     )
 
 
-def filled_like(params: TreeT, value: float = 0.0, *, requires_grad: bool = False) -> TreeT:
+def filled_like(params: Params, value: float = 0.0, *, requires_grad: bool = False) -> Any:
     """Return a tree of new tensors like ``params``, each filled with ``value``."""
 
     def fill(leaf: torch.Tensor | None) -> torch.Tensor | None:
@@ -49,50 +49,63 @@ def filled_like(params: TreeT, value: float = 0.0, *, requires_grad: bool = Fals
             return None
         return torch.full_like(leaf, value, requires_grad=requires_grad)
 
-    tree: TreeT = pytree.tree_map(fill, params, none_is_leaf=True)
-    return tree
+    return pytree.tree_map(fill, params, none_is_leaf=True)
 
 
 def map_updates(
-    fn: Callable[..., torch.Tensor], updates: TreeT, others: Mapping[str, TensorTree] | None = None
-) -> TreeT:
+    fn: Callable[..., torch.Tensor],
+    updates: Updates,
+    others: Mapping[str, TensorTree] | None = None,
+    *,
+    broadcast: bool = False,
+) -> Any:
     """Apply ``fn(update, *others)`` at every leaf where there is an update.
 
     Args:
         fn: Returns a tensor of the update's shape.
         updates: Tree of tensors; None where a parameter has no gradient.
         others: Trees with the structure of ``updates``, by the name that errors call them.
+        broadcast: Let the tensors of ``others`` have any shape and dtype that ``fn`` can use.
+
+    Returns:
+        The tree of results, each in the dtype of its update.
 
     Raises:
-        ValueError: the trees differ in structure, or a result in shape from its update.
+        ValueError: the trees differ in structure, a tensor of ``others`` in shape, dtype or
+            device from its update (unless ``broadcast``), or a result in shape.
+        TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
     """
     leaves, structure = _flatten(updates)
-    columns = [_flatten_like(structure, tree, name) for name, tree in (others or {}).items()]
-    mapped = [None if row[0] is None else fn(*row) for row in zip(leaves, *columns)]
+    columns = {name: _flatten_like(structure, tree, name) for name, tree in (others or {}).items()}
+    _require_alike(structure, leaves, {} if broadcast else columns)
+    mapped = [None if row[0] is None else fn(*row) for row in zip(leaves, *columns.values())]
     for position, (old, new) in enumerate(zip(leaves, mapped)):
-        if old is not None and new.shape != old.shape:
+        if new is None:
+            continue
+        if new.shape != old.shape:
             accessor = structure.accessors()[position]
             names = ' and '.join(accessor.codify(name) for name in others or {})
             raise ValueError(
                 f'{names} does not fit {accessor.codify("updates")} of shape {tuple(old.shape)}: '
                 f'together they give {tuple(new.shape)}'
             )
-    tree: TreeT = pytree.tree_unflatten(structure, mapped)
-    return tree
+        # A 0-dim factor of a wider dtype would widen a 0-dim update for good.
+        mapped[position] = new.to(old.dtype)
+    return pytree.tree_unflatten(structure, mapped)
 
 
 def map_rule(
     rule: Callable[..., tuple[torch.Tensor, ...]],
-    updates: TreeT,
+    updates: Updates,
     state: Mapping[str, TensorTree],
     scalars: Sequence[torch.Tensor] = (),
-) -> list[TreeT]:
+) -> list[Any]:
     """Apply an update rule at every leaf where there is a gradient.
 
     Args:
         rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``, all of
-            one shape but the 0-dim scalars. 16-bit tensors reach it as float32 and what it
-            returns is rounded back.
+            one shape but the 0-dim scalars. 16-bit tensors reach it as float32, and what it
+            returns is rounded to the dtype of the gradient.
         updates: Tree of gradients; None where a parameter has none, whose state is kept.
         state: Trees of state tensors, by name, in the order in which the rule takes them.
         scalars: Vectors with one entry for every leaf, in the order in which the rule takes them.
@@ -117,11 +130,10 @@ def map_rule(
             results.append(list(row))
             continue
         dtype = gradient.dtype
-        if dtype in _SIXTEEN_BIT:
-            wide = rule(*(x.float() for x in row), *per_leaf.at(position, torch.float32, gradient))
-            results.append([x.to(dtype) for x in wide])
-        else:
-            results.append([*rule(*row, *per_leaf.at(position, dtype, gradient))])
+        wide = torch.float32 if dtype in _SIXTEEN_BIT else dtype
+        new = rule(*(x.to(wide) for x in row), *per_leaf.at(position, wide, gradient))
+        # A 0-dim hyperparameter of a wider dtype would widen a 0-dim gradient for good.
+        results.append([x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
     return [pytree.tree_unflatten(structure, column) for column in zip(*results)]
@@ -150,7 +162,8 @@ def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
         )
     if all(taken):
         return steps + 1
-    return steps + torch.tensor(taken, device=steps.device)
+    # A blocking copy would wait for the device.
+    return steps + torch.tensor(taken).to(steps.device, non_blocking=True)
 
 
 def as_float(steps: torch.Tensor) -> torch.Tensor:
@@ -171,9 +184,7 @@ class _Scalars:
         self._vectors = vectors
         self._rows: dict[tuple[torch.dtype, torch.device], list[tuple[torch.Tensor, ...]]] = {}
 
-    def at(
-        self, position: int, dtype: torch.dtype, like: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+    def at(self, position: int, dtype: torch.dtype, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not self._vectors:
             return ()
         key = dtype, like.device
@@ -183,9 +194,7 @@ class _Scalars:
         return self._rows[key][position]
 
     @staticmethod
-    def _convert(
-        vector: torch.Tensor, dtype: torch.dtype, device: torch.device
-    ) -> torch.Tensor:
+    def _convert(vector: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         # A vector on the CPU serves leaves on every device without waiting for any.
         return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
 
@@ -196,8 +205,6 @@ def _flatten(updates: TensorTree) -> tuple[list[Any], pytree.PyTreeSpec]:
 
 
 def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
-    if tree is None:
-        raise ValueError(f'this transformation needs {name}: pass {name}=... to update')
     try:
         return structure.flatten_up_to(tree)
     except ValueError as error:
@@ -212,7 +219,9 @@ def _require_alike(
             continue
         if not isinstance(gradient, torch.Tensor) or not gradient.is_floating_point():
             where = structure.accessors()[position].codify('updates')
-            raise TypeError(f'{where} must be a floating-point tensor or None, got {gradient!r:.80}')
+            raise TypeError(
+                f'{where} must be a floating-point tensor or None, got {gradient!r:.80}'
+            )
         for name, column in columns.items():
             other = column[position]
             if (

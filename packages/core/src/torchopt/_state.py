@@ -1,16 +1,24 @@
-"""Comparison of states, before one takes the place of another."""
+"""Saving of states, and their comparison before one takes the place of another."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from torchopt import pytree
-from torchopt.typing import TreeT
+from torchopt.typing import TensorTree
+
+Class = TypeVar('Class', bound='type[tuple[Any, ...]]')
 
 
-def checked_like(expected: TreeT, given: Any, name: str) -> TreeT:
+def saveable(state_class: Class) -> Class:
+    """Let ``torch.load`` read states of this class with ``weights_only=True``, its default."""
+    torch.serialization.add_safe_globals([state_class])
+    return state_class
+
+
+def checked_like(expected: TensorTree, given: TensorTree, name: str) -> Any:
     """Return ``given`` if it has the structure, shapes and dtypes of ``expected``.
 
     Raises:
@@ -28,8 +36,7 @@ def checked_like(expected: TreeT, given: Any, name: str) -> TreeT:
                 f'{accessor.codify(name)} does not fit: expected {_outline(leaf)}, '
                 f'got {_outline(other)}'
             )
-    fitting: TreeT = given
-    return fitting
+    return given
 
 
 def _outline(leaf: Any) -> str:

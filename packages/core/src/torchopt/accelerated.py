@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import ParamSpec, Union
+from typing import ParamSpec
 
 import torch
 
@@ -20,7 +20,7 @@ _MODULE = 'torchopt_accel'
 
 
 def accelerated_op_available(
-    devices: Union[str, torch.device, Iterable[Union[str, torch.device]], None] = None,
+    devices: str | torch.device | Iterable[str | torch.device] | None = None,
 ) -> bool:
     """Tell whether ``use_accelerated_op=True`` runs fused kernels on every one of ``devices``.
 

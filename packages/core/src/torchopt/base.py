@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from torchopt._inplace import lower_inplace
+from torchopt._state import saveable
 from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
 ]
 
 
+@saveable
 class EmptyState(NamedTuple):
     """The state of a transformation that keeps none."""
 
@@ -46,6 +48,7 @@ class IdentityGradientTransformation(GradientTransformation):
     __slots__ = ()
 
     def __new__(cls) -> IdentityGradientTransformation:
+        """Make the pair, which needs no argument."""
         return super().__new__(cls, cls._init, cls._update)
 
     @staticmethod
@@ -73,6 +76,8 @@ class ChainedGradientTransformation(GradientTransformation):
     transformations: tuple[GradientTransformation, ...]
 
     def __new__(cls, *transformations: GradientTransformation) -> ChainedGradientTransformation:
+        """Compose ``transformations``, from first to last."""
+
         def init(params: Params) -> OptState:
             return tuple(member.init(params) for member in transformations)
 

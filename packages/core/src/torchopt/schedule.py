@@ -87,7 +87,9 @@ def exponential_decay(
 
     def schedule(count: torch.Tensor) -> torch.Tensor:
         exponent = (_float64(count) - transition_begin).clamp_min(0) / transition_steps
-        value: torch.Tensor = init_value * decay_rate ** (exponent.floor() if staircase else exponent)
+        value: torch.Tensor = init_value * decay_rate ** (
+            exponent.floor() if staircase else exponent
+        )
         if end_value is None:
             return value
         return bound(value, torch.as_tensor(end_value, dtype=value.dtype, device=value.device))

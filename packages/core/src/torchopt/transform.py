@@ -1,12 +1,5 @@
 """Transformations of gradients, the parts that optimizers are chained from."""
 
-from torchopt.rules.adadelta import scale_by_adadelta as scale_by_adadelta
-from torchopt.rules.adagrad import scale_by_rss as scale_by_rss
-from torchopt.rules.adam import scale_by_adam as scale_by_adam
-from torchopt.rules.adamax import scale_by_adamax as scale_by_adamax
-from torchopt.rules.radam import scale_by_radam as scale_by_radam
-from torchopt.rules.rmsprop import scale_by_rms as scale_by_rms
-from torchopt.rules.rmsprop import scale_by_stddev as scale_by_stddev
 from torchopt.blocks.add_decayed_weights import add_decayed_weights as add_decayed_weights
 from torchopt.blocks.masked import masked as masked
 from torchopt.blocks.nan_to_num import nan_to_num as nan_to_num
@@ -14,3 +7,10 @@ from torchopt.blocks.scale import scale as scale
 from torchopt.blocks.scale import scale_by_learning_rate as scale_by_learning_rate
 from torchopt.blocks.scale_by_schedule import scale_by_schedule as scale_by_schedule
 from torchopt.blocks.trace import trace as trace
+from torchopt.rules.adadelta import scale_by_adadelta as scale_by_adadelta
+from torchopt.rules.adagrad import scale_by_rss as scale_by_rss
+from torchopt.rules.adam import scale_by_adam as scale_by_adam
+from torchopt.rules.adamax import scale_by_adamax as scale_by_adamax
+from torchopt.rules.radam import scale_by_radam as scale_by_radam
+from torchopt.rules.rmsprop import scale_by_rms as scale_by_rms
+from torchopt.rules.rmsprop import scale_by_stddev as scale_by_stddev

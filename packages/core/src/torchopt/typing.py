@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar, Union
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 
@@ -33,22 +33,22 @@ OptState: TypeAlias = Any
 TreeT = TypeVar('TreeT')
 """A tree that comes back with the structure that it went in with."""
 
-Scalar: TypeAlias = Union[float, torch.Tensor]
+Scalar: TypeAlias = float | torch.Tensor
 """A Python number, or a 0-dim floating-point tensor, which may require grad."""
 
 Schedule: TypeAlias = Callable[[torch.Tensor], Scalar]
 """Maps the number of steps taken so far (a 0-dim float64 tensor) to a value."""
 
-LearningRate: TypeAlias = Union[Scalar, Schedule, TensorTree]
+LearningRate: TypeAlias = Scalar | Schedule | TensorTree
 """A scalar, a schedule, or a tree of tensors with the structure of the parameters."""
 
-Mask: TypeAlias = Union[TensorTree, Callable[[TensorTree], TensorTree]]
+Mask: TypeAlias = TensorTree | Callable[[TensorTree], TensorTree]
 """A tree of bools with the structure of the parameters, or a function that makes one from them."""
 
-ParamsLike: TypeAlias = Union[Iterable[torch.Tensor], Iterable[Mapping[str, Any]]]
+ParamsLike: TypeAlias = Iterable[torch.Tensor] | Iterable[Mapping[str, Any]]
 """Tensors, or dictionaries with the key ``params`` and hyperparameters of that group."""
 
-Hook: TypeAlias = Callable[[torch.Tensor], Union[torch.Tensor, None]]
+Hook: TypeAlias = Callable[[torch.Tensor], torch.Tensor | None]
 """Takes a gradient; returns its replacement, or None to keep it."""
 
 InitFn: TypeAlias = Callable[[Params], OptState]
@@ -64,4 +64,6 @@ class UpdateFn(Protocol):
         *,
         params: Params | None = None,
         inplace: bool = True,
-    ) -> tuple[TreeT, OptState]: ...
+    ) -> tuple[TreeT, OptState]:
+        """Return the new updates and the next state."""
+        ...

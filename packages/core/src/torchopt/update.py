@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from torchopt import pytree
 from torchopt._inplace import write_back
 from torchopt._per_tensor import map_updates
-from torchopt.typing import TreeT, Updates
+from torchopt.typing import TensorTree, TreeT, Updates
 
 
 def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> TreeT:
@@ -25,8 +27,9 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
         both arguments.
 
     Raises:
-        ValueError: the trees differ in structure, or a tensor in shape from its update. Nothing
-            has been written then.
+        ValueError: the trees differ in structure, or a tensor in shape, dtype or device from its
+            update. Nothing has been written then.
+        TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
 
     Example:
         >>> import torch, torchopt
@@ -34,15 +37,18 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
         [tensor([1.5000, 0.5000])]
     """
     leaves = pytree.tree_leaves(updates)
-    connected = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
-    if not inplace or connected:
-        return _sums(params, updates)
-    with torch.no_grad():
-        return write_back(params, _sums(params, updates))
-
-
-def _sums(params: TreeT, updates: Updates) -> TreeT:
-    sums = map_updates(lambda u, p: p + u, updates, {'params': params})
-    return pytree.tree_map(
-        lambda p, s: p if s is None else s, params, sums, none_is_leaf=True
+    connected = torch.is_grad_enabled() and any(
+        isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves
     )
+    new: TreeT
+    if not inplace or connected:
+        new = _sums(params, updates)
+    else:
+        with torch.no_grad():
+            new = write_back(params, _sums(params, updates))
+    return new
+
+
+def _sums(params: TensorTree, updates: Updates) -> Any:
+    sums = map_updates(lambda u, p: p + u, updates, {'params': params})
+    return pytree.tree_map(lambda p, s: p if s is None else s, params, sums, none_is_leaf=True)

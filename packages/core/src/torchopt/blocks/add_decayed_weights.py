@@ -27,9 +27,9 @@ def add_decayed_weights(
         return identity()
 
     def update(updates: Updates, params: Params | None) -> Updates:
-        return map_updates(
-            lambda g, p: add_scaled(g, p, weight_decay), updates, {'params': params}
-        )
+        if params is None:
+            raise ValueError('weight decay needs the parameters: call update(..., params=params)')
+        return map_updates(lambda g, p: add_scaled(g, p, weight_decay), updates, {'params': params})
 
     decay = stateless(update)
     return decay if mask is None else masked(decay, mask)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from torchopt import _checks, pytree
@@ -18,9 +20,7 @@ def scale(factor: Scalar | TensorTree) -> GradientTransformation:
         factor: A number, a 0-dim tensor, or a tree of tensors with the structure of the updates,
             each broadcastable to its update. Tensors may require grad.
     """
-    if isinstance(factor, (int, float)) or (
-        isinstance(factor, torch.Tensor) and factor.dim() == 0
-    ):
+    if isinstance(factor, (int, float)) or (isinstance(factor, torch.Tensor) and factor.dim() == 0):
 
         def update(updates: Updates, params: Params | None) -> Updates:
             return map_updates(lambda g: g * factor, updates)
@@ -28,7 +28,7 @@ def scale(factor: Scalar | TensorTree) -> GradientTransformation:
     else:
 
         def update(updates: Updates, params: Params | None) -> Updates:
-            return map_updates(lambda g, f: g * f, updates, {'factor': factor})
+            return map_updates(lambda g, f: g * f, updates, {'factor': factor}, broadcast=True)
 
     return stateless(update)
 
@@ -53,5 +53,8 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
     if isinstance(lr, (int, float, torch.Tensor)):
         return scale(-lr)
     if callable(lr):
-        return scale_by_schedule(lambda count: -lr(count))
-    return scale(pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True))
+        schedule: Any = lr
+        return scale_by_schedule(lambda count: -schedule(count))
+    return scale(
+        pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True)
+    )

@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt._per_tensor import as_float, map_updates, shared_device, transformation
+from torchopt._state import saveable
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Schedule, Updates
 
 
+@saveable
 class ScaleByScheduleState(NamedTuple):
     """State of :func:`scale_by_schedule`.
 
     Attributes:
-        count: Number of updates made so far, a 0-dim int64 tensor.
+        steps: Number of updates made so far, a 0-dim int64 tensor.
     """
 
-    count: torch.Tensor
+    steps: torch.Tensor
 
 
 def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
@@ -42,7 +44,7 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     def update(
         updates: Updates, state: ScaleByScheduleState, params: Params | None
     ) -> tuple[Any, ScaleByScheduleState]:
-        factor = schedule(as_float(state.count))
-        return map_updates(lambda g: g * factor, updates), ScaleByScheduleState(state.count + 1)
+        factor = schedule(as_float(state.steps))
+        return map_updates(lambda g: g * factor, updates), ScaleByScheduleState(state.steps + 1)
 
     return transformation(init, update)

@@ -16,10 +16,12 @@ from torchopt._per_tensor import (
     transformation,
     zero_steps,
 )
+from torchopt._state import saveable
 from torchopt.base import GradientTransformation, identity
 from torchopt.typing import Params, Scalar, TensorTree, Updates
 
 
+@saveable
 class TraceState(NamedTuple):
     """State of :func:`trace`.
 

@@ -55,11 +55,11 @@ def with_arguments_of(
     def decorate(
         initialize: Callable[[Self, Target, Recipe], None],
     ) -> Callable[Concatenate[Self, Target, P], None]:
-        @functools.wraps(initialize)
-        def __init__(self: Self, target: Target, *args: P.args, **kwargs: P.kwargs) -> None:
+        def __init__(self: Self, target: Target, /, *args: P.args, **kwargs: P.kwargs) -> None:
             arguments = signature.bind(*args, **kwargs).arguments
             initialize(self, target, Recipe(factory, arguments))
 
+        functools.update_wrapper(__init__, initialize)
         own, target, _ = inspect.signature(initialize).parameters.values()
         __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[own, target, *signature.parameters.values()],

@@ -9,6 +9,7 @@ import torch
 from torchopt import _checks
 from torchopt._numerics import ema_of_square, safe_sqrt
 from torchopt._per_tensor import filled_like, map_rule, transformation
+from torchopt._state import saveable
 from torchopt.accelerated import accelerable
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
@@ -16,6 +17,7 @@ from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 
+@saveable
 class ScaleByAdadeltaState(NamedTuple):
     """State of :func:`scale_by_adadelta`.
 

@@ -16,6 +16,7 @@ from torchopt._per_tensor import (
     transformation,
     zero_steps,
 )
+from torchopt._state import saveable
 from torchopt.accelerated import accelerable
 from torchopt.base import GradientTransformation, chain, identity
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
@@ -23,6 +24,7 @@ from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 
+@saveable
 class ScaleByAdamState(NamedTuple):
     """State of :func:`scale_by_adam`.
 
@@ -53,7 +55,8 @@ def scale_by_adam(
 
         \mu_t &= \beta_1 \mu_{t-1} + (1 - \beta_1) g_t, \qquad
         \nu_t = \beta_2 \nu_{t-1} + (1 - \beta_2) g_t^2 \\
-        u_t &= \frac{\mu_t / (1 - \beta_1^t)}{\sqrt{\nu_t / (1 - \beta_2^t) + \bar\epsilon} + \epsilon}
+        u_t &= \frac{\mu_t / (1 - \beta_1^t)}
+            {\sqrt{\nu_t / (1 - \beta_2^t) + \bar\epsilon} + \epsilon}
 
     Kingma and Ba, *Adam: A Method for Stochastic Optimization*, ICLR 2015, algorithm 1; with
     ``amsgrad``, the largest :math:`\nu` so far takes the place of :math:`\nu_t` in the
@@ -88,10 +91,10 @@ def scale_by_adam(
         return mu / correction1 / denominator, mu, nu, *nu_max
 
     def init(params: Params) -> ScaleByAdamState:
-        moments = [
+        mu, nu, *nu_max = (
             filled_like(params, requires_grad=moment_requires_grad) for _ in range(2 + amsgrad)
-        ]
-        return ScaleByAdamState(*moments[:2], zero_steps(params), *moments[2:])
+        )
+        return ScaleByAdamState(mu, nu, zero_steps(params), *nu_max)
 
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None

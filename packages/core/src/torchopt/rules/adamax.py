@@ -16,6 +16,7 @@ from torchopt._per_tensor import (
     transformation,
     zero_steps,
 )
+from torchopt._state import saveable
 from torchopt.accelerated import accelerable
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
@@ -23,6 +24,7 @@ from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 
+@saveable
 class ScaleByAdamaxState(NamedTuple):
     """State of :func:`scale_by_adamax`.
 

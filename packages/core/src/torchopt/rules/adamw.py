@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torchopt.accelerated import accelerable
 from torchopt.base import GradientTransformation, chain
-from torchopt.rules.adam import scale_by_adam
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
 from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
+from torchopt.rules.adam import scale_by_adam
 from torchopt.typing import LearningRate, Mask, Scalar
 
 

@@ -16,6 +16,7 @@ from torchopt._per_tensor import (
     transformation,
     zero_steps,
 )
+from torchopt._state import saveable
 from torchopt.accelerated import accelerable
 from torchopt.base import GradientTransformation, chain, identity
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
@@ -23,6 +24,7 @@ from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 
+@saveable
 class ScaleByRadamState(NamedTuple):
     """State of :func:`scale_by_radam`.
 
@@ -53,7 +55,8 @@ def scale_by_radam(
         \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \qquad
         \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \\
         u_t &= \hat\mu_t
-        \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}}
+        \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
+            {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}}
         \frac{\sqrt{1 - \beta_2^t}}{\sqrt{\nu_t + \bar\epsilon} + \epsilon}
         \quad\text{if } \rho_t > 5, \text{ else } \hat\mu_t .
 
@@ -157,9 +160,7 @@ def radam(
     return chain(
         flip_sign(maximize),
         identity() if decoupled_weight_decay else decay,
-        scale_by_radam(
-            betas, eps, eps_root=eps_root, moment_requires_grad=moment_requires_grad
-        ),
+        scale_by_radam(betas, eps, eps_root=eps_root, moment_requires_grad=moment_requires_grad),
         decay if decoupled_weight_decay else identity(),
         scale_by_learning_rate(lr),
     )

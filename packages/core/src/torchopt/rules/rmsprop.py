@@ -9,6 +9,7 @@ import torch
 from torchopt import _checks
 from torchopt._numerics import ema, ema_of_square, safe_sqrt
 from torchopt._per_tensor import filled_like, map_rule, transformation
+from torchopt._state import saveable
 from torchopt.accelerated import accelerable
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
@@ -17,6 +18,7 @@ from torchopt.blocks.trace import trace
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 
+@saveable
 class ScaleByRmsState(NamedTuple):
     """State of :func:`scale_by_rms`.
 
@@ -27,6 +29,7 @@ class ScaleByRmsState(NamedTuple):
     nu: TensorTree
 
 
+@saveable
 class ScaleByStddevState(NamedTuple):
     """State of :func:`scale_by_stddev`.
 

@@ -1,0 +1,101 @@
+"""The door to every task: ``python -m nox -l`` lists them, ``python -m nox -s NAME`` runs one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = '>=2024.4.15'
+nox.options.sessions = ['tests']
+nox.options.reuse_venv = 'yes'
+
+PACKAGES = sorted(path.parent.as_posix() for path in Path('packages').glob('*/pyproject.toml'))
+SOURCES = [f'{package}/src' for package in PACKAGES]
+TYPED = [*SOURCES, 'tests/typing']
+TESTS = [path.as_posix() for path in sorted(Path('packages').glob('*/tests'))] + ['tests']
+EDITABLE = [argument for package in PACKAGES for argument in ('-e', package)]
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install the tested versions, whatever the requirements leave open."""
+    session.install('-c', 'constraints.txt', *requirements)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Meta-learn on real data: reweighted digits and MAML, with tables and plots."""
+    install(session, *EDITABLE, 'scikit-learn', 'matplotlib', 'tqdm')
+    session.run('python', 'docs/examples/demo.py', *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests and doctests, with line coverage; takes pytest's arguments after ``--``."""
+    install(session, *EDITABLE, 'pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis', 'packaging')
+    install(session, 'numpy', 'scikit-learn', 'matplotlib', 'tqdm', 'graphviz')
+    everything = ['-n', '2', '--cov', '--doctest-modules', *SOURCES, *TESTS]
+    # One thread for each of the two workers: more would only wait for each other.
+    session.run('pytest', *(session.posargs or everything), env={'OMP_NUM_THREADS': '1'})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and format; ``-- --fix`` mends both."""
+    install(session, 'ruff')
+    session.run('ruff', 'check', '.', *session.posargs)
+    session.run('ruff', 'format', *([] if '--fix' in session.posargs else ['--check']), '.')
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """The sources and what users see of them, under mypy and pyright."""
+    install(session, *EDITABLE, 'mypy', 'pyright')
+    session.run('mypy', *TYPED)
+    session.run('pyright', *TYPED)
+
+
+@nox.session(reuse_venv=False)
+def isolated(session: nox.Session) -> None:
+    """Wheels in a clean environment: core alone, with each sibling, with all of them."""
+    wheels = {}
+    for package in PACKAGES:
+        folder = f'{session.create_tmp()}/{package}'
+        session.run(
+            'pip', 'wheel', '-q', '--no-deps', '-c', 'constraints.txt', '-w', folder, f'./{package}'
+        )
+        wheels[package] = max(Path(folder).glob('*.whl'), key=lambda path: path.stat().st_mtime)
+    core = str(wheels.pop('packages/core'))
+    siblings = {f'torchopt-{Path(package).name}': str(wheel) for package, wheel in wheels.items()}
+    check = ['python', '-I', str(Path('tests/packaging/check_installed.py').resolve())]
+
+    install(session, core)
+    session.run(*check)
+    for name, wheel in siblings.items():
+        install(session, wheel)
+        session.run(*check, name)
+        session.run('pip', 'uninstall', '-q', '-y', name)
+    install(session, *siblings.values())
+    session.run(*check, *siblings)
+
+
+@nox.session
+def pins(session: nox.Session) -> None:
+    """Requirements among the packages against their versions, and changelogs."""
+    session.install(*EDITABLE, '--no-deps')
+    install(session, 'pytest', 'packaging')
+    session.run('pytest', 'tests/packaging/test_pins.py')
+
+
+@nox.session
+def crosscheck(session: nox.Session) -> None:
+    """Meta-gradients against those of optax under JAX."""
+    install(session, *EDITABLE, 'pytest', 'hypothesis', 'numpy', 'jax', 'jaxlib', 'optax')
+    session.run('pytest', 'tests/crosscheck', *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks beside the peers, which get environments of their own."""
+    install(session, *EDITABLE, 'pytest', 'pytest-benchmark', 'matplotlib', 'tqdm')
+    session.run('python', 'tests/benchmarks/run.py', *session.posargs)

@@ -1,0 +1,47 @@
+"""The places where modules hold their parameters, into which any tensor can be put.
+
+``torch.nn.Module`` accepts only a ``Parameter`` by assignment. A differentiable step replaces
+parameters by tensors that carry a graph, so that it writes the registration itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+__all__ = ['ParameterSlot', 'parameter_slots']
+
+
+class ParameterSlot(NamedTuple):
+    """One place that holds a parameter: an attribute of a module."""
+
+    owner: nn.Module
+    name: str
+
+    def read(self) -> torch.Tensor | None:
+        """Return the tensor that is there, or None for a parameter registered as None."""
+        return self.owner._parameters[self.name]
+
+    def write(self, tensor: torch.Tensor | None) -> None:
+        """Put ``tensor`` there, whether or not it is a ``Parameter``."""
+        self.owner._parameters[self.name] = tensor  # type: ignore[assignment]
+        if isinstance(self.owner, nn.RNNBase):
+            # Recurrent layers compute with a list of their own.
+            self.owner._flat_weights = [
+                getattr(self.owner, name, None) for name in self.owner._flat_weights_names
+            ]
+
+
+def parameter_slots(module: nn.Module) -> dict[str, ParameterSlot]:
+    """Return every slot of ``module`` and its submodules by qualified name.
+
+    A submodule that is reached in two ways is listed once; tied tensors have a slot for each of
+    their names.
+    """
+    return {
+        f'{prefix}.{name}' if prefix else name: ParameterSlot(owner, name)
+        for prefix, owner in module.named_modules()
+        for name in owner._parameters
+    }

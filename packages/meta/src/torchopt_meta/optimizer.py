@@ -1,0 +1,214 @@
+"""The meta-optimizer: differentiable steps on the parameters of modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchopt._gradients import gradients_of
+from torchopt._state import checked_like
+from torchopt.base import GradientTransformation
+from torchopt.module_slots import ParameterSlot, parameter_slots
+from torchopt.optim.arguments import Recipe
+from torchopt.typing import OptState
+from torchopt.update import apply_updates
+
+
+@dataclass
+class _Group:
+    """Parameters with one transformation; all slots of a tied tensor stand under one name."""
+
+    transformation: GradientTransformation
+    slots: dict[str, list[ParameterSlot]]
+    state: OptState
+
+    def params(self) -> dict[str, torch.Tensor]:
+        params = {}
+        for name, (first, *_) in self.slots.items():
+            tensor = first.read()
+            if tensor is None:
+                raise RuntimeError(f'parameter {name!r} has been removed from its module')
+            params[name] = tensor
+        return params
+
+    def write(self, params: dict[str, torch.Tensor]) -> None:
+        for name, tensor in params.items():
+            for slot in self.slots[name]:
+                slot.write(tensor)
+
+
+class MetaOptimizer:
+    r"""Takes steps that can be differentiated through, on the parameters of a module.
+
+    A step replaces every parameter :math:`\theta` of the module by a new tensor
+    :math:`\theta' = \theta + u(\nabla_\theta L, \text{state})` that carries the graph of its
+    computation, so that a loss of the updated module has gradients with respect to everything
+    that influenced the steps: meta-parameters in the inner loss, initial parameters,
+    hyperparameters.
+
+    Parameters that do not require grad are left alone; parameters that a loss does not depend on
+    keep their value and their state; a tensor shared by several modules stays one tensor.
+
+    Args:
+        module: Its parameters that require grad are optimised.
+        impl: The gradient transformation, such as ``torchopt.sgd(lr=1.0)``. A learning rate given
+            as a tree is a dictionary with the qualified names of the parameters as keys.
+
+    Raises:
+        TypeError: ``module`` is no module, or ``impl`` no transformation.
+        ValueError: the module has no parameter that requires grad.
+
+    Example:
+        >>> import torch, torchopt
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> scale = torch.tensor(2.0, requires_grad=True)
+        >>> optimizer = torchopt.MetaOptimizer(net, torchopt.sgd(lr=0.5))
+        >>> optimizer.step(scale * net.weight.sum())
+        >>> torch.autograd.grad(net.weight.sum(), scale)
+        (tensor(-0.5000),)
+    """
+
+    def __init__(self, module: nn.Module, impl: GradientTransformation | Recipe) -> None:
+        if not isinstance(impl, (GradientTransformation, Recipe)):
+            raise TypeError(
+                f'impl must be a gradient transformation such as torchopt.adam(), got {impl!r}'
+            )
+        self._impl = impl
+        self._groups: list[_Group] = []
+        self._frozen: dict[ParameterSlot, str] = {}
+        self.add_param_group(module)
+
+    def add_param_group(
+        self,
+        module: nn.Module,
+        impl: GradientTransformation | None = None,
+        **hyperparameters: Any,
+    ) -> None:
+        """Optimise another module too, with a state of its own.
+
+        Tensors that are optimised already stay in their group, and are replaced in this module as
+        well.
+
+        Args:
+            module: Its parameters that require grad are added.
+            impl: Transformation of this group; by default that of the first.
+            **hyperparameters: Replacements of the arguments of the optimizer's class, such as
+                ``lr=0.1``, for classes of one rule such as :class:`torchopt.MetaAdam`.
+
+        Raises:
+            TypeError: ``module`` is no module, or a hyperparameter does not exist.
+            ValueError: there is nothing new to optimise.
+        """
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f'a meta-optimizer takes a torch.nn.Module, got {type(module).__name__}; '
+                'use torchopt.FuncOptimizer for a tree of tensors'
+            )
+        transformation = self._transformation(impl, hyperparameters)
+
+        known = {id(tensor): slots for tensor, slots in self._current()}
+        added: dict[str, list[ParameterSlot]] = {}
+        again: list[tuple[list[ParameterSlot], ParameterSlot]] = []
+        frozen: dict[ParameterSlot, str] = {}
+        for name, slot in parameter_slots(module).items():
+            tensor = slot.read()
+            if tensor is None:
+                continue
+            if id(tensor) in known:
+                again.append((known[id(tensor)], slot))
+            elif tensor.requires_grad:
+                added[name] = known[id(tensor)] = [slot]
+            else:
+                frozen[slot] = name
+        if not added:
+            raise ValueError(
+                f'{type(module).__name__} has no parameter that requires grad'
+                + (' and is not optimised already' if again else '')
+            )
+        group = _Group(transformation, added, None)
+        group.state = transformation.init(group.params())
+
+        for slots, slot in again:
+            if slot not in slots:
+                slots.append(slot)
+        for slot in (slot for slots in added.values() for slot in slots):
+            self._frozen.pop(slot, None)
+        self._frozen.update(frozen)
+        self._groups.append(group)
+
+    def step(self, loss: torch.Tensor, *, first_order: bool = False) -> None:
+        """Differentiate ``loss`` and replace the parameters by updated ones.
+
+        Args:
+            loss: A scalar that depends on the current parameters.
+            first_order: Treat the gradients as constants, as first-order MAML does: the new
+                parameters depend on the old ones, but not through the gradients.
+
+        Raises:
+            TypeError: ``loss`` is not a tensor.
+            ValueError: ``loss`` is not a scalar, or depends on no parameter.
+            RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function, or
+                a parameter that was frozen when its module was added requires grad now.
+        """
+        self._require_frozen()
+        params = [group.params() for group in self._groups]
+        gradients = gradients_of(loss, params, create_graph=not first_order)
+        results = []
+        for group, old, gradient in zip(self._groups, params, gradients):
+            updates, state = group.transformation.update(
+                gradient, group.state, params=old, inplace=False
+            )
+            results.append((apply_updates(old, updates, inplace=False), state))
+        for group, (new, state) in zip(self._groups, results):
+            group.write(new)
+            group.state = state
+
+    def state_dict(self) -> tuple[OptState, ...]:
+        """Return the states of the groups, by reference: steps replace them and write into none."""
+        return tuple(group.state for group in self._groups)
+
+    def load_state_dict(self, state: tuple[OptState, ...]) -> None:
+        """Take over states that :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: the states do not fit this optimizer; nothing has changed then.
+        """
+        states = checked_like(self.state_dict(), state, 'state')
+        for group, group_state in zip(self._groups, states):
+            group.state = group_state
+
+    def _transformation(
+        self, impl: GradientTransformation | None, hyperparameters: dict[str, Any]
+    ) -> GradientTransformation:
+        if impl is not None and not isinstance(impl, GradientTransformation):
+            raise TypeError(
+                f'impl must be a gradient transformation such as torchopt.adam(), got {impl!r}'
+            )
+        chosen = self._impl if impl is None else impl
+        if isinstance(chosen, Recipe):
+            return chosen.make(hyperparameters)
+        if hyperparameters:
+            raise TypeError(
+                f'a group can have its own {", ".join(hyperparameters)} only in the class of one '
+                'rule, such as torchopt.MetaAdam; pass a transformation of its own instead'
+            )
+        return chosen
+
+    def _current(self) -> list[tuple[torch.Tensor, list[ParameterSlot]]]:
+        return [
+            (tensor, group.slots[name])
+            for group in self._groups
+            for name, tensor in group.params().items()
+        ]
+
+    def _require_frozen(self) -> None:
+        for slot, name in self._frozen.items():
+            tensor = slot.read()
+            if tensor is not None and tensor.requires_grad:
+                raise RuntimeError(
+                    f'parameter {name!r} did not require grad when its module was added, but does '
+                    'now: call add_param_group with the module again to optimise it too'
+                )

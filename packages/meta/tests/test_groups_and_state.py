@@ -1,0 +1,149 @@
+"""Several modules under one meta-optimizer, and what its state allows."""
+
+import io
+
+import pytest
+import torch
+import torchopt
+from torch import nn
+from torchopt.registry import OPTIMIZERS
+
+
+def pair():
+    return nn.Linear(2, 1, dtype=torch.float64), nn.Linear(2, 1, dtype=torch.float64)
+
+
+def loss_of(*nets):
+    batch = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
+    return sum(net(batch).square().mean() for net in nets)
+
+
+def test_group_with_hyperparameters_of_its_own():
+    first, second = pair()
+    starts = first.weight, second.weight
+    optimizer = torchopt.MetaSGD(first, lr=0.1)
+    optimizer.add_param_group(second, lr=0.3)
+    loss = loss_of(first, second)
+    gradients = torch.autograd.grad(loss, starts, retain_graph=True)
+    optimizer.step(loss)
+    for net, start, gradient, lr in zip((first, second), starts, gradients, (0.1, 0.3)):
+        torch.testing.assert_close(net.weight, start - lr * gradient)
+
+
+def test_group_with_a_transformation_of_its_own():
+    first, second = pair()
+    optimizer = torchopt.MetaOptimizer(first, torchopt.sgd(lr=0.1))
+    optimizer.add_param_group(second, torchopt.adam(lr=0.1))
+    optimizer.step(loss_of(first, second))
+    assert len(optimizer.state_dict()) == 2
+    assert hasattr(optimizer.state_dict()[1][0], 'mu')
+
+
+def test_group_inherits_the_first_transformation():
+    first, second = pair()
+    optimizer = torchopt.MetaOptimizer(first, torchopt.sgd(lr=0.1))
+    optimizer.add_param_group(second)
+    start = second.weight
+    optimizer.step(loss_of(first, second))
+    assert second.weight is not start
+
+
+def test_tensor_shared_by_two_groups_stays_one_tensor():
+    first, second = pair()
+    second.weight = first.weight
+    optimizer = torchopt.MetaSGD(first, lr=0.1)
+    optimizer.add_param_group(second, lr=0.3)
+    start, loss = first.weight, loss_of(first, second)
+    (gradient,) = torch.autograd.grad(loss, start, retain_graph=True)
+    optimizer.step(loss)
+    assert first.weight is second.weight
+    torch.testing.assert_close(first.weight, start - 0.1 * gradient)
+
+
+@pytest.mark.parametrize(
+    ('group', 'error', 'match'),
+    [
+        (lambda first, second: (first, {}), ValueError, 'optimised already'),
+        (lambda first, second: (second, {'lrr': 1.0}), TypeError, "no hyperparameter 'lrr'"),
+        (lambda first, second: (second, {'lr': -1.0}), ValueError, 'lr must be'),
+        (lambda first, second: (second.weight, {}), TypeError, 'torch.nn.Module'),
+        (lambda first, second: (second, {'impl': 1}), TypeError, 'gradient transformation'),
+    ],
+)
+def test_bad_group_is_refused_and_changes_nothing(group, error, match):
+    first, second = pair()
+    optimizer = torchopt.MetaSGD(first, lr=0.1)
+    module, options = group(first, second)
+    with pytest.raises(error, match=match):
+        optimizer.add_param_group(module, **options)
+    assert len(optimizer.state_dict()) == 1
+
+
+def test_hyperparameters_need_the_class_of_one_rule():
+    first, second = pair()
+    optimizer = torchopt.MetaOptimizer(first, torchopt.sgd(lr=0.1))
+    with pytest.raises(TypeError, match='own lr only in the class'):
+        optimizer.add_param_group(second, lr=0.3)
+
+
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_saved_and_loaded_run_equals_the_uninterrupted_one(entry):
+    net, twin = pair()
+    make = getattr(torchopt, f'Meta{entry.class_name}')
+    optimizer = make(net, lr=0.1)
+    for _ in range(2):
+        optimizer.step(loss_of(net))
+
+    file = io.BytesIO()
+    torch.save((optimizer.state_dict(), dict(net.named_parameters())), file)
+    file.seek(0)
+    state, params = torch.load(file)
+    with torch.no_grad():
+        for name, param in twin.named_parameters():
+            param.copy_(params[name])
+    resumed = make(twin, lr=0.1)
+    resumed.load_state_dict(state)
+
+    for _ in range(2):
+        optimizer.step(loss_of(net))
+        resumed.step(loss_of(twin))
+    for left, right in zip(net.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_steps_do_not_write_into_an_extracted_state():
+    net, _ = pair()
+    optimizer = torchopt.MetaAdam(net, lr=0.1)
+    optimizer.step(loss_of(net))
+    state = optimizer.state_dict()
+    moments = state[0][0].mu['weight']
+    copy = moments.clone()
+    optimizer.step(loss_of(net))
+    assert optimizer.state_dict()[0][0].mu['weight'] is not moments
+    assert torch.equal(moments, copy)
+
+
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda state: (),
+        lambda state: state[0],
+        lambda state: (state[0], state[0]),
+        lambda state: ((state[0][0]._replace(mu={'weight': torch.ones(1, 2)}), state[0][1]),),
+        lambda state: (
+            (
+                state[0][0]._replace(
+                    mu={name: moment[..., :1] for name, moment in state[0][0].mu.items()}
+                ),
+                state[0][1],
+            ),
+        ),
+    ],
+)
+def test_state_that_does_not_fit_is_refused(spoil):
+    net, _ = pair()
+    optimizer = torchopt.MetaAdam(net, lr=0.1)
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match='state'):
+        optimizer.load_state_dict(spoil(before))
+    assert optimizer.state_dict()[0] is before[0]

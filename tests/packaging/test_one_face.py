@@ -1,0 +1,101 @@
+"""The registry, the classes and the names that ``torchopt`` shows agree."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import torchopt
+import torchopt_meta
+import torchopt_utils
+from torchopt import _siblings
+from torchopt.registry import OPTIMIZERS, OptimizerEntry
+
+OWNERS = {'torchopt_meta': torchopt_meta, 'torchopt_utils': torchopt_utils}
+every_optimizer = pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+
+
+@every_optimizer
+def test_registered_names_exist(entry: OptimizerEntry) -> None:
+    assert getattr(torchopt, entry.name) is entry.factory
+    for owner, prefix, base in (
+        (torchopt, '', torchopt.Optimizer),
+        (torchopt_meta, 'Meta', torchopt_meta.MetaOptimizer),
+    ):
+        named = [getattr(owner, prefix + name) for name in entry.class_names]
+        assert len(set(named)) == 1, 'an alias is the class itself'
+        assert issubclass(named[0], base)
+        assert named[0].__name__ == prefix + entry.class_name
+
+
+@every_optimizer
+@pytest.mark.parametrize('prefix', ['', 'Meta'])
+def test_classes_take_the_arguments_of_their_factory(entry: OptimizerEntry, prefix: str) -> None:
+    accepted = inspect.signature(getattr(torchopt, prefix + entry.class_name)).parameters
+    assert list(accepted.values())[1:] == list(inspect.signature(entry.factory).parameters.values())
+
+
+def test_every_class_is_registered() -> None:
+    for module, prefix, base in (
+        (torchopt, '', torchopt.Optimizer),
+        (torchopt_meta, 'Meta', torchopt_meta.MetaOptimizer),
+    ):
+        shown = {
+            name
+            for name, value in vars(module).items()
+            if inspect.isclass(value) and issubclass(value, base) and value is not base
+        }
+        assert shown == {prefix + name for entry in OPTIMIZERS for name in entry.class_names}
+
+
+def names_for_type_checkers() -> dict[str, set[str]]:
+    """Names that ``torchopt`` re-exports under TYPE_CHECKING, by the module they come from."""
+    (block,) = (
+        node
+        for node in ast.parse(Path(torchopt.__file__).read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING'
+    )
+    found: dict[str, set[str]] = {}
+    for statement in block.body:
+        assert isinstance(statement, ast.ImportFrom)
+        assert statement.module is not None
+        for alias in statement.names:
+            assert alias.name == alias.asname, 'only `X as X` is a re-export to type checkers'
+            found.setdefault(statement.module, set()).add(alias.name)
+    return found
+
+
+def test_type_checkers_see_the_names_that_resolve() -> None:
+    resolved: dict[str, set[str]] = {}
+    for name, module in _siblings._OWNERS.items():
+        resolved.setdefault(module, set()).add(name)
+    assert names_for_type_checkers() == resolved
+
+
+@pytest.mark.parametrize('name', sorted(_siblings._OWNERS))
+def test_names_of_siblings_resolve(name: str) -> None:
+    assert getattr(torchopt, name) is getattr(OWNERS[_siblings._OWNERS[name]], name)
+    assert name in dir(torchopt)
+    assert name in torchopt.__all__
+
+
+def test_everything_that_is_listed_exists() -> None:
+    assert len(set(dir(torchopt))) == len(dir(torchopt))
+    for name in [*dir(torchopt), *torchopt.__all__]:
+        getattr(torchopt, name)
+
+
+def test_star_import() -> None:
+    code = 'from torchopt import *; print(MetaAdam.__name__, stop_gradient.__name__, adam.__name__)'
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ['MetaAdam', 'stop_gradient', 'adam']
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'torchopt' has no attribute 'MetaLion'"):
+        torchopt.MetaLion  # noqa: B018

@@ -1,0 +1,84 @@
+"""What strict type checkers see of the library; the session ``types`` checks it, nothing runs it.
+
+An ``ignore`` stands where an error is expected: both checkers complain about one that is unused.
+"""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+
+from typing import Any
+
+import torch
+from torch import nn
+from typing_extensions import assert_type
+
+import torchopt
+import torchopt_meta
+from torchopt.base import GradientTransformation, IdentityGradientTransformation
+from torchopt.typing import Schedule
+
+Weights = dict[str, torch.Tensor]
+
+
+def functional(params: Weights, gradients: Weights, rate: torch.Tensor) -> Weights:
+    assert_type(torchopt.adam(), GradientTransformation)
+    assert_type(torchopt.sgd(rate, momentum=0.9), GradientTransformation)
+    assert_type(torchopt.base.identity(), IdentityGradientTransformation)
+    optimizer = torchopt.chain(torchopt.clip_grad_norm(1.0), torchopt.adamw(lr=rate))
+    assert_type(optimizer, GradientTransformation)
+    state = optimizer.init(params)
+    updates, state = optimizer.update(gradients, state, params=params, inplace=False)
+    assert_type(updates, Weights)
+    new = torchopt.apply_updates(params, updates, inplace=False)
+    assert_type(new, Weights)
+    return new
+
+
+def learning_rates(params: Weights, rate: torch.Tensor, schedule: Schedule) -> None:
+    torchopt.adam(lr=0.1)
+    torchopt.adam(lr=rate)
+    torchopt.adam(lr=schedule)
+    torchopt.adam(lr=torchopt.linear_schedule(1.0, 0.1, 100))
+    torchopt.adam(lr={name: torch.ones(()) for name in params})
+
+
+def plain(net: nn.Module, rate: torch.Tensor) -> None:
+    optimizer = torchopt.Adam(net.parameters(), lr=1.0, betas=(0.9, rate), eps_root=1e-8)
+    assert_type(optimizer, torchopt.Adam)
+    optimizer.zero_grad()
+    optimizer.step()
+    assert_type(optimizer.param_groups, list[dict[str, Any]])
+    torchopt.Adam([{'params': net.parameters(), 'lr': 0.1}])
+    torchopt.RMSprop(net.parameters(), centered=True)
+    torchopt.Optimizer(net.parameters(), torchopt.sgd(lr=0.1))
+    functional_one = torchopt.FuncOptimizer(torchopt.adam())
+    params = dict(net.named_parameters())
+    assert_type(functional_one.step(rate, params), dict[str, nn.Parameter])
+
+
+def meta(net: nn.Module, loss: torch.Tensor, schedule: Schedule) -> None:
+    optimizer = torchopt.MetaAdam(net, lr=1.0)
+    assert_type(optimizer, torchopt_meta.MetaAdam)
+    optimizer.step(loss)
+    torchopt.MetaSGD(net, lr=schedule, momentum=0.9)
+    torchopt.MetaAdadelta(net, rho=0.5)
+    torchopt.MetaOptimizer(net, torchopt.sgd(lr=1.0))
+
+
+def utils(net: nn.Module, optimizer: torchopt.MetaAdam) -> None:
+    net_state = torchopt.extract_state_dict(net, by='reference', detach_buffers=True)
+    optimizer_state = torchopt.extract_state_dict(optimizer)
+    torchopt.recover_state_dict(net, net_state)
+    torchopt.recover_state_dict(optimizer, optimizer_state)
+    torchopt.stop_gradient(net)
+    assert_type(torchopt.module_clone(net, by='copy'), nn.Module)
+    torchopt.module_detach_(net)
+
+
+def mistakes(net: nn.Module) -> None:
+    torchopt.adam(lrr=1.0)  # type: ignore[call-arg]
+    torchopt.adam(eps='small')  # type: ignore[arg-type]
+    torchopt.Adam(net.parameters(), lrr=1.0)  # type: ignore[call-arg]
+    torchopt.Adam()  # type: ignore[call-arg]
+    torchopt.MetaAdam(net, lrr=1.0)  # type: ignore[call-arg]
+    torchopt.MetaAdam(net.parameters())  # type: ignore[arg-type]
+    _ = torchopt.MetaLion  # type: ignore[attr-defined]
