@@ -96,8 +96,8 @@ NB_MODULE(_C, m) {
   m.attr("COMPILER") = TORCHOPT_COMPILER;
   m.attr("CUDA_ARCHITECTURES") = TORCHOPT_CUDA_ARCHITECTURES;
 #ifdef TORCHOPT_WITH_CUDA
-  m.def("run_on_cuda", &torchopt::run_on_cuda, nb::arg("problem"), nb::arg("device"),
-        nb::arg("stream"), nb::arg("scratch"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("run_on_cuda", &torchopt::run_on_cuda, nb::arg("problem"), nb::arg("stream"),
+        nb::arg("scratch"), nb::call_guard<nb::gil_scoped_release>());
   m.def("cuda_scratch", &torchopt::cuda_scratch, nb::arg("sizes"));
 #endif
 }

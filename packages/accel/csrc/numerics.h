@@ -23,7 +23,7 @@ TORCHOPT_FN float square_root(float x) { return sqrtf(x); }
 TORCHOPT_FN double square_root(double x) { return sqrt(x); }
 
 // Length of a state array; a rule without state needs one that is not empty.
-constexpr int slots(int states) { return states > 0 ? states : 1; }
+TORCHOPT_FN constexpr int slots(int states) { return states > 0 ? states : 1; }
 
 // Exponential moving average, in the two branches of torch.lerp, which differ at infinity.
 template <class T>
@@ -46,7 +46,7 @@ struct SafeRoot {
   bool smooth;
 
   TORCHOPT_FN explicit SafeRoot(double eps)
-      : eps_root(T(eps)), floor(sizeof(T) == 8 ? T(1e-150) : T(1e-38)), smooth(eps != 0) {}
+      : eps_root(T(eps)), floor(sizeof(T) == 8 ? T(1e-150) : T(2e-38)), smooth(eps != 0) {}
 
   TORCHOPT_FN T argument(T x) const { return x + eps_root; }
   TORCHOPT_FN T value(T x) const {

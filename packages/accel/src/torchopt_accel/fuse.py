@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,11 +15,11 @@ from torchopt.typing import OptState, Params, TreeT
 from torchopt_accel import ops
 from torchopt_accel.call import Call
 from torchopt_accel.devices import runs_on
-from torchopt_accel.launch import DTYPES, overlap
+from torchopt_accel.launch import DTYPES, Mismatch, overlap, require_alike
 from torchopt_accel.plans import Plan, find, plan, replace, schedule_count
 from torchopt_accel.step import step, transforming
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 
 def fuse(
@@ -52,9 +52,15 @@ def fuse(
         inplace: bool = True,
     ) -> tuple[TreeT, OptState]:
         tree = None if torch.compiler.is_compiling() else _read(planned, updates, state, params)
-        if tree is None or (inplace and not tree.writable()):
-            return composite.update(updates, state, params=params, inplace=inplace)
-        return tree.update_inplace() if inplace else tree.update()
+        if tree is not None:
+            try:
+                if not inplace:
+                    return tree.update()
+                if tree.writable():
+                    return tree.update_inplace()
+            except Mismatch:
+                pass
+        return composite.update(updates, state, params=params, inplace=inplace)
 
     return GradientTransformation(composite.init, update)
 
@@ -69,6 +75,7 @@ class _Tree:
         state: OptState,
         structure: pytree.PyTreeSpec,
         rows: list[list[Any]],
+        groups: list[list[int]],
     ) -> None:
         self._plan = plan
         self._updates = updates
@@ -76,27 +83,22 @@ class _Tree:
         self._structure = structure
         # By role: gradients, parameters if weights decay, states; each with one entry a leaf.
         self._rows = rows
-        grads = rows[0]
-        present = [i for i, grad in enumerate(grads) if grad is not None]
-        groups: dict[Any, list[int]] = {}
-        for i in present:
-            groups.setdefault((grads[i].dtype, grads[i].device), []).append(i)
-        self._groups = list(groups.values())
-
-    def fits(self) -> bool:
-        """Tell whether the kernels take these tensors."""
-        return all(self._group_fits(group) for group in self._groups)
+        # Positions of the leaves that go into one call: of one dtype, on one device.
+        self._groups = groups
 
     def writable(self) -> bool:
-        """Tell whether the tensors can be written where they lie."""
+        """Tell whether the tensors can be written where they lie.
+
+        Raises:
+            Mismatch: they do not fit together. No group may be written before all are known to.
+        """
         if transforming():
             return False
-        decays = self._plan.decays
         for group in self._groups:
-            written = [
-                row[i] for role, row in enumerate(self._rows) if role != decays for i in group
-            ]
-            params = [self._rows[1][i] for i in group] if decays else []
+            grads, *rest = [[row[i] for i in group] for row in self._rows]
+            require_alike(grads, *rest)
+            params = rest.pop(0) if self._plan.decays else []
+            written = [*grads, *(tensor for row in rest for tensor in row)]
             if not all(tensor.is_contiguous() for tensor in written):
                 return False
             if overlap([*written, *map(torch.Tensor.contiguous, params)]):
@@ -150,26 +152,14 @@ class _Tree:
         if callable(lr) and not isinstance(lr, torch.Tensor):
             count = schedule_count(self._state)
             lr = lr(as_float(count))
-            changes[ScaleByScheduleState] = {'count': count + 1}
+            changes[ScaleByScheduleState] = {'steps': count + 1}
             if not isinstance(lr, torch.Tensor):
                 lr = torch.tensor(lr, dtype=torch.float64)
         return steps, lr if isinstance(lr, torch.Tensor) else None, changes
 
-    def _group_fits(self, group: Sequence[int]) -> bool:
-        first = self._rows[0][group[0]]
-        if first.dtype not in DTYPES or not runs_on(first.device):
-            return False
-        tensors = [row[i] for row in self._rows for i in group]
-        if not all(type(tensor) in _PLAIN for tensor in tensors):
-            return False
-        if any(t.dtype != first.dtype or t.device != first.device for t in tensors):
-            return False
-        shapes = [self._rows[0][i].shape for i in group]
-        return all([row[i].shape for i in group] == shapes for row in self._rows[1:])
-
 
 def _read(plan: Plan, updates: Any, state: OptState, params: Params | None) -> _Tree | None:
-    """Take the trees apart; None if they don't fit together or no kernel takes them."""
+    """Take the trees apart; None if they differ in structure or no kernel takes them."""
     leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
     if plan.decays and params is None:
         return None
@@ -179,7 +169,12 @@ def _read(plan: Plan, updates: Any, state: OptState, params: Params | None) -> _
         rows = [leaves, *(structure.flatten_up_to(tree) for tree in trees)]
     except ValueError:
         return None
-    if not all(leaf is None or isinstance(leaf, torch.Tensor) for leaf in leaves):
+    present = [i for i, leaf in enumerate(leaves) if leaf is not None]
+    if not {type(row[i]) for row in rows for i in present} <= _PLAIN:
         return None
-    tree = _Tree(plan, updates, state, structure, rows)
-    return tree if tree.fits() else None
+    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for i in present:
+        groups.setdefault((leaves[i].dtype, leaves[i].device), []).append(i)
+    if not all(dtype in DTYPES and runs_on(device) for dtype, device in groups):
+        return None
+    return _Tree(plan, updates, state, structure, rows, list(groups.values()))

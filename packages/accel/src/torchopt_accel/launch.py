@@ -23,6 +23,11 @@ HAS_CUDA = bool(C.CUDA_ARCHITECTURES)
 # Either all tensors of a role, or none: an input that counts as zeros, an output not wanted.
 Role = Sequence[Any]
 
+
+class Mismatch(ValueError):
+    """Tensors of one call don't fit together."""
+
+
 _data_ptr = torch.Tensor.data_ptr
 _numel = torch.Tensor.numel
 _is_contiguous = torch.Tensor.is_contiguous
@@ -39,12 +44,12 @@ def require_alike(grads: Sequence[torch.Tensor], *roles: Role) -> None:
     """Raise unless all tensors of a role have the shapes of ``grads``, and all one dtype and device.
 
     Raises:
-        ValueError: they have not.
+        Mismatch: they have not.
     """
     shapes = [tensor.shape for tensor in grads]
     for role in roles:
         if role and [tensor.shape for tensor in role] != shapes:
-            raise ValueError(
+            raise Mismatch(
                 f'shapes differ from those of the gradients, {[tuple(s) for s in shapes]}: '
                 f'{[tuple(tensor.shape) for tensor in role]}'
             )
@@ -52,7 +57,7 @@ def require_alike(grads: Sequence[torch.Tensor], *roles: Role) -> None:
     dtypes = {tensor.dtype for tensor in tensors}
     devices = {tensor.device for tensor in tensors}
     if len(dtypes) > 1 or len(devices) > 1 or not dtypes <= DTYPES.keys():
-        raise ValueError(
+        raise Mismatch(
             f'a list must be of one dtype among {", ".join(map(str, DTYPES))} and on one device, '
             f'got {sorted(map(str, dtypes))} on {sorted(map(str, devices))}'
         )
@@ -121,6 +126,7 @@ def launch(
 
 
 def _pointers(role: Role) -> list[int]:
-    if any(tensor is None for tensor in role):
+    try:
+        return list(map(_data_ptr, role))
+    except TypeError:
         return [0 if tensor is None else tensor.data_ptr() for tensor in role]
-    return list(map(_data_ptr, role))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.launch import RULES, STATES, contiguous, launch, overlap, require_alike
+from torchopt_accel.launch import RULES, STATES, Mismatch, contiguous, launch, overlap, require_alike
 
 Tensors = Sequence[torch.Tensor]
 Maybe = torch.Tensor | None
@@ -183,7 +183,7 @@ def _columns(count: int, tensors: Sequence[Any]) -> list[Sequence[Any]]:
     """Take a list apart into its ``count`` roles."""
     size, rest = divmod(len(tensors), count) if count else (0, len(tensors))
     if rest:
-        raise ValueError(f'{len(tensors)} tensors do not make {count} roles')
+        raise Mismatch(f'{len(tensors)} tensors do not make {count} roles')
     return [tensors[role * size : (role + 1) * size] for role in range(count)]
 
 

@@ -125,7 +125,7 @@ def replace(state: Any, changes: Mapping[type, Mapping[str, Any]]) -> Any:
 
 def schedule_count(state: Any) -> torch.Tensor:
     """Return the number of updates that a schedule has seen."""
-    count: torch.Tensor = find(state, ScaleByScheduleState).count
+    count: torch.Tensor = find(state, ScaleByScheduleState).steps
     return count
 
 
