@@ -43,7 +43,7 @@ def adam_arguments(**changes: Any) -> list[Any]:
     named = {
         'grads': [torch.ones(3), torch.ones(2)],
         'params': [],
-        'states': [torch.ones(3), torch.ones(2)] * 2,
+        'states': [torch.ones(3), torch.ones(2), torch.ones(3), torch.ones(2)],
         'steps': torch.tensor([1, 1]),
         'positions': [0, 1],
         'lr': None,
