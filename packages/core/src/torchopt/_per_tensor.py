@@ -23,14 +23,23 @@ _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
 def transformation(
     init: InitFn,
     update: Callable[[Any, Any, Params | None], tuple[Any, Any]],
+    state_class: type[tuple[Any, ...]] | None = None,
 ) -> GradientTransformation:
-    """Make a transformation from a functional pair: checked ``init``, ``inplace`` lowered."""
+    """Make a transformation from a functional pair: checked arguments, ``inplace`` lowered."""
 
     def checked_init(params: Params) -> OptState:
         _checks.params(params)
         return init(params)
 
-    return GradientTransformation(checked_init, lower_inplace(update))
+    def checked_update(updates: Any, state: Any, params: Params | None) -> tuple[Any, Any]:
+        if state_class is not None and not isinstance(state, state_class):
+            raise TypeError(
+                f'state must be a {state_class.__name__}, as init returns, '
+                f'got {type(state).__name__}'
+            )
+        return update(updates, state, params)
+
+    return GradientTransformation(checked_init, lower_inplace(checked_update))
 
 
 def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransformation:

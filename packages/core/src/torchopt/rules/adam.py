@@ -32,13 +32,14 @@ class ScaleByAdamState(NamedTuple):
         mu: First moments, shaped like the parameters.
         nu: Second moments, shaped like the parameters.
         steps: Steps taken by each parameter, an int64 vector.
-        nu_max: The largest second moments so far with ``amsgrad``, else None.
+        nu_max: The largest second moments so far with ``amsgrad``, else the empty tuple, which
+            :func:`torch.vmap` takes for a tree without tensors.
     """
 
     mu: TensorTree
     nu: TensorTree
     steps: torch.Tensor
-    nu_max: TensorTree | None = None
+    nu_max: TensorTree = ()
 
 
 def scale_by_adam(
@@ -107,7 +108,7 @@ def scale_by_adam(
         updates, mu, nu, *nu_max = map_rule(rule, updates, moments, corrections)
         return updates, ScaleByAdamState(mu, nu, steps, *nu_max)
 
-    return transformation(init, update)
+    return transformation(init, update, ScaleByAdamState)
 
 
 @accelerable
