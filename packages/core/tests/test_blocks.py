@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+
+import torchopt
 from support.optimizer_cases import MAIN_CASES, OptimizerCase
 from support.trees import (
     assert_trees_close,
@@ -15,8 +17,6 @@ from support.trees import (
     sample_gradients,
     sample_params,
 )
-
-import torchopt
 from torchopt import pytree
 from torchopt.base import EmptyState
 from torchopt.transform import add_decayed_weights, masked, scale
@@ -65,7 +65,9 @@ class TestMasked:
         mask = {'layers': True, 'scale': False, 'empty': False}
         optimizer = case.make()
         found = apply(masked(optimizer, mask), gradients, params=params)
-        alone = apply(optimizer, {'layers': gradients['layers']}, params={'layers': params['layers']})
+        alone = apply(
+            optimizer, {'layers': gradients['layers']}, params={'layers': params['layers']}
+        )
         assert_trees_close(found['layers'], alone['layers'])
         assert found['scale'] is gradients['scale']
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.trees import assert_trees_equal, sample_gradients, sample_params
 
 import torchopt
+from support.trees import assert_trees_equal, sample_gradients, sample_params
 from torchopt.base import ChainedGradientTransformation, EmptyState, chain, identity
 
 MEMBERS = [

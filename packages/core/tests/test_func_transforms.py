@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+
+import torchopt
 from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.trees import assert_trees_close, generator
 from support.unrolled import META, START, functional_meta_loss, inner_loss
-
-import torchopt
 from torchopt import pytree
 
 TASKS = 3

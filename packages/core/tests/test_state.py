@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+
+import torchopt
 from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.trees import (
     assert_trees_close,
@@ -15,8 +17,6 @@ from support.trees import (
     sample_gradients,
     sample_params,
 )
-
-import torchopt
 from torchopt import pytree
 
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+
+import torchopt
 from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.unrolled import (
-    START,
     META,
+    START,
     functional_meta_loss,
     meta_gradient_by_differences,
     object_meta_loss,
 )
-
-import torchopt
 from torchopt import pytree
 
 
@@ -59,7 +59,9 @@ def test_meta_gradient_to_hyperparameters(case: OptimizerCase) -> None:
 def test_closed_form_of_sgd_on_a_quadratic() -> None:
     """x_K = (1 - lr a)^K x_0 + (1 - (1 - lr a)^K) c for the loss a (x - c)^2 / 2."""
     a, lr, steps = 0.8, 0.3, 7
-    x0, c, rate = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (2.0, -1.0, lr))
+    x0, c, rate = (
+        torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (2.0, -1.0, lr)
+    )
     optimizer = torchopt.FuncOptimizer(torchopt.sgd(lr=rate))
     x = x0
     for _ in range(steps):
