@@ -41,7 +41,7 @@ def test_wrong_type(entry: OptimizerEntry, option: str, value: Any) -> None:
     'entry', [e for e, option in NUMERIC_OPTIONS if option == 'betas'], ids=name_of
 )
 def test_betas_are_a_pair(entry: OptimizerEntry, betas: Any) -> None:
-    with pytest.raises(TypeError, match='^betas must be a pair of numbers, got'):
+    with pytest.raises(TypeError, match=r'^betas must be a pair of numbers, got'):
         entry.factory(betas=betas)
 
 

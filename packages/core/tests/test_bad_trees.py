@@ -80,7 +80,7 @@ def test_weight_decay_needs_parameters(case: OptimizerCase, inplace: bool) -> No
         optimizer = case.make(mask=True)
     with pytest.raises(ValueError, match='weight decay needs the parameters'):
         optimizer.update(gradients, state, inplace=inplace)
-    with pytest.raises(ValueError, match="params and updates differ in structure.*'b'"):
+    with pytest.raises(ValueError, match=r"params and updates differ in structure.*'b'"):
         optimizer.update(gradients, state, params={'a': torch.ones(2)}, inplace=inplace)
     with pytest.raises(ValueError, match=r"params\['b'\] does not fit updates\['b'\]"):
         optimizer.update(

@@ -205,24 +205,25 @@ class TestHooks:
             torchopt.register_hook(3)
 
 
-class TestApplyUpdates:
-    params = {'a': torch.tensor([1.0, 2.0]), 'b': [torch.tensor(3.0), None]}
-    updates = {'a': torch.tensor([0.5, -0.5]), 'b': [None, None]}
-    expected = {'a': torch.tensor([1.5, 1.5]), 'b': [torch.tensor(3.0), None]}
+PARAMS = {'a': torch.tensor([1.0, 2.0]), 'b': [torch.tensor(3.0), None]}
+UPDATES = {'a': torch.tensor([0.5, -0.5]), 'b': [None, None]}
+SUMS = {'a': torch.tensor([1.5, 1.5]), 'b': [torch.tensor(3.0), None]}
 
+
+class TestApplyUpdates:
     def test_functional(self) -> None:
-        params, updates = copy.deepcopy((self.params, self.updates))
+        params, updates = copy.deepcopy((PARAMS, UPDATES))
         found = torchopt.apply_updates(params, updates, inplace=False)
-        assert_trees_equal(found, self.expected)
-        assert_trees_equal((params, updates), (self.params, self.updates))
+        assert_trees_equal(found, SUMS)
+        assert_trees_equal((params, updates), (PARAMS, UPDATES))
         assert found['b'][0] is params['b'][0]
 
     def test_inplace(self) -> None:
-        params, updates = copy.deepcopy((self.params, self.updates))
+        params, updates = copy.deepcopy((PARAMS, UPDATES))
         found = torchopt.apply_updates(params, updates)
-        assert_trees_equal(params, self.expected)
+        assert_trees_equal(params, SUMS)
         assert found['a'] is params['a']
-        assert_trees_equal(updates, self.updates)
+        assert_trees_equal(updates, UPDATES)
 
     def test_inplace_into_leaves_that_require_grad(self) -> None:
         param = torch.ones(2, requires_grad=True)

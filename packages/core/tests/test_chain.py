@@ -41,7 +41,7 @@ def behaviour(transformation: torchopt.GradientTransformation) -> Any:
 def test_chain_is_associative(a: Any, b: Any, c: Any) -> None:
     left, right = chain(chain(a, b), c), chain(a, chain(b, c))
     assert left == right
-    assert not left != right
+    assert (left != right) is False
     assert left == chain(a, b, c)
     assert hash(left) == hash(right)
     assert left == a.chain(b).chain(c)

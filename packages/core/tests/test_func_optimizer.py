@@ -17,7 +17,7 @@ def loss_of(params: Any) -> torch.Tensor:
     return inner_loss(META, params)
 
 
-def test_the_issues_of_the_interface() -> None:
+def test_the_state_is_made_at_the_first_step() -> None:
     optimizer = torchopt.FuncOptimizer(torchopt.adam())
     params = requiring_grad(START)
     assert optimizer.state_dict() is None
@@ -92,7 +92,7 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
     optimizer = torchopt.FuncOptimizer(torchopt.adam())
     optimizer.step(loss_of(params), params)
     before = optimizer.state_dict()
-    with pytest.raises(ValueError, match='^state differs in structure'):
+    with pytest.raises(ValueError, match=r'^state differs in structure'):
         optimizer.load_state_dict(torchopt.sgd().init(params))
     smaller = {name: torch.zeros(1, dtype=torch.float64) for name in params}
     with pytest.raises(ValueError, match=r'^state\[0\]\.mu\[\'\w\'\] does not fit'):

@@ -38,7 +38,7 @@ def test_samples_differ_from_defaults(entry: OptimizerEntry) -> None:
 
 
 def test_an_option_without_sample_says_where_to_add_it() -> None:
-    with pytest.raises(KeyError, match='add one to SAMPLES in .*optimizer_cases.py'):
+    with pytest.raises(KeyError, match=r'add one to SAMPLES in .*optimizer_cases.py'):
         optimizer_cases.sample_of('temperature')
 
 
