@@ -5,9 +5,10 @@ own names and order.
 """
 
 import torch
-import torchopt
 from torch import nn
 from torch.nn import functional
+
+import torchopt
 
 
 class Regression(nn.Module):

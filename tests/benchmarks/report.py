@@ -23,9 +23,7 @@ Differences = dict[str, dict[str, float]]
 def markdown(times: Times, differences: Differences, failures: dict[str, str], rounds: int) -> str:
     """Return the page."""
     columns = [
-        library
-        for library in LIBRARIES
-        if any(library.name in row for row in times.values())
+        library for library in LIBRARIES if any(library.name in row for row in times.values())
     ]
     peers = [library for library in columns if library.installs is not None]
     notes = [f'- **{library.name}**: {library.note}' for library in columns if library.note]
