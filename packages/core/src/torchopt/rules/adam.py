@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt import _checks
-from torchopt._numerics import ema, ema_of_square, safe_sqrt
+from torchopt._numerics import ema, safe_sqrt
 from torchopt._per_tensor import (
     as_float,
     filled_like,
@@ -83,13 +83,14 @@ def scale_by_adam(
     def rule(
         g: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor, *rest: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        *nu_max, correction1, correction2 = rest
+        *nu_max, correction1, correction2, shift = rest
         mu = ema(mu, g, beta1)
-        nu = ema_of_square(nu, g, beta2)
+        nu = ema(nu, g * g, beta2)
         nu_max = [torch.maximum(largest, nu) for largest in nu_max]
         (bound,) = nu_max or (nu,)
-        denominator = safe_sqrt(bound / correction2, eps_root) + eps
-        return mu / correction1 / denominator, mu, nu, *nu_max
+        # The correction of mu multiplies the denominator, where it costs no operation of its own.
+        denominator = torch.addcmul(shift, safe_sqrt(bound / correction2, eps_root), correction1)
+        return mu / denominator, mu, nu, *nu_max
 
     def init(params: Params) -> ScaleByAdamState:
         mu, nu, *nu_max = (
@@ -102,6 +103,7 @@ def scale_by_adam(
     ) -> tuple[Any, ScaleByAdamState]:
         steps = next_steps(state.steps, updates)
         corrections = [1 - beta ** as_float(steps) for beta in (beta1, beta2)]
+        corrections.append(corrections[0] * eps)
         moments = {'mu': state.mu, 'nu': state.nu}
         if amsgrad:
             moments['nu_max'] = state.nu_max
