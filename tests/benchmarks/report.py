@@ -40,8 +40,8 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
             f'- Python {platform.python_version()}, torch {version("torch")}, '
             + ', '.join(f'{name} {version(name)}' for name in _PROJECT_PACKAGES),
             f'- Every library ran in {rounds} processes, in turn with the others. Times are '
-            'medians over the processes of their medians, ± half the interquartile range; the ratio is '
-            'that time to the one of this project. float32.',
+            'medians over the processes of their medians, ± half the interquartile range; the '
+            'ratio is that time to the one of this project. float32.',
             '',
             *_table(
                 ['', *(library.name for library in columns), 'best peer / this project'],
