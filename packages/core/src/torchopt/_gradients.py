@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from torchopt import pytree
+from torchopt import _checks, pytree
 from torchopt.typing import TensorTree
 
 
@@ -17,11 +17,12 @@ def gradients_of(loss: torch.Tensor, params: TensorTree, *, create_graph: bool) 
     stands in the tree twice is differentiated once.
 
     Raises:
-        TypeError: ``loss`` is not a tensor.
+        TypeError: ``loss`` is not a tensor, or a leaf neither a floating-point tensor nor None.
         ValueError: ``loss`` is not a scalar, or depends on no leaf that requires grad.
         RuntimeError: grad mode is off, or the call is being compiled.
     """
     _require_differentiable(loss)
+    _checks.params(params)
     leaves, structure = pytree.tree_flatten(params, none_is_leaf=True)
     wanted = {id(leaf): leaf for leaf in leaves if leaf is not None and leaf.requires_grad}
     found: tuple[torch.Tensor | None, ...] = ()

@@ -23,14 +23,23 @@ _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
 def transformation(
     init: InitFn,
     update: Callable[[Any, Any, Params | None], tuple[Any, Any]],
+    state_class: type[tuple[Any, ...]] | None = None,
 ) -> GradientTransformation:
-    """Make a transformation from a functional pair: checked ``init``, ``inplace`` lowered."""
+    """Make a transformation from a functional pair: checked arguments, ``inplace`` lowered."""
 
     def checked_init(params: Params) -> OptState:
         _checks.params(params)
         return init(params)
 
-    return GradientTransformation(checked_init, lower_inplace(update))
+    def checked_update(updates: Any, state: Any, params: Params | None) -> tuple[Any, Any]:
+        if state_class is not None and not isinstance(state, state_class):
+            raise TypeError(
+                f'state must be a {state_class.__name__}, as init returns, '
+                f'got {type(state).__name__}'
+            )
+        return update(updates, state, params)
+
+    return GradientTransformation(checked_init, lower_inplace(checked_update))
 
 
 def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransformation:
@@ -89,8 +98,9 @@ def map_updates(
                 f'{names} does not fit {accessor.codify("updates")} of shape {tuple(old.shape)}: '
                 f'together they give {tuple(new.shape)}'
             )
-        # A 0-dim factor of a wider dtype would widen a 0-dim update for good.
-        mapped[position] = new.to(old.dtype)
+        if new.dtype != old.dtype:
+            # A 0-dim factor of a wider dtype would widen a 0-dim update for good.
+            mapped[position] = new.to(old.dtype)
     return pytree.tree_unflatten(structure, mapped)
 
 
@@ -130,10 +140,13 @@ def map_rule(
             results.append(list(row))
             continue
         dtype = gradient.dtype
-        wide = torch.float32 if dtype in _SIXTEEN_BIT else dtype
-        new = rule(*(x.to(wide) for x in row), *per_leaf.at(position, wide, gradient))
+        if dtype in _SIXTEEN_BIT:
+            wide = [x.float() for x in row]
+            new = rule(*wide, *per_leaf.at(position, torch.float32, gradient))
+        else:
+            new = rule(*row, *per_leaf.at(position, dtype, gradient))
         # A 0-dim hyperparameter of a wider dtype would widen a 0-dim gradient for good.
-        results.append([x.to(dtype) for x in new])
+        results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
     return [pytree.tree_unflatten(structure, column) for column in zip(*results)]

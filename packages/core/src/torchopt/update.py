@@ -51,4 +51,6 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
 
 def _sums(params: TensorTree, updates: Updates) -> Any:
     sums = map_updates(lambda u, p: p + u, updates, {'params': params})
+    if all(leaf is not None for leaf in pytree.tree_leaves(updates, none_is_leaf=True)):
+        return sums
     return pytree.tree_map(lambda p, s: p if s is None else s, params, sums, none_is_leaf=True)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
-import pickle
-import types
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
 from torchopt import pytree
-from torchopt.base import GradientTransformation
 from torchopt_utils.copying import Copier, CopyMode, copier
 from torchopt_utils.extract import extract_state_dict
 from torchopt_utils.state import ModuleState
@@ -36,7 +32,7 @@ def module_clone(
 
     Args:
         target: A module; an optimizer, whose clone steps the same parameters with a state of its
-            own; an extracted state; or a tree of tensors.
+            own (it must support ``copy.copy``); an extracted state; or a tree of tensors.
         by: ``'reference'``, ``'copy'`` (connected to the graph) or ``'deepcopy'`` (detached), or
             one of their aliases, as for :func:`extract_state_dict`.
         detach_buffers: Take the buffers of a module by ``'deepcopy'`` in any case.
@@ -82,47 +78,8 @@ def _clone_module(module: ModuleT, tensors: Copier, buffers: Copier) -> ModuleT:
     return copy.deepcopy(module, memo)
 
 
-# What an optimizer's clone shares with it: the parameters and modules that both step, and what has
-# no state or can't be copied.
-_SHARED = (
-    torch.Tensor,
-    nn.Module,
-    GradientTransformation,
-    type,
-    types.FunctionType,
-    types.BuiltinFunctionType,
-)
-
-
-class _Pickler(pickle.Pickler):
-    """Pickles an object but for what is shared, which is kept aside."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self.shared: list[Any] = []
-
-    def persistent_id(self, obj: Any) -> int | None:
-        if not isinstance(obj, _SHARED):
-            return None
-        self.shared.append(obj)
-        return len(self.shared) - 1
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, shared: list[Any]) -> None:
-        super().__init__(file)
-        self._shared = shared
-
-    def persistent_load(self, pid: int) -> Any:
-        return self._shared[pid]
-
-
 def _clone_optimizer(optimizer: Stateful, state: Any) -> Stateful:
-    # A deepcopy would copy the modules with it, whose parameters nobody else could reach.
-    file = io.BytesIO()
-    pickler = _Pickler(file)
-    pickler.dump(optimizer)
-    file.seek(0)
-    clone: Stateful = _Unpickler(file, pickler.shared).load()
+    # A deepcopy would copy the modules as well, whose parameters nobody else could reach.
+    clone = copy.copy(optimizer)
     clone.load_state_dict(state)
     return clone
