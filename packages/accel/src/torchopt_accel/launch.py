@@ -20,7 +20,7 @@ RULES: dict[str, int] = {name: index for index, (name, _) in enumerate(C.RULES)}
 STATES: dict[str, int] = dict(C.RULES)
 HAS_CUDA = bool(C.CUDA_ARCHITECTURES)
 
-# Either all tensors of a role, or none: an input that counts as zeros, an output not wanted.
+# All tensors of a role, or none: an input that counts as zeros, an output that is not wanted.
 Role = Sequence[Any]
 
 
@@ -43,24 +43,31 @@ def contiguous(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
 def require_alike(grads: Sequence[torch.Tensor], *roles: Role) -> None:
     """Raise unless all tensors of a role have the shapes of ``grads``, and all one dtype and device.
 
+    Args:
+        grads: At least one tensor.
+        roles: One entry for each of ``grads``, a tensor or None, or no entry at all.
+
     Raises:
         Mismatch: they have not.
     """
     shapes = [tensor.shape for tensor in grads]
-    for role in roles:
-        if role and [tensor.shape for tensor in role] != shapes:
-            raise Mismatch(
-                f'shapes differ from those of the gradients, {[tuple(s) for s in shapes]}: '
-                f'{[tuple(tensor.shape) for tensor in role]}'
-            )
-    tensors = list(chain(grads, *roles))
-    dtypes = {tensor.dtype for tensor in tensors}
-    devices = {tensor.device for tensor in tensors}
-    if len(dtypes) > 1 or len(devices) > 1 or not dtypes <= DTYPES.keys():
-        raise Mismatch(
-            f'a list must be of one dtype among {", ".join(map(str, DTYPES))} and on one device, '
-            f'got {sorted(map(str, dtypes))} on {sorted(map(str, devices))}'
-        )
+    dtype, device = grads[0].dtype, grads[0].device
+    if dtype not in DTYPES:
+        raise Mismatch(f'the kernels take {", ".join(map(str, DTYPES))}, not {dtype}')
+    for role in (grads, *roles):
+        if not role:
+            continue
+        if len(role) != len(grads):
+            raise Mismatch(f'{len(role)} tensors do not go with {len(grads)} gradients')
+        for tensor, shape in zip(role, shapes):
+            if tensor is not None and (
+                tensor.shape != shape or tensor.dtype != dtype or tensor.device != device
+            ):
+                raise Mismatch(
+                    'tensors of one step differ in shape, dtype or device: '
+                    f'{tuple(tensor.shape)}, {tensor.dtype}, {tensor.device} against '
+                    f'{tuple(shape)}, {dtype}, {device}'
+                )
 
 
 def overlap(tensors: Sequence[torch.Tensor]) -> bool:

@@ -117,8 +117,8 @@ def _backward(rule: str) -> Callable[..., list[torch.Tensor]]:
     ) -> list[torch.Tensor]:
         if not grads:
             return []
-        grads, params, columns = _arrange(count, grads, params, contiguous(states))
-        cotangents = _arrange_cotangents(count, cotangents, grads)
+        given = _columns(count + 1, cotangents)
+        grads, params, columns = _arrange(count, grads, params, contiguous(states), given)
         steps, rate = _scalars(grads, steps, positions, lr)
         *roles, want_lr = wanted
         outputs = [list(map(torch.empty_like, grads)) if want else [] for want in roles]
@@ -131,7 +131,7 @@ def _backward(rule: str) -> Callable[..., list[torch.Tensor]]:
             rule,
             backward=True,
             grads=grads,
-            inputs=(*_columns(count + 1, cotangents), grads, params, *columns),
+            inputs=(*map(_contiguous_or_none, given), grads, params, *columns),
             outputs=outputs,
             steps=steps,
             positions=positions,
@@ -188,26 +188,19 @@ def _columns(count: int, tensors: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def _arrange(
-    count: int, grads: Tensors, params: Tensors, states: Tensors
+    count: int,
+    grads: Tensors,
+    params: Tensors,
+    states: Tensors,
+    cotangents: Sequence[Sequence[Maybe]] = (),
 ) -> tuple[Tensors, Tensors, list[Tensors]]:
     columns = _columns(count, states)
-    require_alike(grads, params, *columns)
+    require_alike(grads, params, *columns, *cotangents)
     return contiguous(grads), contiguous(params), columns
 
 
-def _arrange_cotangents(
-    count: int, cotangents: Sequence[Maybe], grads: Tensors
-) -> list[Maybe]:
-    if len(cotangents) != (count + 1) * len(grads):
-        raise ValueError(
-            f'{(count + 1) * len(grads)} cotangents are needed, got {len(cotangents)}'
-        )
-    given = [tensor for tensor in cotangents if tensor is not None]
-    like = [grads[i % len(grads)] for i, tensor in enumerate(cotangents) if tensor is not None]
-    if given:
-        require_alike(like, given)
-        require_alike([*like, *grads[:1]])
-    return [None if tensor is None else tensor.contiguous() for tensor in cotangents]
+def _contiguous_or_none(tensors: Sequence[Maybe]) -> Sequence[Maybe]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
 def _scalars(
