@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import torchopt
 from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.trees import assert_trees_equal, copied
 from torchopt import pytree
@@ -103,6 +104,16 @@ def test_states_that_do_not_fit(case: OptimizerCase, inplace: bool) -> None:
     with pytest.raises(ValueError, match=r"\w+\['b'\] does not fit updates\['b'\]"):
         optimizer.update(gradients, other_shape, params=params(), inplace=inplace)
     assert_trees_equal(gradients, params())
+
+
+def test_states_of_something_else_than_tensors() -> None:
+    optimizer = torchopt.transform.scale_by_adam()
+    state = optimizer.init(params())
+    with pytest.raises(ValueError, match=r"mu\['a'\] does not fit updates\['a'\]: 'x' against"):
+        optimizer.update(params(), state._replace(mu={'a': 'x', 'b': None}))
+    plain = torchopt.Adam(list(params().values()))
+    with pytest.raises(ValueError, match=r'a tensor of .*, got a value of type str'):
+        plain.load_state_dict(pytree.tree_map(lambda leaf: 'x', plain.state_dict()))
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -79,6 +80,12 @@ def test_different_chains_differ() -> None:
     assert chain(a, b) != chain(b, a)
     assert chain(a, b) != a
     assert chain(a, b) != (a, b)
+    assert chain(a, b) != 'a chain'
+
+
+def test_the_identity_is_copied_as_itself() -> None:
+    assert copy.deepcopy(identity()) == identity()
+    assert copy.copy(identity()) == identity()
 
 
 def test_chain_keeps_its_parts_in_sight() -> None:

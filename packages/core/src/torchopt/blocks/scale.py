@@ -24,7 +24,20 @@ def scale(factor: Scalar | TensorTree) -> GradientTransformation:
 
 
 def _multiply(factor: Scalar | TensorTree, name: str) -> GradientTransformation:
-    if isinstance(factor, (int, float)) or (isinstance(factor, torch.Tensor) and factor.dim() == 0):
+    if isinstance(factor, (int, float)):
+        # A number costs every multiplication, and every one of its derivatives, a conversion that
+        # takes as long as a small product. To 16 bits it is not rounded, as torch rounds none.
+        as_tensor = {
+            dtype: torch.tensor(factor, dtype=dtype, device='cpu')
+            for dtype in (torch.float32, torch.float64)
+        }
+
+        def update(updates: Updates, params: Params | None) -> Updates:
+            # A compiler folds the number; a tensor on the CPU would keep it from CUDA graphs.
+            factors = {} if torch.compiler.is_compiling() else as_tensor
+            return map_updates(lambda g: g * factors.get(g.dtype, factor), updates)
+
+    elif isinstance(factor, torch.Tensor) and factor.dim() == 0:
 
         def update(updates: Updates, params: Params | None) -> Updates:
             return map_updates(lambda g: g * factor, updates)
