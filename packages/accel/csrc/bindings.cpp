@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "cpu/dlpack.h"
 #include "cpu/driver.h"
+#include "cpu/pool.h"
 #ifdef TORCHOPT_WITH_CUDA
 #include "cuda/driver.h"
 #endif
@@ -17,9 +19,6 @@ namespace {
 
 using torchopt::Problem;
 using Pointers = std::vector<std::vector<uintptr_t>>;
-
-// The most hyperparameters that a rule reads; those it has not got count as 0.
-constexpr size_t kHyper = 8;
 
 // Python has compared the tensors; these checks keep a mistake there from reading wild memory.
 void check(const Problem& problem) {
@@ -39,13 +38,14 @@ void check(const Problem& problem) {
         throw std::invalid_argument("wrong number of pointers");
   if (problem.steps && problem.positions.size() != count)
     throw std::invalid_argument("wrong number of positions");
+  if (problem.hyper.size() > torchopt::kHyper) throw std::invalid_argument("too many numbers");
 }
 
+// Numbers that a rule has not got count as 0.
 void make_problem(Problem* self, int rule, int dtype, bool backward, std::vector<int64_t> sizes,
                   Pointers inputs, Pointers outputs, std::vector<double> hyper, uintptr_t steps,
                   std::vector<int64_t> positions, double lr_value, uintptr_t lr,
                   int64_t lr_stride, uintptr_t lr_grad) {
-  hyper.resize(kHyper);
   Problem made{rule,
                torchopt::Dtype(dtype),
                backward,
@@ -60,12 +60,40 @@ void make_problem(Problem* self, int rule, int dtype, bool backward, std::vector
                lr_stride,
                reinterpret_cast<double*>(lr_grad)};
   check(made);
+  made.hyper.resize(torchopt::kHyper);
   new (self) Problem(std::move(made));
+}
+
+constexpr const char* kCapsule = "dltensor";
+
+// Whoever takes the tensor renames the capsule; if none did, its memory goes back.
+void discard(PyObject* capsule) {
+  if (!PyCapsule_IsValid(capsule, kCapsule)) return;
+  auto* made = static_cast<torchopt::DLManagedTensor*>(PyCapsule_GetPointer(capsule, kCapsule));
+  made->deleter(made);
+}
+
+// New tensors, as capsules and as pointers.
+nb::tuple allocate(int dtype, const std::vector<std::vector<int64_t>>& shapes) {
+  if (dtype < 0 || dtype >= torchopt::kDtypes) throw std::invalid_argument("no such dtype");
+  nb::list capsules, pointers;
+  for (const auto& shape : shapes) {
+    torchopt::DLManagedTensor* made = torchopt::make_tensor(torchopt::Dtype(dtype), shape);
+    PyObject* capsule = PyCapsule_New(made, kCapsule, discard);
+    if (!capsule) {
+      made->deleter(made);
+      throw nb::python_error();
+    }
+    capsules.append(nb::steal(capsule));
+    pointers.append(reinterpret_cast<uintptr_t>(made->tensor.data));
+  }
+  return nb::make_tuple(capsules, pointers);
 }
 
 // Whether any two tensors share memory, given where they start and the bytes that they take.
 bool overlap(const std::vector<uintptr_t>& starts, const std::vector<int64_t>& bytes) {
-  if (starts.size() != bytes.size()) throw std::invalid_argument("starts and bytes differ in length");
+  if (starts.size() != bytes.size())
+    throw std::invalid_argument("starts and bytes differ in length");
   std::vector<std::pair<uintptr_t, int64_t>> ranges;
   for (size_t i = 0; i < starts.size(); ++i)
     if (bytes[i] > 0) ranges.emplace_back(starts[i], bytes[i]);
@@ -85,6 +113,8 @@ NB_MODULE(_C, m) {
            nb::arg("lr_stride"), nb::arg("lr_grad"));
   m.def("run_on_cpu", &torchopt::run_on_cpu, nb::arg("problem"), nb::arg("threads"),
         nb::call_guard<nb::gil_scoped_release>());
+  m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"));
+  m.def("waiting_bytes", &torchopt::waiting_bytes);
   m.def("overlap", &overlap, nb::arg("starts"), nb::arg("bytes"));
   m.def("supported_isas", &torchopt::supported_isas);
   m.def("current_isa", &torchopt::current_isa);
@@ -95,9 +125,11 @@ NB_MODULE(_C, m) {
   m.attr("RULES") = nb::tuple(names);
   m.attr("COMPILER") = TORCHOPT_COMPILER;
   m.attr("CUDA_ARCHITECTURES") = TORCHOPT_CUDA_ARCHITECTURES;
+  m.attr("CUDA_COMPILER") = TORCHOPT_CUDA_COMPILER;
 #ifdef TORCHOPT_WITH_CUDA
   m.def("run_on_cuda", &torchopt::run_on_cuda, nb::arg("problem"), nb::arg("stream"),
         nb::arg("scratch"), nb::call_guard<nb::gil_scoped_release>());
   m.def("cuda_scratch", &torchopt::cuda_scratch, nb::arg("sizes"));
+  m.def("cuda_obstacle", &torchopt::cuda_obstacle, nb::arg("device"));
 #endif
 }

@@ -8,6 +8,9 @@ namespace torchopt {
 
 enum Dtype { kFloat32, kFloat64, kBFloat16, kFloat16, kDtypes };
 
+// The most hyperparameters that a rule and what is around it read.
+constexpr int kHyper = 8;
+
 constexpr int64_t kItemSize[kDtypes] = {4, 8, 2, 2};
 
 // One step over a list of tensors. Pointers are by role, then by tensor:

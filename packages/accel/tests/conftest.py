@@ -22,9 +22,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     launch = torchopt_accel.ops.launch
 
-    def recorded(rule: str, *, backward: bool, **rest: Any) -> None:
+    def recorded(rule: str, layout: Any, *, backward: bool, **rest: Any) -> None:
         seen.append(rule + ('_backward' if backward else ''))
-        launch(rule, backward=backward, **rest)
+        launch(rule, layout, backward=backward, **rest)
 
     monkeypatch.setattr(torchopt_accel.ops, 'launch', recorded)
     return seen

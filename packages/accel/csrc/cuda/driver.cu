@@ -17,7 +17,6 @@ using namespace TORCHOPT_ISA;
 
 constexpr int kThreads = 256;
 constexpr int64_t kBlockChunk = 8192;
-constexpr int kHyper = 8;
 // What a kernel's arguments may take since CUDA 12.1, on sm_70 and later.
 constexpr size_t kArgumentBytes = 32764;
 
@@ -312,6 +311,20 @@ void launch_dtype(const Problem& problem, cudaStream_t stream, double* scratch) 
 }
 
 }  // namespace
+
+std::string cuda_obstacle(int device) {
+  // The runtime loads the device's machine code, or compiles that for it, or says that it can't.
+  int before = 0;
+  cudaError_t status = cudaGetDevice(&before);
+  if (status == cudaSuccess) status = cudaSetDevice(device);
+  cudaFuncAttributes attributes;
+  if (status == cudaSuccess)
+    status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather));
+  cudaSetDevice(before);
+  // A failure here must not be reported by the next launch.
+  cudaGetLastError();
+  return status == cudaSuccess ? "" : cudaGetErrorString(status);
+}
 
 int64_t cuda_scratch(const std::vector<int64_t>& sizes) {
   int64_t total = 0;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "../problem.h"
 
 namespace torchopt {
@@ -9,6 +11,10 @@ namespace torchopt {
 // Throws std::runtime_error if a launch fails.
 void run_on_cuda(const Problem& problem, uintptr_t stream, uintptr_t scratch);
 
+// The number of doubles that run_on_cuda needs beside its tensors.
 int64_t cuda_scratch(const std::vector<int64_t>& sizes);
+
+// Why no kernel runs on a device; empty if they do.
+std::string cuda_obstacle(int device);
 
 }  // namespace torchopt

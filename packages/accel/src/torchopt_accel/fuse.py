@@ -15,7 +15,7 @@ from torchopt.typing import OptState, Params, TreeT
 from torchopt_accel import ops
 from torchopt_accel.call import Call
 from torchopt_accel.devices import runs_on
-from torchopt_accel.launch import DTYPES, Mismatch, overlap, require_alike
+from torchopt_accel.launch import DTYPES, Mismatch, layout_of, overlap
 from torchopt_accel.plans import Plan, find, plan, replace, schedule_count
 from torchopt_accel.step import step, transforming
 
@@ -96,7 +96,7 @@ class _Tree:
             return False
         for group in self._groups:
             grads, *rest = [[row[i] for i in group] for row in self._rows]
-            require_alike(grads, *rest)
+            layout_of(grads, *rest)
             params = rest.pop(0) if self._plan.decays else []
             written = [*grads, *(tensor for row in rest for tensor in row)]
             if not all(tensor.is_contiguous() for tensor in written):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,62 +27,91 @@ class Mismatch(ValueError):
     """Tensors of one call don't fit together."""
 
 
-_data_ptr = torch.Tensor.data_ptr
-_numel = torch.Tensor.numel
-_is_contiguous = torch.Tensor.is_contiguous
+class Layout(NamedTuple):
+    """What the tensors of all roles have in common."""
+
+    shapes: list[torch.Size]
+    dtype: torch.dtype
+    device: torch.device
 
 
-def contiguous(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    """Return the tensors, with copies in the place of those that are not contiguous."""
-    if all(map(_is_contiguous, tensors)):
-        return tensors
-    return [tensor.contiguous() for tensor in tensors]
-
-
-def require_alike(grads: Sequence[torch.Tensor], *roles: Role) -> None:
-    """Raise unless all tensors of a role have the shapes of ``grads``, and all one dtype and device.
+def layout_of(grads: Sequence[torch.Tensor], *roles: Role) -> Layout:
+    """Compare all tensors: in every role the same shapes, everywhere one dtype and one device.
 
     Args:
         grads: At least one tensor.
         roles: One entry for each of ``grads``, a tensor or None, or no entry at all.
 
     Raises:
-        Mismatch: they have not.
+        Mismatch: they differ, or no kernel is made for their dtype.
     """
     shapes = [tensor.shape for tensor in grads]
     dtype, device = grads[0].dtype, grads[0].device
     if dtype not in DTYPES:
         raise Mismatch(f'the kernels take {", ".join(map(str, DTYPES))}, not {dtype}')
-    for role in (grads, *roles):
-        if not role:
-            continue
-        if len(role) != len(grads):
+    tensors = [tensor for role in (grads, *roles) for tensor in role if tensor is not None]
+    one_kind = {x.dtype for x in tensors} == {dtype} and {x.device for x in tensors} == {device}
+    for role in roles:
+        if role and len(role) != len(grads):
             raise Mismatch(f'{len(role)} tensors do not go with {len(grads)} gradients')
-        for tensor, shape in zip(role, shapes):
-            if tensor is not None and (
-                tensor.shape != shape or tensor.dtype != dtype or tensor.device != device
-            ):
-                raise Mismatch(
-                    'tensors of one step differ in shape, dtype or device: '
-                    f'{tuple(tensor.shape)}, {tensor.dtype}, {tensor.device} against '
-                    f'{tuple(shape)}, {dtype}, {device}'
-                )
+        fits = [shape if x is None else x.shape for x, shape in zip(role, shapes)] == shapes
+        if role and not fits:
+            raise Mismatch(f'tensors of one step differ in shape: {_outline(role, grads)}')
+    if not one_kind:
+        raise Mismatch(
+            f'tensors of one step differ in dtype or device: {_outline(*roles, grads)}'
+        )
+    return Layout(shapes, dtype, device)
+
+
+def _outline(*roles: Role) -> str:
+    outlines = [
+        [None if x is None else (tuple(x.shape), str(x.dtype), str(x.device)) for x in role]
+        for role in roles
+    ]
+    return ' against '.join(map(str, outlines))
+
+
+def contiguous(role: Role) -> Role:
+    """Return the tensors, with copies in the place of those that are not contiguous."""
+    if all([x is None or x.is_contiguous() for x in role]):
+        return role
+    return [None if x is None else x.contiguous() for x in role]
+
+
+def pointers(role: Role) -> list[int]:
+    """Return where the tensors lie, 0 for None."""
+    return [0 if x is None else x.data_ptr() for x in role]
+
+
+def allocate(layout: Layout) -> tuple[list[torch.Tensor], list[int]]:
+    """Return contiguous tensors for one role of results, and where they lie.
+
+    On the CPU their memory is that of results that have been freed: see ``csrc/cpu/pool.h``.
+    """
+    if layout.device.type == 'cpu':
+        capsules, addresses = C.allocate(DTYPES[layout.dtype], layout.shapes)
+        return list(map(torch._C._from_dlpack, capsules)), addresses
+    tensors = [
+        torch.empty(shape, dtype=layout.dtype, device=layout.device) for shape in layout.shapes
+    ]
+    return tensors, pointers(tensors)
 
 
 def overlap(tensors: Sequence[torch.Tensor]) -> bool:
     """Tell whether any two of these contiguous tensors share memory."""
     sizes = [tensor.nbytes for tensor in tensors]
-    shared: bool = C.overlap(list(map(_data_ptr, tensors)), sizes)
+    shared: bool = C.overlap(pointers(tensors), sizes)
     return shared
 
 
 def launch(
     rule: str,
+    layout: Layout,
     *,
     backward: bool,
-    grads: Sequence[torch.Tensor],
     inputs: Sequence[Role],
-    outputs: Sequence[Role],
+    outputs: Sequence[list[int]],
     steps: torch.Tensor | None,
     positions: Sequence[int],
     lr: torch.Tensor | None,
@@ -94,25 +122,24 @@ def launch(
 
     Args:
         rule: Name of the rule.
+        layout: That of all tensors.
         backward: Run the derivative.
-        grads: Gives sizes, dtype and device of all.
         inputs: By role, in the order of ``csrc/problem.h``; None for a tensor of zeros.
-        outputs: By role, in the order of ``csrc/problem.h``.
+        outputs: Where the results go, by role, in the order of ``csrc/problem.h``.
         steps: Step counts, int64, on the device.
         positions: Where in ``steps`` each tensor's count is.
         lr: Learning rates, float64, on the device: one, or one for each tensor.
         hyper: The learning rate if ``lr`` is None, then the numbers that the rule takes.
         lr_grad: Where the cotangent of ``lr`` is added, laid out as ``lr``.
     """
-    device = grads[0].device
-    sizes = list(map(_numel, grads))
+    sizes = [shape.numel() for shape in layout.shapes]
     problem = C.Problem(
         RULES[rule],
-        DTYPES[grads[0].dtype],
+        DTYPES[layout.dtype],
         backward,
         sizes,
-        [_pointers(role) for role in inputs],
-        [_pointers(role) for role in outputs],
+        [pointers(role) for role in inputs],
+        outputs,
         hyper[1:],
         0 if steps is None else steps.data_ptr(),
         positions,
@@ -121,6 +148,7 @@ def launch(
         0 if lr is None or lr.dim() == 0 else 1,
         0 if lr_grad is None else lr_grad.data_ptr(),
     )
+    device = layout.device
     if device.type == 'cpu':
         C.run_on_cpu(problem, torch.get_num_threads())
         return
@@ -130,10 +158,3 @@ def launch(
             scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=device)
         stream = torch.cuda.current_stream(device).cuda_stream
         C.run_on_cuda(problem, stream, 0 if scratch is None else scratch.data_ptr())
-
-
-def _pointers(role: Role) -> list[int]:
-    try:
-        return list(map(_data_ptr, role))
-    except TypeError:
-        return [0 if tensor is None else tensor.data_ptr() for tensor in role]

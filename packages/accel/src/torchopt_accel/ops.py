@@ -12,7 +12,19 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.launch import RULES, STATES, Mismatch, contiguous, launch, overlap, require_alike
+from torchopt_accel.launch import (
+    HAS_CUDA,
+    RULES,
+    STATES,
+    Layout,
+    Mismatch,
+    allocate,
+    contiguous,
+    launch,
+    layout_of,
+    overlap,
+    pointers,
+)
 
 Tensors = Sequence[torch.Tensor]
 Maybe = torch.Tensor | None
@@ -42,22 +54,22 @@ def _forward(rule: str) -> Callable[..., list[torch.Tensor]]:
     ) -> list[torch.Tensor]:
         if not grads:
             return []
-        states = contiguous(states)
-        grads, params, columns = _arrange(count, grads, params, states)
-        steps, lr = _scalars(grads, steps, positions, lr)
-        outputs = [*map(torch.empty_like, grads), *map(torch.empty_like, states)]
+        roles = (grads, params, *_columns(count, states))
+        layout = layout_of(*roles)
+        steps, lr = _scalars(layout, steps, positions, lr)
+        results = [allocate(layout) for _ in range(count + 1)]
         launch(
             rule,
+            layout,
             backward=False,
-            grads=grads,
-            inputs=(grads, params, *columns),
-            outputs=_columns(count + 1, outputs),
+            inputs=[*map(contiguous, roles)],
+            outputs=[addresses for _, addresses in results],
             steps=steps,
             positions=positions,
             lr=lr,
             hyper=hyper,
         )
-        return outputs
+        return [tensor for tensors, _ in results for tensor in tensors]
 
     return forward
 
@@ -76,22 +88,24 @@ def _forward_inplace(rule: str) -> Callable[..., None]:
     ) -> None:
         if not grads:
             return
-        given = [*grads, *states]
-        if not all(map(torch.Tensor.is_contiguous, given)):
+        columns = _columns(count, states)
+        layout = layout_of(grads, params, *columns)
+        written = [*grads, *states]
+        if not all(tensor.is_contiguous() for tensor in written):
             raise ValueError('only contiguous tensors can be written in place')
-        grads, params, columns = _arrange(count, grads, params, states)
-        if overlap([*given, *params]):
+        params = contiguous(params)
+        if overlap([*written, *params]):
             raise ValueError('tensors that share memory cannot be written in place')
-        steps, lr = _scalars(grads, steps, positions, lr)
+        steps, lr = _scalars(layout, steps, positions, lr)
         torch.autograd.graph.increment_version(
-            [tensor for tensor in given if not tensor.is_inference()]
+            [tensor for tensor in written if not tensor.is_inference()]
         )
         launch(
             rule,
+            layout,
             backward=False,
-            grads=grads,
             inputs=(grads, params, *columns),
-            outputs=(grads, *columns),
+            outputs=[*map(pointers, (grads, *columns))],
             steps=steps,
             positions=positions,
             lr=lr,
@@ -117,11 +131,14 @@ def _backward(rule: str) -> Callable[..., list[torch.Tensor]]:
     ) -> list[torch.Tensor]:
         if not grads:
             return []
-        given = _columns(count + 1, cotangents)
-        grads, params, columns = _arrange(count, grads, params, contiguous(states), given)
-        steps, rate = _scalars(grads, steps, positions, lr)
+        columns = _columns(count, states)
+        received = _columns(count + 1, cotangents)
+        layout = layout_of(grads, params, *columns, *received)
+        steps, rate = _scalars(layout, steps, positions, lr)
         *roles, want_lr = wanted
-        outputs = [list(map(torch.empty_like, grads)) if want else [] for want in roles]
+        results: list[tuple[list[torch.Tensor], list[int]]] = [
+            allocate(layout) if want else ([], []) for want in roles
+        ]
         lr_grad = None
         if want_lr:
             if rate is None:
@@ -129,17 +146,17 @@ def _backward(rule: str) -> Callable[..., list[torch.Tensor]]:
             lr_grad = torch.zeros_like(rate)
         launch(
             rule,
+            layout,
             backward=True,
-            grads=grads,
-            inputs=(*map(_contiguous_or_none, given), grads, params, *columns),
-            outputs=outputs,
+            inputs=[*map(contiguous, (*received, grads, params, *columns))],
+            outputs=[addresses for _, addresses in results],
             steps=steps,
             positions=positions,
             lr=rate,
             hyper=hyper,
             lr_grad=lr_grad,
         )
-        flat = [tensor for role in outputs for tensor in role]
+        flat = [tensor for tensors, _ in results for tensor in tensors]
         if lr_grad is not None and lr is not None:
             flat.append(lr_grad.to(lr.device, lr.dtype))
         return flat
@@ -187,40 +204,25 @@ def _columns(count: int, tensors: Sequence[Any]) -> list[Sequence[Any]]:
     return [tensors[role * size : (role + 1) * size] for role in range(count)]
 
 
-def _arrange(
-    count: int,
-    grads: Tensors,
-    params: Tensors,
-    states: Tensors,
-    cotangents: Sequence[Sequence[Maybe]] = (),
-) -> tuple[Tensors, Tensors, list[Tensors]]:
-    columns = _columns(count, states)
-    require_alike(grads, params, *columns, *cotangents)
-    return contiguous(grads), contiguous(params), columns
-
-
-def _contiguous_or_none(tensors: Sequence[Maybe]) -> Sequence[Maybe]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
-
-
 def _scalars(
-    grads: Tensors, steps: Maybe, positions: Sequence[int], lr: Maybe
+    layout: Layout, steps: Maybe, positions: Sequence[int], lr: Maybe
 ) -> tuple[Maybe, Maybe]:
-    device = grads[0].device
+    """Compare step counts and learning rate with the tensors, and take them to their device."""
+    device, count = layout.device, len(layout.shapes)
     if steps is not None:
-        fits = len(positions) == len(grads) and 0 <= min(positions) <= max(positions)
+        fits = len(positions) == count and 0 <= min(positions) <= max(positions)
         if not fits or max(positions) >= steps.numel() or steps.dtype != torch.int64:
             raise ValueError(
-                f'each of the {len(grads)} tensors needs its position in the int64 vector steps'
+                f'each of the {count} tensors needs its position in the int64 vector steps'
             )
-        steps = steps.to(device).contiguous()
+        steps = steps.to(device, non_blocking=True).contiguous()
     if lr is not None:
-        if lr.shape not in ((), (len(grads),)) or not lr.is_floating_point():
+        if lr.shape not in ((), (count,)) or not lr.is_floating_point():
             raise ValueError(
-                f'lr must be a floating-point scalar or vector of {len(grads)}, '
+                f'lr must be a floating-point scalar or vector of {count}, '
                 f'got {lr.dtype} of shape {tuple(lr.shape)}'
             )
-        lr = lr.to(device, torch.float64).contiguous()
+        lr = lr.to(device, torch.float64, non_blocking=True).contiguous()
     return steps, lr
 
 
@@ -235,7 +237,8 @@ def _register(library: torch.library.Library) -> None:
             name = f'{rule}_{kind}'
             library.define(name + _SCHEMAS[kind])
             library.impl(name, implementation, 'CPU')
-            library.impl(name, implementation, 'CUDA')
+            if HAS_CUDA:
+                library.impl(name, implementation, 'CUDA')
             torch.library.register_fake(f'torchopt::{name}', fake, lib=library)
 
 
