@@ -123,9 +123,6 @@ NB_MODULE(_C, m) {
   for (const auto& rule : torchopt::rules())
     names.append(nb::make_tuple(rule.name, rule.states));
   m.attr("RULES") = nb::tuple(names);
-  m.attr("COMPILER") = TORCHOPT_COMPILER;
-  m.attr("CUDA_ARCHITECTURES") = TORCHOPT_CUDA_ARCHITECTURES;
-  m.attr("CUDA_COMPILER") = TORCHOPT_CUDA_COMPILER;
 #ifdef TORCHOPT_WITH_CUDA
   m.def("run_on_cuda", &torchopt::run_on_cuda, nb::arg("problem"), nb::arg("stream"),
         nb::arg("scratch"), nb::call_guard<nb::gil_scoped_release>());

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.optimizer_cases import MAIN_CASES, OptimizerCase
-from support.trees import assert_trees_close, generator
 
 import torchopt
+from support.optimizer_cases import MAIN_CASES, OptimizerCase
+from support.trees import assert_trees_close, generator
 from torchopt import pytree
 
 SIZES = (0, 1, 3, 1023, 1024, 1025, 4097, 70_001)
@@ -145,8 +145,11 @@ def strided(draw: st.DrawFn) -> torch.Tensor:
     shape = draw(st.lists(st.integers(0, 7), max_size=3))
     steps = [draw(st.integers(1, 3)) for _ in shape]
     start = draw(st.integers(0, 3))
-    base = torch.randn([n * k + start for n, k in zip(shape, steps)], generator=generator(start),
-                       dtype=torch.float64)
+    base = torch.randn(
+        [n * k + start for n, k in zip(shape, steps)],
+        generator=generator(start),
+        dtype=torch.float64,
+    )
     view = base[tuple(slice(start, start + n * k, k) for n, k in zip(shape, steps))]
     order = draw(st.permutations(range(len(shape))))
     return view.permute(order)

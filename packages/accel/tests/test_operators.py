@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.trees import generator
 
+from support.trees import generator
 from torchopt_accel import ops
 from torchopt_accel.launch import RULES, STATES
 

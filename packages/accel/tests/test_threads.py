@@ -63,14 +63,19 @@ def threads():
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='counts threads in /proc')
 def test_number_of_threads() -> None:
-    code = PARALLEL + 'before = threads(); torch.set_num_threads({0}); step(); print(threads() - before)'
+    code = (
+        PARALLEL
+        + 'before = threads(); torch.set_num_threads({0}); step(); print(threads() - before)'
+    )
     assert run(code.format(1)) == '0'
     assert int(run(code.format(3))) >= 2
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_fork_after_parallel_call() -> None:
-    code = PARALLEL + """
+    code = (
+        PARALLEL
+        + """
 torch.set_num_threads(2)
 expected = step()
 child = os.fork()
@@ -78,13 +83,17 @@ if child == 0:
     os._exit(0 if optimizer.update(grads, state)[0][0][0].item() == expected[0].item() else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+    )
     assert run(code) == '0'
 
 
 def test_one_openmp_runtime() -> None:
-    code = PARALLEL + """
+    code = (
+        PARALLEL
+        + """
 step()
 lines = Path('/proc/self/maps').read_text().splitlines()
 print(len({line.split()[-1] for line in lines if 'gomp' in line or 'iomp' in line}))
 """
+    )
     assert run(code) == '1'

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.optimizer_cases import MAIN_CASES, OptimizerCase
-from support.trees import assert_trees_close, generator
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchopt
+from support.optimizer_cases import MAIN_CASES, OptimizerCase
+from support.trees import assert_trees_close, generator
 from torchopt import pytree
 
 # Differences of 1e-6 must be small against eps under a root, and 1 - beta large against them.
@@ -27,7 +27,10 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def params_of(seed: int = 0, batch: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
-    return {name: normal(*batch, *shape, seed=seed + i) for i, (name, shape) in enumerate(SHAPES.items())}
+    return {
+        name: normal(*batch, *shape, seed=seed + i)
+        for i, (name, shape) in enumerate(SHAPES.items())
+    }
 
 
 def unroll(case: OptimizerCase, **overrides: Any) -> Callable[..., torch.Tensor]:
@@ -79,8 +82,14 @@ def test_gradcheck(case: OptimizerCase, launches: list[str]) -> None:
         )
         return (*updates, *(x for x in pytree.tree_leaves(after) if x.is_floating_point()))
 
-    used = [x for x, g in zip(inputs, torch.autograd.grad(
-        sum(x.sum() for x in step(*inputs)), inputs, allow_unused=True)) if g is not None]
+    used = [
+        x
+        for x, g in zip(
+            inputs,
+            torch.autograd.grad(sum(x.sum() for x in step(*inputs)), inputs, allow_unused=True),
+        )
+        if g is not None
+    ]
     unused = len(used) < len(inputs)
     if unused:
         param = inputs.pop(1).detach()
@@ -127,9 +136,7 @@ def test_vmap_equals_loop(case: OptimizerCase, launches: list[str]) -> None:
     batched = torch.vmap(meta_grad)(params, targets)
     assert launches
     launches.clear()
-    rows = [
-        meta_grad(pytree.tree_map(lambda x, i=i: x[i], params), targets[i]) for i in range(3)
-    ]
+    rows = [meta_grad(pytree.tree_map(lambda x, i=i: x[i], params), targets[i]) for i in range(3)]
     stacked = pytree.tree_map(lambda *leaves: torch.stack(leaves), *rows)
     assert_trees_close(batched, stacked, rtol=1e-10, atol=1e-10)
     assert launches
@@ -148,7 +155,9 @@ def test_vmap_of_any_in_dims(case: OptimizerCase) -> None:
 def test_vmap_over_learning_rates(case: OptimizerCase, launches: list[str]) -> None:
     rates = torch.tensor([0.01, 0.03, 0.1], dtype=torch.float64)
     grad = lambda f: torch.func.grad(f, argnums=(0, 2))  # noqa: E731
-    both(case, lambda f: torch.vmap(grad(f), (None, None, 0))(params_of(), normal(2, seed=9), rates))
+    both(
+        case, lambda f: torch.vmap(grad(f), (None, None, 0))(params_of(), normal(2, seed=9), rates)
+    )
     # A shared rate has a gradient for each element of the batch.
     both(
         case,

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+
+import torchopt
 from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.trees import (
     assert_trees_close,
@@ -14,8 +16,6 @@ from support.trees import (
     sample_gradients,
     sample_params,
 )
-
-import torchopt
 from torchopt import pytree
 
 STEPS = 4
@@ -141,9 +141,7 @@ def test_precision(case: OptimizerCase, dtype: torch.dtype, scale: float, isa: s
     resolution = torch.finfo(dtype).eps
     params = sample_params(dtype)
     state = case.make().init(params)
-    state = pytree.tree_map(
-        lambda s: (s + 0.5).detach() if s.is_floating_point() else s, state
-    )
+    state = pytree.tree_map(lambda s: (s + 0.5).detach() if s.is_floating_point() else s, state)
     gradients = pytree.tree_map(lambda g: g * scale, sample_gradients(params, 0))
 
     def step(accelerated: bool, wide: bool) -> list[torch.Tensor]:
@@ -162,7 +160,9 @@ def test_precision(case: OptimizerCase, dtype: torch.dtype, scale: float, isa: s
 
     for actual, expected in zip(step(True, False), step(False, True), strict=True):
         size = 1 if expected.numel() == 0 else max(1e-3, expected.abs().max().item())
-        torch.testing.assert_close(actual, expected, rtol=4 * resolution, atol=4 * resolution * size)
+        torch.testing.assert_close(
+            actual, expected, rtol=4 * resolution, atol=4 * resolution * size
+        )
 
 
 def _widen(tensor: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,9 @@ def forward(
     updates, state = rule.update(
         list(grads), state, params=list(params) if params else None, inplace=False
     )
-    new = [tensor for owner, field in kernel.columns for tensor in getattr(find(state, owner), field)]
+    new = [
+        tensor for owner, field in kernel.columns for tensor in getattr(find(state, owner), field)
+    ]
     return (*updates, *new)
 
 
@@ -59,9 +61,7 @@ def pullback(
     primals = tensors if lr is None else (*tensors, lr)
     outputs, transpose = torch.func.vjp(rule, *primals)
     *grads, rate_grad = (*transpose(_filled(cotangents, outputs)), *([None] if lr is None else []))
-    kept = [
-        grad for role, want in zip(call.roles(grads), wanted) if want for grad in role
-    ]
+    kept = [grad for role, want in zip(call.roles(grads), wanted) if want for grad in role]
     return (*kept, rate_grad) if wanted[-1] else tuple(kept)
 
 

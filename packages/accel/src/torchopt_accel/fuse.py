@@ -117,9 +117,7 @@ class _Tree:
             for role, result in enumerate(results):
                 for i, output in zip(group, outputs[role * len(group) :]):
                     result[i] = output
-        updates, *columns = [
-            pytree.tree_unflatten(self._structure, result) for result in results
-        ]
+        updates, *columns = [pytree.tree_unflatten(self._structure, result) for result in results]
         for (owner, field), column in zip(self._plan.kernel.columns, columns):
             changes.setdefault(owner, {})[field] = column
         return updates, replace(self._state, changes)

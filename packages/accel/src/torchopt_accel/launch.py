@@ -17,7 +17,7 @@ DTYPES = {
 }
 RULES: dict[str, int] = {name: index for index, (name, _) in enumerate(C.RULES)}
 STATES: dict[str, int] = dict(C.RULES)
-HAS_CUDA = bool(C.CUDA_ARCHITECTURES)
+HAS_CUDA = hasattr(C, 'run_on_cuda')
 
 # All tensors of a role, or none: an input that counts as zeros, an output that is not wanted.
 Role = Sequence[Any]
@@ -58,9 +58,7 @@ def layout_of(grads: Sequence[torch.Tensor], *roles: Role) -> Layout:
         if role and not fits:
             raise Mismatch(f'tensors of one step differ in shape: {_outline(role, grads)}')
     if not one_kind:
-        raise Mismatch(
-            f'tensors of one step differ in dtype or device: {_outline(*roles, grads)}'
-        )
+        raise Mismatch(f'tensors of one step differ in dtype or device: {_outline(*roles, grads)}')
     return Layout(shapes, dtype, device)
 
 

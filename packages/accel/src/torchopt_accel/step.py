@@ -73,7 +73,7 @@ class Forward(torch.autograd.Function):
         _, needs_lr, _, *needs = ctx.needs_input_grad
         wanted = [*map(any, call.roles(needs)), needs_lr]
         results: Sequence[Maybe]
-        if forward_mode() or any(map(_old_batch, cotangents)):
+        if forward_mode() or _old_vmap():
             results = composite.pullback(call, wanted, lr, steps, cotangents, tensors)
         elif transforming() or torch.is_grad_enabled():
             results = Backward.apply(  # type: ignore[no-untyped-call]
@@ -216,13 +216,13 @@ def _spread(
     return grads, results[used] if want_lr else None
 
 
-def _old_batch(tensor: Maybe) -> bool:
-    """Tell whether a tensor is a batch of ``torch.autograd.grad(..., is_grads_batched=True)``.
+def _old_vmap() -> bool:
+    """Tell whether this is a call of ``torch.autograd.grad(..., is_grads_batched=True)``.
 
-    It is not one of ``torch.vmap``, and goes through no rule for batches but torch's own.
+    Its batches are not those of ``torch.vmap``, and go through no rule for batches but torch's own.
     """
-    batch: bool = tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
-    return batch
+    active: bool = torch._C._dispatch_tls_is_dispatch_key_included('VmapMode')
+    return active
 
 
 def _differentiated(*tensors: Maybe) -> bool:
