@@ -48,7 +48,7 @@ def test_sizes(case: OptimizerCase, threads: int) -> None:
         expected, actual = compared(case, gradients)
     finally:
         torch.set_num_threads(before)
-    assert_trees_close(actual, expected, rtol=1e-11, atol=1e-11)
+    assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
@@ -66,7 +66,7 @@ def test_layouts(case: OptimizerCase, launches: list[str], isa: str) -> None:
     }
     expected, actual = compared(case, gradients)
     assert bool(launches) == ('amsgrad' not in case.options)
-    assert_trees_close(actual, expected, rtol=1e-11, atol=1e-11)
+    assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_mixed_dtypes_are_grouped(launches: list[str]) -> None:

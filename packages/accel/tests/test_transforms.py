@@ -56,7 +56,7 @@ def unroll(case: OptimizerCase, **overrides: Any) -> Callable[..., torch.Tensor]
 def both(case: OptimizerCase, run: Callable[[Callable[..., torch.Tensor]], Any]) -> None:
     expected = run(unroll(case))
     actual = run(unroll(case, use_accelerated_op=True))
-    assert_trees_close(actual, expected, rtol=1e-10, atol=1e-10)
+    assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @each_case
@@ -138,7 +138,7 @@ def test_vmap_equals_loop(case: OptimizerCase, launches: list[str]) -> None:
     launches.clear()
     rows = [meta_grad(pytree.tree_map(lambda x, i=i: x[i], params), targets[i]) for i in range(3)]
     stacked = pytree.tree_map(lambda *leaves: torch.stack(leaves), *rows)
-    assert_trees_close(batched, stacked, rtol=1e-10, atol=1e-10)
+    assert_trees_close(batched, stacked, rtol=1e-12, atol=1e-12)
     assert launches
 
 
@@ -184,7 +184,7 @@ def test_vmap_over_states(case: OptimizerCase) -> None:
 
         return torch.vmap(step)(params, batched)
 
-    assert_trees_close(run(True), run(False), rtol=1e-11, atol=1e-11)
+    assert_trees_close(run(True), run(False), rtol=1e-12, atol=1e-12)
 
 
 @each_case
@@ -201,7 +201,7 @@ def test_compile(case: OptimizerCase) -> None:
     meta_grad = torch.func.grad(unroll(case, use_accelerated_op=True, **fixed))
     compiled = torch.compile(meta_grad, fullgraph=True, backend='aot_eager')
     params, target = params_of(), normal(2, seed=9)
-    assert_trees_close(compiled(params, target), meta_grad(params, target), rtol=1e-10, atol=1e-10)
+    assert_trees_close(compiled(params, target), meta_grad(params, target), rtol=1e-12, atol=1e-12)
 
 
 def test_vmap_inplace() -> None:

@@ -64,7 +64,7 @@ def test_values_and_derivatives(case: OptimizerCase, launches: list[str]) -> Non
     actual = derivatives(case, use_accelerated_op=True)
     assert bool(launches) == fused(case)
     assert any(name.endswith('_backward') for name in launches) == fused(case)
-    assert_trees_close(actual, expected, rtol=1e-11, atol=1e-11)
+    assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
@@ -94,7 +94,7 @@ def test_schedule(case: OptimizerCase, launches: list[str]) -> None:
         loss = sum(x.square().sum() for x in pytree.tree_leaves(params))
         results.append((params, torch.autograd.grad(loss, start)))
     assert bool(launches) == fused(case)
-    assert_trees_close(*results, rtol=1e-11, atol=1e-11)
+    assert_trees_close(*results, rtol=1e-12, atol=1e-12)
 
 
 def test_schedule_of_numbers() -> None:

@@ -50,6 +50,8 @@ def _built_for() -> str:
 
 
 if TYPE_CHECKING:
-    from torchopt_accel import _C as C
+    from torchopt_accel import _C
+
+    C = _C
 else:
     C = _load()

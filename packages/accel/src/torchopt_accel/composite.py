@@ -6,7 +6,7 @@ stays written once, in core.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,10 +59,11 @@ def pullback(
         return forward(call, rate, steps, primals[: len(tensors)])
 
     primals = tensors if lr is None else (*tensors, lr)
-    outputs, transpose = torch.func.vjp(rule, *primals)
-    *grads, rate_grad = (*transpose(_filled(cotangents, outputs)), *([None] if lr is None else []))
+    outputs, transpose = _vjp(rule, *primals)
+    found = transpose(_filled(cotangents, outputs))
+    grads = found[: len(tensors)]
     kept = [grad for role, want in zip(call.roles(grads), wanted) if want for grad in role]
-    return (*kept, rate_grad) if wanted[-1] else tuple(kept)
+    return (*kept, found[-1]) if wanted[-1] else tuple(kept)
 
 
 def pullback_of_pullback(
@@ -85,11 +86,19 @@ def pullback_of_pullback(
             full[i] = primal
         return pullback(call, wanted, full[-1], steps, full[:count], full[count:-1])
 
-    outputs, transpose = torch.func.vjp(rule, *(inputs[i] for i in given))
+    outputs, transpose = _vjp(rule, *(inputs[i] for i in given))
     full: list[Maybe] = [None] * len(inputs)
     for i, grad in zip(given, transpose(_filled(seconds, outputs))):
         full[i] = grad
     return full[-1], full[:count], full[count:-1]
+
+
+def _vjp(
+    rule: Callable[..., tuple[torch.Tensor, ...]], *primals: Maybe
+) -> tuple[tuple[torch.Tensor, ...], Callable[..., tuple[torch.Tensor, ...]]]:
+    found: Any = torch.func.vjp(rule, *primals)
+    outputs, transpose = found
+    return outputs, transpose
 
 
 def _filled(

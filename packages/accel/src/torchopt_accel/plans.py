@@ -170,7 +170,7 @@ def _radam(a: Arguments) -> Kernel | None:
 def _rmsprop(a: Arguments) -> Kernel | None:
     rule = 'rmsprop'
     columns: tuple[Column, ...] = ((ScaleByRmsState, 'nu'),)
-    numbers = (a['alpha'], a['eps'])
+    numbers: tuple[Any, ...] = (a['alpha'], a['eps'])
     if a['centered']:
         rule += '_centered'
         columns = ((ScaleByStddevState, 'mu'), (ScaleByStddevState, 'nu'))

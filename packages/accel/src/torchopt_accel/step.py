@@ -58,16 +58,19 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, lr: Maybe, steps: Maybe, *tensors: torch.Tensor) -> Outputs:
+        """Run the forward kernel."""
         return tuple(_forward(call, lr, steps, tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+        """Save the inputs."""
         ctx.call, *tensors = inputs
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Maybe) -> tuple[Any, ...]:
+        """Run the backward kernel where nothing asks for more than the first derivative."""
         call: Call = ctx.call
         lr, steps, *tensors = ctx.saved_tensors
         _, needs_lr, _, *needs = ctx.needs_input_grad
@@ -88,6 +91,7 @@ class Forward(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[Any, ...], call: Call, lr: Maybe, steps: Maybe, *tensors: Any
     ) -> tuple[Outputs, tuple[int, ...]]:
+        """Run the kernel over all elements of the batch at once."""
         _, lr_dim, steps_dim, *dims = in_dims
         batch = Batch(call, info.batch_size)
         if lr_dim is None and steps_dim is None:
@@ -110,17 +114,20 @@ class Backward(torch.autograd.Function):
     def forward(
         call: Call, wanted: Sequence[bool], lr: Maybe, steps: Maybe, *given: Any
     ) -> Outputs:
+        """Run the backward kernel."""
         count = _outputs(call)
         return tuple(_backward(call, wanted, lr, steps, given[:count], given[count:]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+        """Save the inputs."""
         ctx.call, ctx.wanted, *tensors = inputs
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *seconds: Maybe) -> tuple[Any, ...]:
+        """Differentiate core's rule twice."""
         lr, steps, *given = ctx.saved_tensors
         count = _outputs(ctx.call)
         lr_grad, cotangent_grads, grads = composite.pullback_of_pullback(
@@ -138,6 +145,7 @@ class Backward(torch.autograd.Function):
         steps: Maybe,
         *given: Any,
     ) -> tuple[Outputs, tuple[int, ...]]:
+        """Run the kernel over all elements of the batch at once."""
         _, _, lr_dim, steps_dim, *dims = in_dims
         batch = Batch(call, info.batch_size)
         if lr_dim is None and steps_dim is None and not wanted[-1]:
