@@ -1,0 +1,150 @@
+"""Gradients inside of steps, which a strategy may remember instead of computing them again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from torchopt import pytree
+from torchopt.unrolling.leaves import Leaves, flatten, tensors_of
+from torchopt.unrolling.products import Call, Order, products
+
+_active = threading.local()
+
+
+class Tape:
+    """The results of the inner gradients of one step, in the order in which it asked for them."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._results: list[tuple[Leaves, pytree.PyTreeSpec]] = []
+        self._position: int | None = None
+
+    @staticmethod
+    @contextmanager
+    def recording(tape: Tape | None) -> Iterator[None]:
+        """Let ``tape`` remember the gradients that are computed in the block."""
+        if tape is not None:
+            tape._results, tape._position = [], None
+        with _as_active(tape):
+            yield
+
+    @staticmethod
+    @contextmanager
+    def replaying(tape: Tape | None) -> Iterator[None]:
+        """Let ``tape`` answer for the gradients in the block."""
+        if tape is not None:
+            tape._position = 0
+        with _as_active(tape):
+            yield
+
+    def gradient(self, call: Call, inputs: list[torch.Tensor]) -> Any:
+        """Return ``call``'s gradient, value and auxiliary output: computed, or remembered."""
+        if self._position is None:
+            # What the gradient is made of is not itself a step.
+            with _as_active(None):
+                result = call.gradient(inputs)
+            leaves, structure = flatten(result)
+            detached = [x.detach() if isinstance(x, torch.Tensor) else x for x in leaves]
+            self._results.append((detached, structure))
+            return result
+        if self._position >= len(self._results):
+            raise RuntimeError(
+                'a step asks for more inner gradients when it is run again than at first: it '
+                'must depend on its arguments alone'
+            )
+        leaves, structure = self._results[self._position]
+        self._position += 1
+        outputs = iter(_Remembered.apply(call, self._order, tensors_of(leaves), *inputs))
+        filled = [next(outputs) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        return pytree.tree_unflatten(structure, filled)
+
+
+@contextmanager
+def _as_active(tape: Tape | None) -> Iterator[None]:
+    before = getattr(_active, 'tape', None)
+    _active.tape = tape
+    try:
+        yield
+    finally:
+        _active.tape = before
+
+
+class _Remembered(torch.autograd.Function):
+    """A gradient that is known already: nothing is computed before its derivative is wanted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: Call, order: Order, results: list[torch.Tensor], *inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.call, ctx.order = call, order
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs)
+        return tuple(result.detach() for result in results)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
+        needed = ctx.needs_input_grad[3:]
+        found = products(ctx.call, ctx.order, list(ctx.saved_tensors), cotangents, needed)
+        return None, None, None, *found
+
+
+def grad_and_value(
+    fn: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return :func:`torch.func.grad_and_value` of ``fn``, for use in a step of ``unroll``.
+
+    It is the same function, but what it returns can be remembered: by
+    ``Recomputed(keep_gradients=True)``, which then differentiates a step in two parts.
+
+    Args:
+        fn: Returns a scalar, or with ``has_aux`` a pair of a scalar and a tree.
+        argnums: Position, or positions, of the arguments to differentiate by.
+        has_aux: Whether ``fn`` returns that pair.
+
+    Returns:
+        Function that returns ``(gradient, value)``, or ``(gradient, (value, aux))``.
+
+    Example:
+        >>> import torch
+        >>> from torchopt import unrolling
+        >>> unrolling.grad_and_value(torch.square)(torch.tensor(3.0))
+        (tensor(6.), tensor(9.))
+    """
+
+    def gradient_and_value(*args: Any) -> Any:
+        tape: Tape | None = getattr(_active, 'tape', None)
+        if tape is None:
+            return torch.func.grad_and_value(fn, argnums, has_aux)(*args)
+        call, inputs = Call.of(fn, argnums, has_aux, args)
+        return tape.gradient(call, inputs)
+
+    return gradient_and_value
+
+
+def grad(
+    fn: Callable[..., Any], argnums: int | tuple[int, ...] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return :func:`torch.func.grad` of ``fn``, as :func:`grad_and_value` does.
+
+    Returns:
+        Function that returns the gradient, or ``(gradient, aux)``.
+
+    Example:
+        >>> import torch
+        >>> from torchopt import unrolling
+        >>> unrolling.grad(torch.square)(torch.tensor(3.0))
+        tensor(6.)
+    """
+    with_value = grad_and_value(fn, argnums, has_aux)
+
+    def gradient(*args: Any) -> Any:
+        result, value = with_value(*args)
+        return (result, value[1]) if has_aux else result
+
+    return gradient

@@ -1,0 +1,147 @@
+"""Products of a vector with the derivative of a gradient, in the three orders that exist."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+
+from torchopt import pytree
+from torchopt.unrolling.derivatives import Cotangents, partial_derivatives
+from torchopt.unrolling.leaves import Leaves, fill, flatten, frame_of, is_hole, tensors_of
+
+Order: TypeAlias = Literal['reverse-over-reverse', 'reverse-over-forward', 'forward-over-reverse']
+"""How the derivative of an inner gradient is taken.
+
+``'reverse-over-reverse'`` differentiates the graph of the inner backward pass;
+``'reverse-over-forward'`` differentiates the loss along the cotangent, then backward, without an
+inner backward pass; ``'forward-over-reverse'`` differentiates the whole gradient along it.
+"""
+
+
+class Call(NamedTuple):
+    """A call of a function whose gradient is taken.
+
+    Attributes:
+        fn: Returns a scalar, or a pair of a scalar and a tree.
+        argnums: Arguments to differentiate by.
+        has_aux: Whether it returns the pair.
+        frame: Leaves of the arguments, with holes for the tensors.
+        structure: Their tree.
+    """
+
+    fn: Callable[..., Any]
+    argnums: int | tuple[int, ...]
+    has_aux: bool
+    frame: Leaves
+    structure: pytree.PyTreeSpec
+
+    @classmethod
+    def of(
+        cls, fn: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bool, args: Any
+    ) -> tuple[Call, list[torch.Tensor]]:
+        """Return the call and the tensors among its arguments."""
+        leaves, structure = flatten(args)
+        return cls(fn, argnums, has_aux, frame_of(leaves), structure), tensors_of(leaves)
+
+    def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+        """Return the arguments, with ``tensors`` in their places."""
+        args: tuple[Any, ...] = pytree.tree_unflatten(self.structure, fill(self.frame, tensors))
+        return args
+
+    def gradient(self, tensors: Sequence[torch.Tensor]) -> Any:
+        """Return what ``torch.func.grad_and_value`` gives."""
+        args = self.arguments(tensors)
+        return torch.func.grad_and_value(self.fn, self.argnums, self.has_aux)(*args)
+
+    def evaluate(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the value and the auxiliary tensors."""
+        value = self.fn(*self.arguments(tensors))
+        return tensors_of(flatten(value)[0])
+
+    def positions(self) -> list[int]:
+        """Return which of the tensors are differentiated by, in the gradient's order."""
+        numbers = itertools.count()
+        tagged = [next(numbers) if is_hole(leaf) else None for leaf in self.frame]
+        args = pytree.tree_unflatten(self.structure, tagged)
+        argnums = (self.argnums,) if isinstance(self.argnums, int) else self.argnums
+        chosen, _ = flatten([args[number] for number in argnums])
+        return [position for position in chosen if position is not None]
+
+
+def products(
+    call: Call,
+    order: Order,
+    inputs: list[torch.Tensor],
+    cotangents: Cotangents,
+    needed: Sequence[bool],
+) -> Cotangents:
+    """Pull cotangents of a gradient, its value and auxiliary output back to the inputs.
+
+    Args:
+        call: The call whose gradient it is.
+        order: How.
+        inputs: Tensors among its arguments.
+        cotangents: First those of the gradient, then of the value and the auxiliary tensors.
+        needed: The inputs whose cotangents are wanted.
+    """
+    fresh = [tensor.detach().requires_grad_(need) for tensor, need in zip(inputs, needed)]
+    along = call.positions()
+    if order == 'reverse-over-reverse' or all(bar is None for bar in cotangents[: len(along)]):
+        with torch.enable_grad():
+            outputs = tensors_of(flatten(call.gradient(fresh))[0])
+        return partial_derivatives(outputs, cotangents, fresh)
+    directions = [
+        torch.zeros_like(inputs[position]) if bar is None else bar
+        for position, bar in zip(along, cotangents)
+    ]
+    of_values = cotangents[len(along) :]
+    if order == 'reverse-over-forward':
+        with torch.enable_grad():
+            values, slopes = _slopes(call.evaluate, fresh, along, directions)
+        one = torch.ones_like(slopes[0])
+        return partial_derivatives([slopes[0], *values], [one, *of_values], fresh)
+    with torch.enable_grad():
+        values = call.evaluate(fresh)
+    plain = partial_derivatives(values, of_values, fresh)
+
+    def full_gradient(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        chosen = [position for position, need in enumerate(needed) if need]
+
+        def value(*parts: torch.Tensor) -> torch.Tensor:
+            replaced = list(tensors)
+            for position, part in zip(chosen, parts):
+                replaced[position] = part
+            return call.evaluate(replaced)[0]
+
+        parts = tuple(tensors[position] for position in chosen)
+        return list(torch.func.grad(value, tuple(range(len(parts))))(*parts))
+
+    with torch.no_grad():
+        _, curvature = _slopes(full_gradient, [x.detach() for x in inputs], along, directions)
+    supply = iter(curvature)
+    mixed = [next(supply) if need else None for need in needed]
+    return [a if b is None else b if a is None else a + b for a, b in zip(plain, mixed)]
+
+
+def _slopes(
+    fn: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
+    inputs: list[torch.Tensor],
+    along: list[int],
+    directions: list[torch.Tensor],
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return ``fn(inputs)`` and its derivative along ``directions`` in the inputs ``along``."""
+
+    def moved(*parts: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        replaced = list(inputs)
+        for position, part in zip(along, parts):
+            replaced[position] = part
+        outputs = fn(replaced)
+        smooth = [output for output in outputs if output.is_floating_point()]
+        return smooth, outputs
+
+    primals = tuple(inputs[position] for position in along)
+    _, slopes, outputs = torch.func.jvp(moved, primals, tuple(directions), has_aux=True)
+    return outputs, slopes

@@ -1,0 +1,113 @@
+"""The gradient of the last steps only."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from torchopt import pytree
+from torchopt.unrolling.leaves import Leaves, map_tensors
+from torchopt.unrolling.loop import Loop, Sweep, rows_of, sweep, tensor_inputs
+from torchopt.unrolling.random_state import RandomState
+from torchopt.unrolling.stored import Stored
+from torchopt.unrolling.strategy import Strategy, require_no_transform
+
+
+@dataclass(frozen=True)
+class Truncated(Strategy):
+    """Differentiate through the last ``steps`` steps; what comes before is a constant.
+
+    A biased gradient in bounded memory, as in truncated backpropagation through time (Williams
+    and Peng, *An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
+    Trajectories*, Neural Computation 2, 1990). The prefix runs without a graph and costs no
+    memory. With ``until`` the last carries are kept until the end is known, and the last steps
+    are then run once more, with their graph.
+
+    Attributes:
+        steps: Number of steps, at least 1; with all steps or more the gradient is the full one.
+        backward: How the backward pass through them is paid for.
+
+    Raises:
+        ValueError: ``steps`` is less than 1.
+    """
+
+    steps: int
+    backward: Strategy = field(default_factory=Stored)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f'steps must be at least 1, got {self.steps}')
+
+    def run(self, loop: Loop) -> tuple[Any, Any]:
+        """Run ``loop``; return the trees ``(carry, ys)``."""
+        require_no_transform(self)
+        if loop.length is None or loop.until is not None:
+            return self._run_again(loop)
+        prefix = max(loop.length - self.steps, 0)
+        if not prefix:
+            return self.backward.run(loop)
+        head = _without_graph(_part(loop, 0, prefix))
+        report = loop.callback
+        tail = _part(loop, prefix, loop.length)._replace(
+            carry=head.carry,
+            callback=report and (lambda taken, carry, y: report(prefix + taken, carry, y)),
+        )
+        carry, ys = self.backward.run(tail)
+        return carry, _joined(head, ys)
+
+    def _run_again(self, loop: Loop) -> tuple[Any, Any]:
+        window: deque[tuple[Leaves, RandomState]] = deque(maxlen=self.steps)
+        inputs = tensor_inputs(loop)
+
+        def remember(number: int, carry: Leaves) -> None:
+            last = window[-1][1] if window else None
+            window.append((carry, RandomState.capture(inputs, last)))
+
+        head = _without_graph(loop, remember)
+        if not window:
+            return head.unflatten(loop)
+        prefix = head.taken - len(window)
+        carry, random = window[0]
+        window.clear()
+        tail = _part(loop, prefix, head.taken)._replace(
+            carry=carry if prefix else loop.carry, until=None, callback=None
+        )
+        random.restore()
+        final, ys = self.backward.run(tail)
+        before = [None if y is None else y[:prefix] for y in head.ys]
+        return final, _joined(head._replace(ys=before), ys)
+
+
+def _part(loop: Loop, first: int, end: int) -> Loop:
+    """Return the steps of ``loop`` from ``first`` to before ``end``."""
+    xs = [None if x is None else x[first:end] for x in loop.xs]
+    return loop._replace(xs=xs, length=end - first)
+
+
+def _without_graph(loop: Loop, visit: Callable[[int, Leaves], object] | None = None) -> Sweep:
+    """Run ``loop`` on constants."""
+    carry, xs, consts = (
+        map_tensors(torch.Tensor.detach, part) for part in (loop.carry, loop.xs, loop.consts)
+    )
+    x = rows_of(xs)
+
+    def advance(number: int, carry: Leaves) -> tuple[Leaves, Leaves, pytree.PyTreeSpec]:
+        # With grad mode on, as with the last steps, for steps that differentiate on their own.
+        with torch.enable_grad():
+            new_carry, y, structure = loop.run_step(number, carry, x(number), consts)
+        detached = (map_tensors(torch.Tensor.detach, part) for part in (new_carry, y))
+        return *detached, structure
+
+    return sweep(loop._replace(carry=carry), advance, visit)
+
+
+def _joined(head: Sweep, tail: Any) -> Any:
+    assert head.structure is not None
+    before = pytree.tree_unflatten(head.structure, head.ys)
+    return pytree.tree_map(
+        lambda a, b: None if a is None else torch.cat([a, b]), before, tail, none_is_leaf=True
+    )
