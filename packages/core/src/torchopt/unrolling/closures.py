@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from torchopt import pytree
-from torchopt.unrolling.leaves import tensors_of
+from torchopt.unrolling.leaves import flatten, tensors_of
 
 
 def require_no_captures(
@@ -76,10 +75,9 @@ def function_of(fn: Any) -> Any:
                 fn = getattr(fn, attribute)
                 break
         else:
-            call = getattr(type(fn), '__call__', None)
-            if not hasattr(call, '__code__'):
+            if not hasattr(fn.__call__, '__func__'):
                 raise TypeError(f'step must be a Python function, got {type(fn).__name__}')
-            fn = call
+            fn = fn.__call__
     return fn
 
 
@@ -108,13 +106,14 @@ def captured_tensors(fn: Any) -> Iterator[tuple[str, torch.Tensor]]:
         elif hasattr(value, '__code__'):
             waiting.extend(_visible(value))
         elif isinstance(value, (tuple, list, dict)):
-            accessors, leaves, _ = pytree.tree_flatten_with_accessor(value, none_is_leaf=True)
+            leaves, structure = flatten(value)
+            accessors = structure.accessors()
             waiting.extend((entry.codify(name), leaf) for entry, leaf in zip(accessors, leaves))
         elif hasattr(value, '__dict__') and not hasattr(value, '__path__'):
             own = vars(value) if type(value).__module__ != 'builtins' else {}
             waiting.extend((f'{name}.{key}', part) for key, part in own.items())
-            if name == '' and hasattr(type(value), '__call__'):
-                waiting.append(('', type(value).__call__))
+            if name == '':
+                waiting.append(('', value.__call__))
 
 
 def _visible(function: Any) -> Iterator[tuple[str, Any]]:

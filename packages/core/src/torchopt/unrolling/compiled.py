@@ -145,5 +145,5 @@ def _pull(
         of_y = [leaf for leaf, need in zip(tensors_of(flatten(y)[0]), y_mask) if need]
         return (*of_carry, *of_y)
 
-    _, pullback = torch.func.vjp(outputs, *[tensors[position] for position in chosen])
-    return list(pullback(tuple(bars)))
+    pulled: Any = torch.func.vjp(outputs, *[tensors[position] for position in chosen])
+    return list(pulled[1](tuple(bars)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torchopt import pytree
 from torchopt.unrolling.closures import require_no_captures
 from torchopt.unrolling.derivatives import Cotangents, partial_derivatives
 from torchopt.unrolling.inner_gradient import Tape
-from torchopt.unrolling.leaves import Leaves, is_differentiable, map_tensors, tensors_of
+from torchopt.unrolling.leaves import Leaves, detached, is_differentiable, map_tensors, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.random_state import RandomState
 
@@ -71,9 +72,7 @@ class Eager:
         Raises:
             RuntimeError: the step depends on a tensor that requires grad past its arguments.
         """
-        carry, consts = (
-            map_tensors(torch.Tensor.detach, part) for part in (point.carry, loop.consts)
-        )
+        carry, consts = detached(point.carry), detached(loop.consts)
         # With grad mode on, as in the recomputation, so that a captured tensor shows. The inputs
         # are without history: nothing else is recorded.
         with torch.enable_grad(), Tape.recording(point.tape):
@@ -84,8 +83,7 @@ class Eager:
             tensors_of([*carry, *x, *consts]),
             place=f'step {point.number}',
         )
-        detached = (map_tensors(torch.Tensor.detach, part) for part in (new_carry, y))
-        return *detached, structure
+        return detached(new_carry), detached(y), structure
 
     def pull(
         self, loop: Loop, point: Point, x: Leaves, carry: Cotangents, y: Cotangents, wanted: Pulled
@@ -98,7 +96,7 @@ class Eager:
             new_carry, new_y, _ = loop.run_step(point.number, *parts)
         outputs = [*tensors_of(new_carry), *tensors_of(new_y)]
         inputs = [tensors_of(part) for part in parts]
-        found = iter(partial_derivatives(outputs, [*carry, *y], sum(inputs, [])))
+        found = iter(partial_derivatives(outputs, [*carry, *y], [*chain(*inputs)]))
         return Pulled(*([next(found) for _ in part] for part in inputs))
 
 

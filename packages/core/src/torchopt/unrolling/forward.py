@@ -19,12 +19,12 @@ from torchopt.unrolling.strategy import Strategy, require_no_transform
 class ForwardMode(Strategy):
     r"""Carry the derivative by every meta-parameter along, step by step.
 
-    With a carry :math:`c` and meta-parameters :math:`\\phi` (the elements of all tensors that
+    With a carry :math:`c` and meta-parameters :math:`\phi` (the elements of all tensors that
     require grad, in the initial carry, xs and consts), every step computes
-    :math:`\\partial c_{i+1} / \\partial \\phi` from :math:`\\partial c_i / \\partial \\phi`. Memory: as
-    many tangents like the carry as there are meta-parameters, whatever the number of steps.
-    Time: about as many evaluations of a step. The forward-mode hypergradient of Franceschi et
-    al., *Forward and Reverse Gradient-Based Hyperparameter Optimization*, ICML 2017.
+    :math:`\partial c_{i+1} / \partial \phi` from :math:`\partial c_i / \partial \phi`.
+    Memory: as many tangents like the carry as there are meta-parameters, whatever the number of
+    steps. Time: about as many evaluations of a step. The forward-mode hypergradient of
+    Franceschi et al., *Forward and Reverse Gradient-Based Hyperparameter Optimization*, ICML 2017.
 
     Attributes:
         limit: Largest number of meta-parameters that is accepted.
@@ -42,8 +42,8 @@ class ForwardMode(Strategy):
         if torch.is_grad_enabled():
             self._require_few([tensor for tensor in inputs if tensor.requires_grad])
         result: list[Sweep] = []
-        outputs = _Carried.apply(hollow(loop), loop, result, *inputs)
-        supply = iter(outputs)
+        apply: Any = _Carried.apply
+        supply = iter(apply(hollow(loop), loop, result, *inputs))
         carry, ys = (fill(part, supply) for part in (result[0].carry, result[0].ys))
         return result[0]._replace(carry=carry, ys=ys).unflatten(loop)
 
@@ -73,12 +73,12 @@ class _Carried(torch.autograd.Function):
         tangents = _Tangents(loop, needed)
         final = sweep(loop, tangents.advance)
         result.append(final._replace(carry=frame_of(final.carry), ys=frame_of(final.ys)))
-        ctx.shapes = [tensor.shape if need else None for tensor, need in zip(inputs, needed)]
+        ctx.kinds = [
+            (tensor.shape, tensor.dtype) if need else None for tensor, need in zip(inputs, needed)
+        ]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tangents.of_outputs())
-        outputs = tensors_of([*final.carry, *final.ys])
-        originals = dict(zip(map(id, detached), inputs))
-        return tuple(originals.get(id(tensor), tensor) for tensor in outputs)
+        return tuple(tensors_of([*final.carry, *final.ys]))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
@@ -89,20 +89,23 @@ class _Carried(torch.autograd.Function):
             )
         total: torch.Tensor | None = None
         for cotangent, tangent in zip(cotangents, ctx.saved_tensors):
-            if cotangent is None or not is_differentiable(cotangent):
+            if cotangent is None or tangent is None:
                 continue
             part = tangent.flatten(1) @ cotangent.flatten()
             total = part if total is None else total + part
-        return None, None, None, *_parted(total, ctx.shapes)
+        return None, None, None, *_parted(total, ctx.kinds)
 
 
-def _parted(total: torch.Tensor | None, shapes: list[torch.Size | None]) -> Iterator[Any]:
+def _parted(
+    total: torch.Tensor | None, kinds: list[tuple[torch.Size, torch.dtype] | None]
+) -> Iterator[torch.Tensor | None]:
     first = 0
-    for shape in shapes:
-        if shape is None or total is None:
+    for kind in kinds:
+        if kind is None or total is None:
             yield None
         else:
-            yield total[first : first + shape.numel()].reshape(shape)
+            shape, dtype = kind
+            yield total[first : first + shape.numel()].view(shape).to(dtype)
             first += shape.numel()
 
 
@@ -115,10 +118,11 @@ class _Tangents:
         inputs = tensor_inputs(loop)
         self._count = sum(tensor.numel() for tensor, need in zip(inputs, needed) if need)
         seeds = iter(self._seeds(inputs, needed))
+        self._of_carry: list[torch.Tensor | None]
         self._of_carry, self._of_xs, self._of_consts = (
             [next(seeds) for _ in tensors_of(part)] for part in (loop.carry, loop.xs, loop.consts)
         )
-        self._of_ys: list[list[torch.Tensor]] = []
+        self._of_ys: list[list[torch.Tensor | None]] = []
 
     def _seeds(
         self, inputs: list[torch.Tensor], needed: tuple[bool, ...]
@@ -157,20 +161,18 @@ class _Tangents:
             outputs = tensors_of([*new_carry, *y])
             return tuple(filter(is_differentiable, outputs)), outputs
 
-        def derivative(*directions: torch.Tensor) -> tuple[Any, list[torch.Tensor]]:
+        def derivative(*directions: torch.Tensor) -> Any:
             primals = tuple(tensors[position] for position in moving)
-            _, slopes, outputs = torch.func.jvp(smooth_outputs, primals, directions, has_aux=True)
-            return slopes, outputs
+            result: Any = torch.func.jvp(smooth_outputs, primals, directions, has_aux=True)
+            return result[1:]
 
         with torch.enable_grad():
-            if not moving:
-                _, outputs = smooth_outputs()
-                slopes: Any = ()
+            if moving:
+                out_dims: Any = (0, None)
+                batched = torch.func.vmap(derivative, out_dims=out_dims, randomness='same')
+                slopes, outputs = batched(*(bar for bar in tangents if bar is not None))
             else:
-                directions = tuple(tangents[position] for position in moving)
-                slopes, outputs = torch.func.vmap(
-                    derivative, out_dims=(0, None), randomness='same'
-                )(*directions)
+                slopes, (_, outputs) = (), smooth_outputs()
         require_no_captures(loop.step, outputs, tensors, place=f'step {number}')
         found = iter([slope.detach() for slope in slopes])
         bars = [next(found, None) if is_differentiable(output) else None for output in outputs]
@@ -179,18 +181,15 @@ class _Tangents:
         new_carry, y = fill(frame_carry, supply), fill(frame_y, supply)
         boundary = len(tensors_of(new_carry))
         self._of_carry = bars[:boundary]
-        self._of_ys.append(
-            [self._dense(bar, leaf) for bar, leaf in zip(bars[boundary:], tensors_of(y))]
-        )
+        self._of_ys.append(bars[boundary:])
         return new_carry, y, structure
 
-    def of_outputs(self) -> list[torch.Tensor]:
-        """Return the tangents of the last carry and of the stacked ``ys``."""
-        if not self._count:
-            return []
-        carries = tensors_of(self._loop.carry)
-        of_carry = [self._dense(bar, leaf) for bar, leaf in zip(self._of_carry, carries)]
-        return [*of_carry, *(torch.stack(column, 1) for column in zip(*self._of_ys))]
-
-    def _dense(self, bar: torch.Tensor | None, leaf: torch.Tensor) -> torch.Tensor:
-        return leaf.new_zeros(self._count, *leaf.shape) if bar is None else bar
+    def of_outputs(self) -> list[torch.Tensor | None]:
+        """Return the tangents of the last carry and of the stacked ``ys``; None is zero."""
+        of_ys = [
+            None
+            if column[0] is None
+            else torch.stack([bar for bar in column if bar is not None], 1)
+            for column in zip(*self._of_ys)
+        ]
+        return [*self._of_carry, *of_ys]

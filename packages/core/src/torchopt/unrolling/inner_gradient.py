@@ -59,7 +59,8 @@ class Tape:
             )
         leaves, structure = self._results[self._position]
         self._position += 1
-        outputs = iter(_Remembered.apply(call, self._order, tensors_of(leaves), *inputs))
+        remembered: Any = _Remembered.apply
+        outputs = iter(remembered(call, self._order, tensors_of(leaves), *inputs))
         filled = [next(outputs) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         return pytree.tree_unflatten(structure, filled)
 
@@ -87,7 +88,7 @@ class _Remembered(torch.autograd.Function):
         return tuple(result.detach() for result in results)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[3:]
         found = products(ctx.call, ctx.order, list(ctx.saved_tensors), cotangents, needed)

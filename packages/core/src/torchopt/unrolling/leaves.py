@@ -57,6 +57,11 @@ def map_tensors(fn: Callable[[torch.Tensor], Any], leaves: Iterable[Any]) -> Lea
     return [fn(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
 
 
+def detached(leaves: Iterable[Any]) -> Leaves:
+    """Return the leaves, with tensors that have no history."""
+    return map_tensors(torch.Tensor.detach, leaves)
+
+
 def is_differentiable(leaf: Any) -> bool:
     """Tell whether a derivative with respect to ``leaf`` makes sense."""
     return isinstance(leaf, torch.Tensor) and (leaf.is_floating_point() or leaf.is_complex())

@@ -69,7 +69,9 @@ class ModuleStep:
             consts: Given to ``optimizer`` if that is a function.
         """
         module = self._call.module
-        params = {name: param for name, param in module.named_parameters() if param.requires_grad}
+        params: dict[str, torch.Tensor] = {
+            name: param for name, param in module.named_parameters() if param.requires_grad
+        }
         return ModuleCarry(
             params, dict(module.named_buffers()), self._transformation(consts).init(params)
         )

@@ -56,8 +56,8 @@ def run_as_node(loop: Loop, memory: Memory, engine: Engine) -> tuple[Any, Any]:
     """Run ``loop`` with the backward pass that ``memory`` pays for."""
     inputs = tensor_inputs(loop)
     run = _Run(hollow(loop), memory, engine, Autocast.capture(inputs))
-    outputs = _Unrolled.apply(run, loop, *inputs)
-    supply = iter(outputs)
+    apply: Any = _Unrolled.apply
+    supply = iter(apply(run, loop, *inputs))
     result = run.result
     return result._replace(carry=fill(result.carry, supply), ys=fill(result.ys, supply)).unflatten(
         loop
@@ -118,10 +118,7 @@ class _Unrolled(torch.autograd.Function):
         ctx.run = run
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs)
-        # An argument that comes out as it went in is known to autograd by its identity.
-        originals = dict(zip(map(id, detached), inputs))
-        outputs = tensors_of([*result.carry, *result.ys])
-        return tuple(originals.get(id(tensor), tensor) for tensor in outputs)
+        return tuple(tensors_of([*result.carry, *result.ys]))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Products of a vector with the derivative of a gradient, in the three orders that exist."""
+"""Products of a vector with the derivative of a gradient, in two orders."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torchopt import pytree
 from torchopt.unrolling.derivatives import Cotangents, partial_derivatives
 from torchopt.unrolling.leaves import Leaves, fill, flatten, frame_of, is_hole, tensors_of
 
-Order: TypeAlias = Literal['reverse-over-reverse', 'reverse-over-forward', 'forward-over-reverse']
+Order: TypeAlias = Literal['reverse-over-reverse', 'forward-over-reverse']
 """How the derivative of an inner gradient is taken.
 
 ``'reverse-over-reverse'`` differentiates the graph of the inner backward pass;
-``'reverse-over-forward'`` differentiates the loss along the cotangent, then backward, without an
-inner backward pass; ``'forward-over-reverse'`` differentiates the whole gradient along it.
+``'forward-over-reverse'`` differentiates the whole gradient along the cotangent, without a graph of
+it.
 """
 
 
@@ -48,8 +48,8 @@ class Call(NamedTuple):
 
     def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
         """Return the arguments, with ``tensors`` in their places."""
-        args: tuple[Any, ...] = pytree.tree_unflatten(self.structure, fill(self.frame, tensors))
-        return args
+        args: Any = pytree.tree_unflatten(self.structure, fill(self.frame, tensors))
+        return tuple(args)
 
     def gradient(self, tensors: Sequence[torch.Tensor]) -> Any:
         """Return what ``torch.func.grad_and_value`` gives."""
@@ -65,7 +65,7 @@ class Call(NamedTuple):
         """Return which of the tensors are differentiated by, in the gradient's order."""
         numbers = itertools.count()
         tagged = [next(numbers) if is_hole(leaf) else None for leaf in self.frame]
-        args = pytree.tree_unflatten(self.structure, tagged)
+        args: Any = pytree.tree_unflatten(self.structure, tagged)
         argnums = (self.argnums,) if isinstance(self.argnums, int) else self.argnums
         chosen, _ = flatten([args[number] for number in argnums])
         return [position for position in chosen if position is not None]
@@ -98,50 +98,36 @@ def products(
         for position, bar in zip(along, cotangents)
     ]
     of_values = cotangents[len(along) :]
-    if order == 'reverse-over-forward':
-        with torch.enable_grad():
-            values, slopes = _slopes(call.evaluate, fresh, along, directions)
-        one = torch.ones_like(slopes[0])
-        return partial_derivatives([slopes[0], *values], [one, *of_values], fresh)
     with torch.enable_grad():
         values = call.evaluate(fresh)
     plain = partial_derivatives(values, of_values, fresh)
 
-    def full_gradient(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        chosen = [position for position, need in enumerate(needed) if need]
+    chosen = [position for position, need in enumerate(needed) if need]
+
+    def full_gradient(*moved: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        tensors = _replaced(inputs, along, moved)
 
         def value(*parts: torch.Tensor) -> torch.Tensor:
-            replaced = list(tensors)
-            for position, part in zip(chosen, parts):
-                replaced[position] = part
-            return call.evaluate(replaced)[0]
+            return call.evaluate(_replaced(tensors, chosen, parts))[0]
 
         parts = tuple(tensors[position] for position in chosen)
-        return list(torch.func.grad(value, tuple(range(len(parts))))(*parts))
+        gradient: tuple[torch.Tensor, ...] = torch.func.grad(value, tuple(range(len(parts))))(
+            *parts
+        )
+        return gradient
 
+    primals = tuple(inputs[position] for position in along)
     with torch.no_grad():
-        _, curvature = _slopes(full_gradient, [x.detach() for x in inputs], along, directions)
-    supply = iter(curvature)
+        moved: Any = torch.func.jvp(full_gradient, primals, tuple(directions))
+    supply = iter(moved[1])
     mixed = [next(supply) if need else None for need in needed]
     return [a if b is None else b if a is None else a + b for a, b in zip(plain, mixed)]
 
 
-def _slopes(
-    fn: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
-    inputs: list[torch.Tensor],
-    along: list[int],
-    directions: list[torch.Tensor],
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return ``fn(inputs)`` and its derivative along ``directions`` in the inputs ``along``."""
-
-    def moved(*parts: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        replaced = list(inputs)
-        for position, part in zip(along, parts):
-            replaced[position] = part
-        outputs = fn(replaced)
-        smooth = [output for output in outputs if output.is_floating_point()]
-        return smooth, outputs
-
-    primals = tuple(inputs[position] for position in along)
-    _, slopes, outputs = torch.func.jvp(moved, primals, tuple(directions), has_aux=True)
-    return outputs, slopes
+def _replaced(
+    tensors: Sequence[torch.Tensor], positions: list[int], by: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    result = list(tensors)
+    for position, tensor in zip(positions, by):
+        result[position] = tensor
+    return result

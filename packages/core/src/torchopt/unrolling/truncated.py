@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from torchopt import pytree
-from torchopt.unrolling.leaves import Leaves, map_tensors
+from torchopt.unrolling.leaves import Leaves, detached
 from torchopt.unrolling.loop import Loop, Sweep, rows_of, sweep, tensor_inputs
 from torchopt.unrolling.random_state import RandomState
 from torchopt.unrolling.stored import Stored
@@ -90,17 +90,14 @@ def _part(loop: Loop, first: int, end: int) -> Loop:
 
 def _without_graph(loop: Loop, visit: Callable[[int, Leaves], object] | None = None) -> Sweep:
     """Run ``loop`` on constants."""
-    carry, xs, consts = (
-        map_tensors(torch.Tensor.detach, part) for part in (loop.carry, loop.xs, loop.consts)
-    )
+    carry, xs, consts = detached(loop.carry), detached(loop.xs), detached(loop.consts)
     x = rows_of(xs)
 
     def advance(number: int, carry: Leaves) -> tuple[Leaves, Leaves, pytree.PyTreeSpec]:
         # With grad mode on, as with the last steps, for steps that differentiate on their own.
         with torch.enable_grad():
             new_carry, y, structure = loop.run_step(number, carry, x(number), consts)
-        detached = (map_tensors(torch.Tensor.detach, part) for part in (new_carry, y))
-        return *detached, structure
+        return detached(new_carry), detached(y), structure
 
     return sweep(loop._replace(carry=carry), advance, visit)
 
