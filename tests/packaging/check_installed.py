@@ -8,6 +8,7 @@ import importlib.metadata
 import sys
 
 import torch
+
 import torchopt
 
 EXAMPLES = {'torchopt-meta': 'MetaAdam', 'torchopt-utils': 'stop_gradient'}

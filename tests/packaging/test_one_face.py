@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import torchopt
 import torchopt_meta
 import torchopt_utils

@@ -3,12 +3,16 @@
 An ``ignore`` stands where an error is expected: both checkers complain about one that is unused.
 """
 
-from typing import Any, assert_type
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+
+from typing import Any
 
 import torch
+from torch import nn
+from typing_extensions import assert_type
+
 import torchopt
 import torchopt_meta
-from torch import nn
 from torchopt.base import GradientTransformation, IdentityGradientTransformation
 from torchopt.typing import Schedule
 
@@ -71,10 +75,10 @@ def utils(net: nn.Module, optimizer: torchopt.MetaAdam) -> None:
 
 
 def mistakes(net: nn.Module) -> None:
-    torchopt.adam(lrr=1.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    torchopt.adam(eps='small')  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    torchopt.Adam(net.parameters(), lrr=1.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    torchopt.Adam()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    torchopt.MetaAdam(net, lrr=1.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    torchopt.MetaAdam(net.parameters())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    _ = torchopt.MetaLion  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    torchopt.adam(lrr=1.0)  # type: ignore[call-arg]
+    torchopt.adam(eps='small')  # type: ignore[arg-type]
+    torchopt.Adam(net.parameters(), lrr=1.0)  # type: ignore[call-arg]
+    torchopt.Adam()  # type: ignore[call-arg]
+    torchopt.MetaAdam(net, lrr=1.0)  # type: ignore[call-arg]
+    torchopt.MetaAdam(net.parameters())  # type: ignore[arg-type]
+    _ = torchopt.MetaLion  # type: ignore[attr-defined]

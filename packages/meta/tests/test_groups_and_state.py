@@ -1,5 +1,6 @@
 """Several modules under one meta-optimizer, and what its state allows."""
 
+import copy
 import io
 
 import pytest
@@ -147,3 +148,21 @@ def test_state_that_does_not_fit_is_refused(spoil):
     with pytest.raises(ValueError, match='state'):
         optimizer.load_state_dict(spoil(before))
     assert optimizer.state_dict()[0] is before[0]
+
+
+def test_copy_steps_the_same_module_with_a_state_of_its_own():
+    net, other = pair()
+    optimizer = torchopt.MetaAdam(net, lr=0.1)
+    optimizer.step(loss_of(net))
+    before = optimizer.state_dict()
+
+    clone = copy.copy(optimizer)
+    assert type(clone) is torchopt.MetaAdam
+    start = net.weight
+    clone.step(loss_of(net))
+    clone.add_param_group(other)
+
+    assert net.weight is not start
+    assert clone.state_dict()[0][0].steps.tolist() == [2, 2]
+    assert optimizer.state_dict()[0] is before[0]
+    assert len(optimizer.state_dict()) == 1

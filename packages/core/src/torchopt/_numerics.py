@@ -7,8 +7,9 @@ import torch
 from torchopt.typing import Scalar
 
 # Low enough that its root vanishes beside every eps in use, high enough that the second and
-# third derivatives of the root do not overflow.
-_ROOT_FLOOR = {torch.float64: 1e-150, torch.float32: 1e-38}
+# third derivatives of the root do not overflow. Both are normal numbers: where denormal ones are
+# flushed to 0, a denormal floor would be none.
+_ROOT_FLOOR = {torch.float64: 1e-150, torch.float32: 2e-38}
 
 
 def ema(old: torch.Tensor, new: torch.Tensor, decay: Scalar) -> torch.Tensor:

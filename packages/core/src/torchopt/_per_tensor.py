@@ -56,6 +56,8 @@ def map_updates(
     fn: Callable[..., torch.Tensor],
     updates: Updates,
     others: Mapping[str, TensorTree] | None = None,
+    *,
+    broadcast: bool = False,
 ) -> Any:
     """Apply ``fn(update, *others)`` at every leaf where there is an update.
 
@@ -63,21 +65,32 @@ def map_updates(
         fn: Returns a tensor of the update's shape.
         updates: Tree of tensors; None where a parameter has no gradient.
         others: Trees with the structure of ``updates``, by the name that errors call them.
+        broadcast: Let the tensors of ``others`` have any shape and dtype that ``fn`` can use.
+
+    Returns:
+        The tree of results, each in the dtype of its update.
 
     Raises:
-        ValueError: the trees differ in structure, or a result in shape from its update.
+        ValueError: the trees differ in structure, a tensor of ``others`` in shape, dtype or
+            device from its update (unless ``broadcast``), or a result in shape.
+        TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
     """
     leaves, structure = _flatten(updates)
-    columns = [_flatten_like(structure, tree, name) for name, tree in (others or {}).items()]
-    mapped = [None if row[0] is None else fn(*row) for row in zip(leaves, *columns)]
+    columns = {name: _flatten_like(structure, tree, name) for name, tree in (others or {}).items()}
+    _require_alike(structure, leaves, {} if broadcast else columns)
+    mapped = [None if row[0] is None else fn(*row) for row in zip(leaves, *columns.values())]
     for position, (old, new) in enumerate(zip(leaves, mapped)):
-        if new is not None and new.shape != old.shape:
+        if new is None:
+            continue
+        if new.shape != old.shape:
             accessor = structure.accessors()[position]
             names = ' and '.join(accessor.codify(name) for name in others or {})
             raise ValueError(
                 f'{names} does not fit {accessor.codify("updates")} of shape {tuple(old.shape)}: '
                 f'together they give {tuple(new.shape)}'
             )
+        # A 0-dim factor of a wider dtype would widen a 0-dim update for good.
+        mapped[position] = new.to(old.dtype)
     return pytree.tree_unflatten(structure, mapped)
 
 
@@ -91,8 +104,8 @@ def map_rule(
 
     Args:
         rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``, all of
-            one shape but the 0-dim scalars. 16-bit tensors reach it as float32 and what it
-            returns is rounded back.
+            one shape but the 0-dim scalars. 16-bit tensors reach it as float32, and what it
+            returns is rounded to the dtype of the gradient.
         updates: Tree of gradients; None where a parameter has none, whose state is kept.
         state: Trees of state tensors, by name, in the order in which the rule takes them.
         scalars: Vectors with one entry for every leaf, in the order in which the rule takes them.
@@ -117,11 +130,10 @@ def map_rule(
             results.append(list(row))
             continue
         dtype = gradient.dtype
-        if dtype in _SIXTEEN_BIT:
-            wide = rule(*(x.float() for x in row), *per_leaf.at(position, torch.float32, gradient))
-            results.append([x.to(dtype) for x in wide])
-        else:
-            results.append([*rule(*row, *per_leaf.at(position, dtype, gradient))])
+        wide = torch.float32 if dtype in _SIXTEEN_BIT else dtype
+        new = rule(*(x.to(wide) for x in row), *per_leaf.at(position, wide, gradient))
+        # A 0-dim hyperparameter of a wider dtype would widen a 0-dim gradient for good.
+        results.append([x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
     return [pytree.tree_unflatten(structure, column) for column in zip(*results)]

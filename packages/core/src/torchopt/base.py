@@ -51,6 +51,9 @@ class IdentityGradientTransformation(GradientTransformation):
         """Make the pair, which needs no argument."""
         return super().__new__(cls, cls._init, cls._update)
 
+    def __getnewargs__(self) -> tuple[()]:  # type: ignore[override]
+        return ()
+
     @staticmethod
     def _init(params: Params) -> OptState:
         return EmptyState()
@@ -99,6 +102,9 @@ class ChainedGradientTransformation(GradientTransformation):
         self = super().__new__(cls, init, lower_inplace(update))
         self.transformations = transformations
         return self
+
+    def __getnewargs__(self) -> tuple[GradientTransformation, ...]:  # type: ignore[override]
+        return self.transformations
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, ChainedGradientTransformation):

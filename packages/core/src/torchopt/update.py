@@ -27,8 +27,9 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
         both arguments.
 
     Raises:
-        ValueError: the trees differ in structure, or a tensor in shape from its update. Nothing
-            has been written then.
+        ValueError: the trees differ in structure, or a tensor in shape, dtype or device from its
+            update. Nothing has been written then.
+        TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
 
     Example:
         >>> import torch, torchopt
@@ -36,7 +37,9 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
         [tensor([1.5000, 0.5000])]
     """
     leaves = pytree.tree_leaves(updates)
-    connected = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
+    connected = torch.is_grad_enabled() and any(
+        isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves
+    )
     new: TreeT
     if not inplace or connected:
         new = _sums(params, updates)

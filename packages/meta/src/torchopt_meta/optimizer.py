@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -179,6 +179,17 @@ class MetaOptimizer:
         states = checked_like(self.state_dict(), state, 'state')
         for group, group_state in zip(self._groups, states):
             group.state = group_state
+
+    def __copy__(self) -> MetaOptimizer:
+        """Return an optimizer of the same modules whose steps leave the state of this one."""
+        clone = object.__new__(type(self))
+        clone._impl = self._impl
+        clone._frozen = dict(self._frozen)
+        clone._groups = [
+            replace(group, slots={name: list(slots) for name, slots in group.slots.items()})
+            for group in self._groups
+        ]
+        return clone
 
     def _transformation(
         self, impl: GradientTransformation | None, hyperparameters: dict[str, Any]

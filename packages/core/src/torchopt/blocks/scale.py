@@ -28,7 +28,7 @@ def scale(factor: Scalar | TensorTree) -> GradientTransformation:
     else:
 
         def update(updates: Updates, params: Params | None) -> Updates:
-            return map_updates(lambda g, f: g * f, updates, {'factor': factor})
+            return map_updates(lambda g, f: g * f, updates, {'factor': factor}, broadcast=True)
 
     return stateless(update)
 

@@ -50,21 +50,22 @@ def with_arguments_of(
     The arguments, their defaults and their types are those of ``factory``, so that the class and
     the function can't drift apart.
     """
-    signature = inspect.signature(factory)
+    parameters = inspect.signature(factory).parameters.values()
 
     def decorate(
         initialize: Callable[[Self, Target, Recipe], None],
     ) -> Callable[Concatenate[Self, Target, P], None]:
-        def __init__(self: Self, target: Target, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        own, target, _ = inspect.signature(initialize).parameters.values()
+        signature = inspect.Signature([own, target, *parameters])
+
+        def __init__(*args: Any, **kwargs: Any) -> None:
             arguments = signature.bind(*args, **kwargs).arguments
-            initialize(self, target, Recipe(factory, arguments))
+            initialize(
+                arguments.pop(own.name), arguments.pop(target.name), Recipe(factory, arguments)
+            )
 
         functools.update_wrapper(__init__, initialize)
-        own, target, _ = inspect.signature(initialize).parameters.values()
-        __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[own, target, *signature.parameters.values()],
-            return_annotation=None,
-        )
+        __init__.__signature__ = signature  # type: ignore[attr-defined]
         return __init__
 
     return decorate

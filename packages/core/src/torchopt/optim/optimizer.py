@@ -74,17 +74,19 @@ class Optimizer:
             TypeError: a tensor is not floating-point, or a hyperparameter does not exist.
             ValueError: a tensor is in a group already or is not a leaf.
         """
+        if not isinstance(group, Mapping) or 'params' not in group:
+            raise TypeError(f"a group is a dictionary with the key 'params', got {group!r:.80}")
         overrides = {key: value for key, value in group.items() if key != 'params'}
         params = group['params']
         params = [params] if isinstance(params, torch.Tensor) else list(params)
+        for position, param in enumerate(params):
+            if not isinstance(param, torch.Tensor):
+                raise TypeError(f'params[{position}] must be a tensor, got {param!r:.80}')
         _checks.params(params)
         known = {id(p) for other in self.param_groups for p in other['params']}
         for position, param in enumerate(params):
-            if param is None or id(param) in known:
-                raise ValueError(
-                    f'params[{position}] is '
-                    + ('None' if param is None else 'in a parameter group already')
-                )
+            if id(param) in known:
+                raise ValueError(f'params[{position}] is in a parameter group already')
             if not param.is_leaf:
                 raise ValueError(
                     f'params[{position}] is not a leaf: a plain optimizer reads .grad, which only '
@@ -156,3 +158,14 @@ class Optimizer:
             ValueError: the states do not fit this optimizer; nothing has changed then.
         """
         self._states = list(checked_like(tuple(self._states), state, 'state'))
+
+    def __copy__(self) -> Optimizer:
+        """Return an optimizer of the same tensors whose steps leave the state of this one."""
+        clone = object.__new__(type(self))
+        clone._impl = self._impl
+        clone._transformations = list(self._transformations)
+        clone._states = list(self._states)
+        clone.param_groups = [
+            {**group, 'params': list(group['params'])} for group in self.param_groups
+        ]
+        return clone

@@ -1,0 +1,90 @@
+"""Copies of tensors, in the three ways that callers choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias, TypeVar, cast
+
+import torch
+from torch import nn
+
+from torchopt import pytree
+
+CopyMode: TypeAlias = Literal['reference', 'ref', 'copy', 'clone', 'deepcopy', 'deepclone']
+"""How a tensor is taken over: itself, a copy connected to its graph, or a detached copy."""
+
+Slots: TypeAlias = dict[str, torch.Tensor | None]
+Tree = TypeVar('Tree')
+
+
+class Copier:
+    """Copies tensors; one that comes twice, as tied weights do, is copied once."""
+
+    def __init__(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._copy = copy
+        # The originals are kept beside the copies, because an id is unique only while they live.
+        self._done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the copy of ``tensor``."""
+        if id(tensor) not in self._done:
+            # A copy belongs to the graph or not by its kind, not by where it is made.
+            with torch.enable_grad():
+                self._done[id(tensor)] = tensor, self._copy(tensor)
+        return self._done[id(tensor)][1]
+
+    def leaf(self, leaf: Any) -> Any:
+        """Return the copy of a tensor, and anything else as it is."""
+        return self.tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+    def tree(self, tree: Tree) -> Tree:
+        """Return new containers with copies of the tensors in ``tree``."""
+        return cast(Tree, pytree.tree_map(self.leaf, cast(Any, tree), none_is_leaf=True))
+
+    def slots(self, slots: Iterable[Slots]) -> tuple[Slots, ...]:
+        """Return new dictionaries with copies of the tensors."""
+        return tuple({name: self.leaf(t) for name, t in each.items()} for each in slots)
+
+
+def copier(by: CopyMode, device: torch.device | str | int | None = None) -> Copier:
+    """Return a copier, which also moves to ``device``.
+
+    Raises:
+        ValueError: there is no such ``by``.
+        RuntimeError: there is no such device.
+    """
+    if not isinstance(by, str) or by not in _COPIES:
+        raise ValueError(f'by must be one of {", ".join(map(repr, _COPIES))}, got {by!r}')
+    copy = _COPIES[by]
+    to = None if device is None else torch.device(device)
+    return Copier(lambda tensor: copy(tensor, to))
+
+
+def renewer() -> Copier:
+    """Return a copier that keeps tensors in the graph if they are, and leaves leaves."""
+    return Copier(lambda t: _deepcopy(t) if t.grad_fn is None else _connected_copy(t))
+
+
+def _reference(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    return tensor if device is None else tensor.to(device)
+
+
+def _connected_copy(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    return tensor.to(device=device, copy=True)
+
+
+def _deepcopy(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    copied = tensor.detach().to(device=device, copy=True)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    return copied.requires_grad_(tensor.requires_grad)
+
+
+_COPIES: dict[str, Callable[[torch.Tensor, torch.device | None], torch.Tensor]] = {
+    'reference': _reference,
+    'ref': _reference,
+    'copy': _connected_copy,
+    'clone': _connected_copy,
+    'deepcopy': _deepcopy,
+    'deepclone': _deepcopy,
+}

@@ -1,0 +1,130 @@
+"""Recovery of an extracted state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchopt.module_slots import ParameterSlot
+from torchopt_utils.copying import Slots, copier, renewer
+from torchopt_utils.state import BufferSnapshot, ModuleSnapshot, ModuleState
+from torchopt_utils.targets import Stateful, is_optimizer
+
+
+def recover_state_dict(target: nn.Module | Stateful, state: Any) -> None:
+    """Put an extracted state back into a module or an optimizer.
+
+    Tensors extracted by reference are put back themselves. Of tensors that the state has copied,
+    a module gets new copies of the same kind (connected to the state's tensors, or detached), so
+    that training it in place leaves the state as it is: a state can be recovered any number of
+    times. Tensors may be on another device than those they replace.
+
+    Args:
+        target: The module or optimizer from which the state was extracted, or one like it.
+        state: What :func:`extract_state_dict` has returned. If the buffers were left out,
+            ``target`` keeps its own.
+
+    Raises:
+        TypeError: ``target`` is neither a module nor an optimizer, or the state is not that of
+            such a target.
+        ValueError: the state does not fit: the number of submodules, a name, shape or dtype
+            differs, or tied tensors would be separated. Nothing has changed then; of an
+            optimizer, its ``load_state_dict`` is the judge.
+
+    Example:
+        >>> import torch, torchopt
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> weight = net.weight
+        >>> state = torchopt.extract_state_dict(net)
+        >>> torchopt.MetaSGD(net, lr=1.0).step(net.weight.sum())
+        >>> net.weight is weight
+        False
+        >>> torchopt.recover_state_dict(net, state)
+        >>> net.weight is weight
+        True
+    """
+    if isinstance(target, nn.Module):
+        if not isinstance(state, ModuleState):
+            raise TypeError(
+                'the state of a module is the ModuleState that extract_state_dict returns for it, '
+                f'got {type(state).__name__}'
+            )
+        _recover_module(target, state)
+    elif is_optimizer(target):
+        if isinstance(state, (ModuleState, nn.Module)) or is_optimizer(state):
+            raise TypeError(
+                'the state of an optimizer is what extract_state_dict returns for it, '
+                f'got {type(state).__name__}'
+            )
+        target.load_state_dict(copier('reference').tree(state))
+    else:
+        raise TypeError(f'target must be a module or an optimizer, got {type(target).__name__}')
+
+
+def _recover_module(module: nn.Module, state: ModuleState) -> None:
+    submodules = dict(module.named_modules())
+    parameters = [submodule._parameters for submodule in submodules.values()]
+    buffers = [submodule._buffers for submodule in submodules.values()]
+    pairs = [*_fitting('parameter', list(submodules), parameters, state.params)]
+    if state.buffers:
+        pairs += _fitting('buffer', list(submodules), buffers, state.buffers)
+    _require_tied(pairs)
+
+    as_it_is = copier('reference')
+    renewed = renewer()
+    new_params = (renewed if isinstance(state, ModuleSnapshot) else as_it_is).slots(state.params)
+    new_buffers = (renewed if isinstance(state, BufferSnapshot) else as_it_is).slots(state.buffers)
+    for submodule, slots in zip(submodules.values(), new_params):
+        for name, tensor in slots.items():
+            ParameterSlot(submodule, name).write(tensor)
+    for submodule, slots in zip(submodules.values(), new_buffers):
+        submodule._buffers.update(slots)
+
+
+def _fitting(
+    kind: str, submodules: list[str], current: list[Any], given: tuple[Slots, ...]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what every slot holds and will hold, by qualified name, or raise."""
+    if len(given) != len(current):
+        raise ValueError(
+            f'the state has {kind}s of {len(given)} submodules, the module has {len(current)}'
+        )
+    for prefix, slots, new_slots in zip(submodules, current, given):
+        if slots.keys() != new_slots.keys():
+            raise ValueError(
+                f'the {kind}s of {prefix or "the module itself"!r} are '
+                f'{[*slots]}, those of the state are {[*new_slots]}'
+            )
+        for name, old in slots.items():
+            new = new_slots[name]
+            qualified = f'{prefix}.{name}' if prefix else name
+            if not isinstance(new, (torch.Tensor, type(None))):
+                raise TypeError(
+                    f'{kind} {qualified!r} of the state must be a tensor or None, '
+                    f'got {type(new).__name__}'
+                )
+            if _outline(old) != _outline(new):
+                raise ValueError(
+                    f'{kind} {qualified!r} does not fit: the module has {_outline(old)}, '
+                    f'the state {_outline(new)}'
+                )
+            yield qualified, old, new
+
+
+def _require_tied(pairs: list[tuple[str, Any, Any]]) -> None:
+    first: dict[int, tuple[str, Any]] = {}
+    for name, old, new in pairs:
+        other_name, other = first.setdefault(id(old), (name, new))
+        if old is not None and new is not other:
+            raise ValueError(
+                f'{other_name!r} and {name!r} are one tensor in the module, but two in the state'
+            )
+
+
+def _outline(tensor: torch.Tensor | None) -> str:
+    if tensor is None:
+        return 'None'
+    return f'a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype}'

@@ -1,0 +1,52 @@
+"""What the functions of this package can be applied to."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeGuard, runtime_checkable
+
+import torch
+
+from torchopt import pytree
+from torchopt.typing import TensorTree
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An optimizer, as far as this package knows it."""
+
+    def state_dict(self) -> Any:
+        """Return the state, a tree of tensors."""
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Take over a state, or raise before anything has changed."""
+
+
+def is_optimizer(target: object) -> TypeGuard[Stateful]:
+    """Tell whether ``target``, which is no module, has a state to extract."""
+    return isinstance(target, Stateful) and not isinstance(target, type)
+
+
+_WANTED = {
+    'target': 'a module, an optimizer, an extracted state or a tree of tensors',
+    'var': 'a tree of tensors',
+}
+
+
+def tensors_of(tree: TensorTree, root: str = 'target') -> dict[str, torch.Tensor]:
+    """Return the tensors of a tree by the name that an error would call them.
+
+    Raises:
+        TypeError: a leaf is neither a tensor nor None, or the tree is None.
+    """
+    accessors, leaves, _ = pytree.tree_flatten_with_accessor(tree, none_is_leaf=True)
+    named = {access.codify(root): leaf for access, leaf in zip(accessors, leaves)}
+    for name, leaf in named.items():
+        if leaf is tree and not isinstance(leaf, torch.Tensor):
+            raise TypeError(f'{root} must be {_WANTED[root]}, got {_describe(leaf)}')
+        if leaf is not None and not isinstance(leaf, torch.Tensor):
+            raise TypeError(f'{name} must be a tensor or None, got {_describe(leaf)}')
+    return {name: leaf for name, leaf in named.items() if leaf is not None}
+
+
+def _describe(value: object) -> str:
+    return f'the class {value.__name__}' if isinstance(value, type) else type(value).__name__

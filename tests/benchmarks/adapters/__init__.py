@@ -1,0 +1,67 @@
+"""The workloads in the words of each library, one adapter a file."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss as mse_loss
+
+LR = 0.01
+INNER_STEPS = 5
+
+Tensors = list[torch.Tensor]
+
+
+class Task(NamedTuple):
+    """Inputs and targets for adaptation and for the outer loss; or all tasks', stacked."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    outer_x: torch.Tensor
+    outer_y: torch.Tensor
+
+
+class Adapter:
+    """What a library can do; a method that it does not override is reported as n/a.
+
+    Attributes:
+        eps_roots: The values of ``eps_root`` that it supports; the first one is timed.
+    """
+
+    eps_roots: tuple[float, ...] = (0.0,)
+
+    def adam_step(
+        self, grads: Tensors, mu: Tensors, nu: Tensors, eps_root: float
+    ) -> Callable[[], Tensors]:
+        """Return the function that makes updates, new ``mu`` and new ``nu``, in one list."""
+        raise NotImplementedError
+
+    def meta_gradient(
+        self, net: nn.Module, tasks: list[Task], rule: str, eps_root: float
+    ) -> Callable[[], Tensors]:
+        """Return the function that makes the meta-gradient of the mean outer loss.
+
+        Every task takes ``INNER_STEPS`` inner steps of the ``rule``, ``'adam'`` or ``'sgd'``.
+        """
+        raise NotImplementedError
+
+    def batched_meta_gradient(
+        self, net: nn.Module, tasks: Task, rule: str, eps_root: float
+    ) -> Callable[[], Tensors]:
+        """Return the same function for all tasks at once, by ``torch.vmap``."""
+        raise NotImplementedError
+
+
+def mean_gradient(losses: Tensors, net: nn.Module) -> Tensors:
+    """Differentiate the mean of ``losses``."""
+    return list(torch.autograd.grad(torch.stack(losses).mean(), list(net.parameters())))
+
+
+def load(adapter: str, options: dict[str, Any]) -> Adapter:
+    """Make the adapter named ``module:Class``."""
+    module, name = adapter.split(':')
+    return getattr(importlib.import_module(f'adapters.{module}'), name)(**options)

@@ -1,0 +1,31 @@
+"""learn2learn: MAML with SGD."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from adapters import INNER_STEPS, LR, Adapter, mean_gradient, mse_loss
+
+# The package's own __init__ imports gym, torchvision and others; its algorithms need none of
+# them. A module that was made but not executed lets the submodules be found.
+sys.modules['learn2learn'] = importlib.util.module_from_spec(importlib.util.find_spec('learn2learn'))
+from learn2learn.algorithms import MAML  # noqa: E402
+
+
+class Learn2Learn(Adapter):
+    def meta_gradient(self, net, tasks, rule, eps_root):
+        if rule != 'sgd':
+            raise NotImplementedError
+        maml = MAML(net, LR)
+
+        def run():
+            losses = []
+            for task in tasks:
+                learner = maml.clone()
+                for _ in range(INNER_STEPS):
+                    learner.adapt(mse_loss(learner(task.x), task.y))
+                losses.append(mse_loss(learner(task.outer_x), task.outer_y))
+            return mean_gradient(losses, net)
+
+        return run

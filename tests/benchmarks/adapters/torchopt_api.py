@@ -1,0 +1,81 @@
+"""The project, and the peer that has the same interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torchopt
+from torch.func import functional_call
+
+from adapters import INNER_STEPS, LR, Adapter, mean_gradient, mse_loss
+
+
+class TorchOpt(Adapter):
+    eps_roots = (1e-8, 0.0)
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    def adam_step(self, grads, mu, nu, eps_root):
+        optimizer = torchopt.adam(LR, **self._arguments('adam', eps_root))
+        state = tuple(
+            member._replace(mu=type(member.mu)(mu), nu=type(member.nu)(nu))
+            if hasattr(member, 'mu')
+            else member
+            for member in optimizer.init(tuple(grads))
+        )
+        (position,) = (i for i, member in enumerate(state) if hasattr(member, 'mu'))
+
+        def step():
+            updates, new_state = optimizer.update(tuple(grads), state, inplace=False)
+            moments = new_state[position]
+            return [*updates, *moments.mu, *moments.nu]
+
+        return step
+
+    def meta_gradient(self, net, tasks, rule, eps_root):
+        meta_class = {'adam': torchopt.MetaAdam, 'sgd': torchopt.MetaSGD}[rule]
+        arguments = self._arguments(rule, eps_root)
+
+        def run():
+            optimizer = meta_class(net, LR, **arguments)
+            net_start = torchopt.extract_state_dict(net)
+            optimizer_start = torchopt.extract_state_dict(optimizer)
+            losses = []
+            for task in tasks:
+                for _ in range(INNER_STEPS):
+                    optimizer.step(mse_loss(net(task.x), task.y))
+                losses.append(mse_loss(net(task.outer_x), task.outer_y))
+                torchopt.recover_state_dict(net, net_start)
+                torchopt.recover_state_dict(optimizer, optimizer_start)
+            return mean_gradient(losses, net)
+
+        return run
+
+    def batched_meta_gradient(self, net, tasks, rule, eps_root):
+        make = {'adam': torchopt.adam, 'sgd': torchopt.sgd}[rule]
+        optimizer = make(LR, **self._arguments(rule, eps_root))
+        start = {name: value.detach() for name, value in net.named_parameters()}
+
+        def loss(params, x, y):
+            return mse_loss(functional_call(net, params, (x,)), y)
+
+        def outer_loss(params, x, y, outer_x, outer_y):
+            state = optimizer.init(params)
+            for _ in range(INNER_STEPS):
+                grads = torch.func.grad(loss)(params, x, y)
+                updates, state = optimizer.update(grads, state, inplace=False)
+                params = torchopt.apply_updates(params, updates, inplace=False)
+            return loss(params, outer_x, outer_y)
+
+        def mean_loss(params):
+            # One copy a task: the peer's Adam writes batched values into its initial moments.
+            copies = {name: p.expand(len(tasks.x), *p.shape) for name, p in params.items()}
+            return torch.vmap(outer_loss)(copies, *tasks).mean()
+
+        meta_gradient = torch.func.grad(mean_loss)
+        return lambda: list(meta_gradient(start).values())
+
+    def _arguments(self, rule: str, eps_root: float) -> dict[str, Any]:
+        return {**self._options, **({'eps_root': eps_root} if rule == 'adam' else {})}

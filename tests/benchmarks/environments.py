@@ -1,0 +1,44 @@
+"""One environment for each library whose import name, or age, keeps it apart."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from libraries import Library
+
+
+def python_of(library: Library, folder: Path) -> Path:
+    """Return the interpreter of the library's environment, made anew if its recipe has changed.
+
+    Raises:
+        subprocess.CalledProcessError: it can't be installed here.
+    """
+    if library.installs is None:
+        return Path(sys.executable)
+    # First torch, by its full version: nothing that follows may bring another one.
+    torch, plugin = (
+        f'{name}=={version(name).partition("+")[0]}' for name in ('torch', 'pytest-benchmark')
+    )
+    steps = [torch, f'numpy {plugin}', *library.installs]
+    environment = folder / library.name.replace(' ', '-')
+    python = environment / ('Scripts/python.exe' if sys.platform == 'win32' else 'bin/python')
+    recipe = environment / 'recipe.txt'
+    wanted = '\n'.join([sys.version, *steps])
+    if recipe.exists() and recipe.read_text() == wanted:
+        return python
+    shutil.rmtree(environment, ignore_errors=True)
+    _run('-m', 'venv', '--without-pip', environment)
+    for step in steps:
+        print(f'  {library.name}: pip install {step}', file=sys.stderr)
+        _run('-m', 'pip', '--python', python, 'install', '--quiet', *shlex.split(step))
+    recipe.write_text(wanted)
+    return python
+
+
+def _run(*arguments: str | Path) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, stdout=sys.stderr)

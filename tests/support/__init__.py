@@ -1,0 +1,1 @@
+"""Support that the tests of all packages share."""

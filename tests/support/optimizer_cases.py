@@ -1,0 +1,218 @@
+"""Every optimizer with its options, derived from the registry and the factories' signatures.
+
+An optimizer that is added to ``torchopt.registry.OPTIMIZERS`` is in these lists, and so in every
+test that runs over them. A keyword that no optimizer had before needs a line in ``SAMPLES``, and
+in ``INVALID`` unless it is a flag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+import torchopt
+from torchopt import pytree
+from torchopt.registry import OPTIMIZERS, OptimizerEntry
+
+
+def decays_matrices(tree: Any) -> Any:
+    """A mask: only tensors of at least two dimensions."""
+    return pytree.tree_map(
+        lambda leaf: leaf is not None and leaf.dim() >= 2, tree, none_is_leaf=True
+    )
+
+
+NAN = float('nan')
+
+# A value of every option that differs from its default and matters after few steps.
+SAMPLES: dict[str, Any] = {
+    'lr': 0.03,
+    'lr_decay': 0.1,
+    'betas': (0.8, 0.95),
+    'rho': 0.8,
+    'alpha': 0.9,
+    'eps': 1e-2,
+    'eps_root': 1e-3,
+    'weight_decay': 0.05,
+    'momentum': 0.7,
+    'dampening': 0.3,
+    'nesterov': True,
+    'centered': True,
+    'amsgrad': True,
+    'decoupled_weight_decay': True,
+    'mask': decays_matrices,
+    'initial_accumulator_value': 0.2,
+    'initial_scale': 0.5,
+    'moment_requires_grad': True,
+    'maximize': True,
+}
+
+# What an option needs beside it to have an effect, or to be allowed.
+COMPANIONS: dict[str, dict[str, Any]] = {
+    'dampening': {'momentum': 0.7},
+    'nesterov': {'momentum': 0.7},
+    'decoupled_weight_decay': {'weight_decay': 0.05},
+    'mask': {'weight_decay': 0.05},
+}
+
+# Options that exclude each other: all options together are all but one of them, in turn.
+EXCLUSIVE = (frozenset({'dampening', 'nesterov'}),)
+
+# Values out of range, of every option that is a number.
+INVALID: dict[str, tuple[Any, ...]] = {
+    'lr': (-1e-3, NAN),
+    'lr_decay': (-0.1, NAN),
+    'betas': ((-0.1, 0.9), (1.0, 0.9), (0.9, 1.0), (0.9, -0.1), (NAN, 0.9), (0.9, NAN)),
+    'rho': (-0.1, 1.0, NAN),
+    'alpha': (-0.1, 1.0, NAN),
+    'eps': (-1e-8, NAN),
+    'eps_root': (-1e-8, NAN),
+    'weight_decay': (-0.1, NAN),
+    'momentum': (-0.1, NAN),
+    'dampening': (-0.1, 1.1, NAN),
+    'initial_accumulator_value': (-0.1, NAN),
+    'initial_scale': (-0.1, NAN),
+}
+
+_NOT_AN_OPTION = frozenset({'use_accelerated_op'})
+_DIFFERENTIABLE = frozenset({'Scalar', 'tuple[Scalar, Scalar]', 'LearningRate'})
+_NUMERIC = _DIFFERENTIABLE | {'float'}
+# Options that torch spells in another way, or that do not change values.
+_TORCH_KNOWS_OTHERWISE = frozenset({'mask', 'moment_requires_grad'})
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerCase:
+    """An optimizer with some of its options."""
+
+    entry: OptimizerEntry
+    label: str
+    options: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f'{self.entry.name}-{self.label}'
+
+    def make(self, **overrides: Any) -> torchopt.GradientTransformation:
+        """Make the transformation, with some options replaced, such as ``lr=schedule``."""
+        return self.entry.factory(**{**self.options, **overrides})
+
+    def make_class(self, params: Any, **overrides: Any) -> torchopt.Optimizer:
+        """Make the plain optimizer, such as ``torchopt.Adam(params, ...)``."""
+        plain = getattr(torchopt, self.entry.class_name)
+        return plain(params, **{**self.options, **overrides})
+
+    def make_torch(self, params: list[torch.Tensor], **overrides: Any) -> torch.optim.Optimizer:
+        """Make torch's optimizer; a mask becomes two parameter groups."""
+        options = {**self.options, **overrides}
+        options.pop('moment_requires_grad', None)
+        mask = options.pop('mask', None)
+        groups: list[dict[str, Any]] = [{'params': params}]
+        if mask is not None:
+            flags = mask(params)
+            groups = [
+                {'params': [p for p, flag in zip(params, flags) if flag]},
+                {'params': [p for p, flag in zip(params, flags) if not flag], 'weight_decay': 0.0},
+            ]
+        cls = getattr(torch.optim, self.entry.torch_name)
+        return cls(groups, **{'lr': self.value('lr'), **options}, foreach=False)
+
+    def value(self, option: str) -> Any:
+        """The value of an option, its default where the case leaves it."""
+        return self.options.get(option, signature_of(self.entry)[option].default)
+
+    def has(self, option: str) -> bool:
+        """Tell whether the optimizer has an option of that name."""
+        return option in signature_of(self.entry)
+
+    def tensor_options(self, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+        """Every float hyperparameter as a 0-dim tensor that requires grad (pairs as pairs)."""
+        values = {
+            name: self.value(name)
+            for name, parameter in signature_of(self.entry).items()
+            if parameter.annotation in _DIFFERENTIABLE
+        }
+        # Nesterov and dampening exclude each other, and a tensor counts as dampening.
+        if self.value('nesterov') if self.has('nesterov') else False:
+            values.pop('dampening', None)
+        return pytree.tree_map(
+            lambda value: torch.tensor(value, dtype=dtype, requires_grad=True), values
+        )
+
+
+@functools.cache
+def signature_of(entry: OptimizerEntry) -> Mapping[str, inspect.Parameter]:
+    """The options of an optimizer, by name."""
+    parameters = inspect.signature(entry.factory).parameters
+    return {name: p for name, p in parameters.items() if name not in _NOT_AN_OPTION}
+
+
+def sample_of(name: str) -> Any:
+    """The sample value of an option."""
+    if name not in SAMPLES:
+        raise KeyError(
+            f'the option {name!r} has no sample value: add one to SAMPLES in {__file__}, and what '
+            'it needs beside it to COMPANIONS'
+        )
+    return SAMPLES[name]
+
+
+def _cases_of(entry: OptimizerEntry, names: list[str]) -> list[OptimizerCase]:
+    cases = [OptimizerCase(entry, 'defaults', {})]
+    for name in names:
+        options = {**COMPANIONS.get(name, {}), name: sample_of(name)}
+        cases.append(OptimizerCase(entry, name, options))
+    dropped: list[str | None] = [None]
+    for group in EXCLUSIVE:
+        if group <= set(names):
+            dropped = sorted(group)
+    for absent in dropped:
+        together = {name: sample_of(name) for name in names if name != absent}
+        label = 'all' if absent is None else f'all_but_{absent}'
+        cases.append(OptimizerCase(entry, label, together))
+    return cases
+
+
+CASES = [case for entry in OPTIMIZERS for case in _cases_of(entry, list(signature_of(entry)))]
+"""Each optimizer: its defaults, each option alone, all options together."""
+
+
+def _known_to_torch(entry: OptimizerEntry) -> list[str]:
+    cls = getattr(torch.optim, entry.torch_name, None)
+    known = set(inspect.signature(cls).parameters) if cls else set()
+    return [name for name in signature_of(entry) if name in known | _TORCH_KNOWS_OTHERWISE]
+
+
+TORCH_CASES = [
+    case
+    for entry in OPTIMIZERS
+    if hasattr(torch.optim, entry.torch_name)
+    for case in _cases_of(entry, _known_to_torch(entry))
+]
+"""The same of what torch has too."""
+
+MAIN_CASES = [
+    case for case in CASES if case.label == 'defaults' or case.label.startswith('all')
+]
+"""Two or three cases of each optimizer, for what costs much and depends little on options."""
+
+INVALID_OPTIONS = [
+    (entry, name, value)
+    for entry in OPTIMIZERS
+    for name, parameter in signature_of(entry).items()
+    if parameter.annotation in _NUMERIC
+    for value in INVALID[name]
+]
+"""(optimizer, option, value out of range)."""
+
+NUMERIC_OPTIONS = [
+    (entry, name)
+    for entry in OPTIMIZERS
+    for name, parameter in signature_of(entry).items()
+    if parameter.annotation in _NUMERIC
+]
+"""(optimizer, option that is a number or a pair of numbers)."""
