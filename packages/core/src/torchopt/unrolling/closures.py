@@ -11,8 +11,18 @@ import torch
 from torchopt.unrolling.leaves import flatten, tensors_of
 
 
+_CURE = (
+    'Pass it (or what is computed from it) through consts, detach it, or use backward=Stored()'
+)
+
+
 def require_no_captures(
-    fn: Any, outputs: Iterable[Any], inputs: Iterable[torch.Tensor], *, place: str
+    fn: Any,
+    outputs: Iterable[Any],
+    inputs: Iterable[torch.Tensor],
+    *,
+    place: str,
+    cure: str = _CURE,
 ) -> None:
     """Raise if ``outputs`` depend on a tensor that requires grad and is not among ``inputs``.
 
@@ -24,6 +34,7 @@ def require_no_captures(
         outputs: What it returned.
         inputs: What it was given.
         place: How the error calls the run.
+        cure: What it advises.
 
     Raises:
         RuntimeError: they do; the message names the tensor.
@@ -42,8 +53,7 @@ def require_no_captures(
     )
     raise RuntimeError(
         f'{place} depends on a tensor that requires grad and is none of its arguments, whose '
-        f'gradient would be lost: {described}. Pass it (or what is computed from it) through '
-        'consts, detach it, or use backward=Stored()'
+        f'gradient would be lost: {described}. {cure}'
     )
 
 

@@ -76,7 +76,16 @@ class Eager:
         # With grad mode on, as in the recomputation, so that a captured tensor shows. The inputs
         # are without history: nothing else is recorded.
         with torch.enable_grad(), Tape.recording(point.tape):
-            new_carry, y, structure = loop.run_step(point.number, carry, x, consts)
+            try:
+                new_carry, y, structure = loop.run_step(point.number, carry, x, consts)
+            except RuntimeError as error:
+                if 'does not require grad and does not have a grad_fn' not in str(error):
+                    raise
+                raise RuntimeError(
+                    f'step {point.number} differentiates by tensors that have no graph in the '
+                    'forward pass: take inner gradients with torchopt.unrolling.grad or '
+                    'torch.func.grad, or use backward=Stored()'
+                ) from error
         require_no_captures(
             loop.step,
             [*new_carry, *y],

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 
 from torchopt import pytree
+from torchopt.unrolling.closures import require_no_captures
 from torchopt.unrolling.derivatives import Cotangents, partial_derivatives
 from torchopt.unrolling.leaves import Leaves, fill, flatten, frame_of, is_hole, tensors_of
 
@@ -92,6 +93,7 @@ def products(
     if order == 'reverse-over-reverse' or all(bar is None for bar in cotangents[: len(along)]):
         with torch.enable_grad():
             outputs = tensors_of(flatten(call.gradient(fresh))[0])
+        _require_all_arguments(call, outputs, fresh)
         return partial_derivatives(outputs, cotangents, fresh)
     directions = [
         torch.zeros_like(inputs[position]) if bar is None else bar
@@ -100,6 +102,7 @@ def products(
     of_values = cotangents[len(along) :]
     with torch.enable_grad():
         values = call.evaluate(fresh)
+    _require_all_arguments(call, values, fresh)
     plain = partial_derivatives(values, of_values, fresh)
 
     chosen = [position for position, need in enumerate(needed) if need]
@@ -122,6 +125,18 @@ def products(
     supply = iter(moved[1])
     mixed = [next(supply) if need else None for need in needed]
     return [a if b is None else b if a is None else a + b for a, b in zip(plain, mixed)]
+
+
+def _require_all_arguments(
+    call: Call, outputs: list[torch.Tensor], inputs: list[torch.Tensor]
+) -> None:
+    require_no_captures(
+        call.fn,
+        outputs,
+        inputs,
+        place='a function whose gradient is kept (keep_gradients=True)',
+        cure='Pass it to that function as an argument, or leave keep_gradients off',
+    )
 
 
 def _replaced(

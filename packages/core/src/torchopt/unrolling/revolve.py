@@ -14,6 +14,7 @@ Griewank and Walther, *Algorithm 799: Revolve*, ACM Transactions on Mathematical
 
 from __future__ import annotations
 
+import functools
 import math
 
 
@@ -29,6 +30,7 @@ def _beta(snapshots: int, repetitions: int) -> int:
     return math.comb(snapshots + repetitions, snapshots) if repetitions >= 0 else 0
 
 
+@functools.cache
 def evaluations(length: int, snapshots: int) -> int:
     """Return the least number of evaluations with which ``length`` steps can be reversed.
 
@@ -60,3 +62,29 @@ def first_snapshots(length: int, snapshots: int) -> list[int]:
         numbers.append(numbers[-1] + ahead)
         length, snapshots = length - ahead, snapshots - 1
     return numbers
+
+
+def worth_keeping(numbers: list[int], end: int, snapshots: int) -> list[int]:
+    """Return which of the snapshots before steps ``numbers`` are best kept to reverse until ``end``.
+
+    The first is. One that stands badly is better given up for one between others.
+    """
+    # best[position]: evaluations from there, and the choice, if so many are held before it.
+    best: dict[int, tuple[int, list[int]]] = {}
+    for held in range(len(numbers) - 1, -1, -1):
+        own = snapshots - held
+        best = {
+            position: min(
+                [(evaluations(end - numbers[position], own), [position])]
+                + [
+                    (
+                        evaluations(numbers[following] - numbers[position], own) + cost,
+                        [position, *choice],
+                    )
+                    for following, (cost, choice) in best.items()
+                    if following > position
+                ]
+            )
+            for position in range(held, len(numbers))
+        }
+    return [numbers[position] for position in best[0][1]]

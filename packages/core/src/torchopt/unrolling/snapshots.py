@@ -19,7 +19,7 @@ from torchopt.unrolling.strategy import Strategy, require_no_transform
 class Snapshots(Strategy):
     """Keep few carries, and run the steps between them again.
 
-    Memory: ``count`` carries and the graph of one step. Time: the least possible number of
+    Memory: ``count`` carries, that before the last step, and the graph of one step. Time: the least possible number of
     additional evaluations, those of Griewank and Walther, *Algorithm 799: Revolve*, ACM
     Transactions on Mathematical Software 26(1), 2000. Where the number of steps is not known
     ahead (``until``), equally distant carries are kept, and every other one is dropped when there
@@ -57,6 +57,10 @@ def _about_root(length: int) -> int:
     return max(1, math.ceil(math.sqrt(length)))
 
 
+# So many snapshots stand close enough, and a choice among them takes its time.
+_MANY = 48
+
+
 class _Offline:
     """The number of steps is known: snapshots are taken where they are needed in the end."""
 
@@ -65,7 +69,8 @@ class _Offline:
 
     def __init__(self, length: int, count: int) -> None:
         self._count = count
-        self._first = frozenset(revolve.first_snapshots(length, count))
+        # Revolve starts from the last carry, which costs it no snapshot.
+        self._first = {*revolve.first_snapshots(length, count), length - 1}
 
     def new_tape(self) -> None:
         return None
@@ -94,22 +99,26 @@ class _Online:
         return None
 
     def keep(self, points: list[Point], point: Point) -> None:
-        if point.number % self._distance:
-            return
-        while points and len(points) >= (self._count or 2 * self._distance):
+        if points and points[-1].number % self._distance:
+            points.pop()  # was kept as the last carry only
+        while point.number % self._distance == 0 and self._is_full(points):
             self._distance *= 2
             points[:] = [kept for kept in points if kept.number % self._distance == 0]
-            if len(points) == 1:
-                break
-        fits = len(points) < (self._count or 2 * self._distance)
-        if fits and point.number % self._distance == 0:
-            points.append(point)
+        points.append(point)
+
+    def _is_full(self, points: list[Point]) -> bool:
+        return len(points) >= (self._count or 2 * self._distance)
 
     def reverse(
         self, points: list[Point], taken: int, advance: Callable[[Point], Point]
     ) -> Iterator[Point]:
+        if points:
+            yield points.pop()
         count = self._count or max(_about_root(taken), len(points))
-        return _reverse(points, taken, count, advance)
+        if 1 < len(points) <= _MANY:
+            numbers = revolve.worth_keeping([p.number for p in points], taken - 1, count)
+            points[:] = [point for point in points if point.number in numbers]
+        yield from _reverse(points, taken - 1, count, advance)
 
 
 def _reverse(

@@ -69,7 +69,7 @@ class Truncated(Strategy):
 
         head = _without_graph(loop, remember)
         if not window:
-            return head.unflatten(loop)
+            return head._replace(carry=loop.carry).unflatten(loop)
         prefix = head.taken - len(window)
         carry, random = window[0]
         window.clear()
