@@ -5,8 +5,9 @@ import weakref
 
 import pytest
 import torch
-import torchopt
 from torch import nn
+
+import torchopt
 from torchopt.registry import OPTIMIZERS
 
 

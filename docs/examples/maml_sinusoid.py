@@ -16,10 +16,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-import torchopt
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from tqdm import tqdm
+
+import torchopt
 
 SHOTS = 10
 Params = dict[str, Tensor]

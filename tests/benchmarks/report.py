@@ -23,9 +23,7 @@ Differences = dict[str, dict[str, float]]
 def markdown(times: Times, differences: Differences, failures: dict[str, str], rounds: int) -> str:
     """Return the page."""
     columns = [
-        library
-        for library in LIBRARIES
-        if any(library.name in row for row in times.values())
+        library for library in LIBRARIES if any(library.name in row for row in times.values())
     ]
     peers = [library for library in columns if library.installs is not None]
     notes = [f'- **{library.name}**: {library.note}' for library in columns if library.note]
@@ -41,9 +39,9 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
             f'{platform.system()}, one thread',
             f'- Python {platform.python_version()}, torch {version("torch")}, '
             + ', '.join(f'{name} {version(name)}' for name in _PROJECT_PACKAGES),
-            f'- Every library ran in {rounds} processes, in turn with the others. Times are medians '
-            'over the processes of their medians, ± half the interquartile range; the ratio is '
-            'that time to the one of this project. float32.',
+            f'- Every library ran in {rounds} processes, in turn with the others. Times are '
+            'medians over the processes of their medians, ± half the interquartile range; the '
+            'ratio is that time to the one of this project. float32.',
             '',
             *_table(
                 ['', *(library.name for library in columns), 'best peer / this project'],

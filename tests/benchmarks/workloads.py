@@ -21,7 +21,9 @@ def adam_step(count: int, *shape: int) -> Workload:
         random = torch.Generator().manual_seed(0)
 
         def normal() -> Tensors:
-            values = [torch.randn(shape, generator=random, dtype=torch.float64) for _ in range(count)]
+            values = [
+                torch.randn(shape, generator=random, dtype=torch.float64) for _ in range(count)
+            ]
             return [value.to(dtype) for value in values]
 
         inputs = [*normal(), *normal(), *(x.square() for x in normal())]

@@ -195,9 +195,7 @@ TORCH_CASES = [
 ]
 """The same of what torch has too."""
 
-MAIN_CASES = [
-    case for case in CASES if case.label == 'defaults' or case.label.startswith('all')
-]
+MAIN_CASES = [case for case in CASES if case.label == 'defaults' or case.label.startswith('all')]
 """Two or three cases of each optimizer, for what costs much and depends little on options."""
 
 INVALID_OPTIONS = [

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from torch.autograd import gradcheck, gradgradcheck
-from support.trees import generator, requiring_grad
 
 import torchopt
+from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.trees import generator, requiring_grad
 from torchopt import pytree
 
 FIRST_MOMENTS = {'mu', 'trace'}
@@ -86,7 +86,9 @@ def step_as_function(
             structure, [next(given) if varies(leaf) else leaf for leaf in leaves]
         )
         updates, state = make(**options).update(gradients, state, params=params, inplace=False)
-        results = pytree.tree_leaves((torchopt.apply_updates(params, updates, inplace=False), state))
+        results = pytree.tree_leaves(
+            (torchopt.apply_updates(params, updates, inplace=False), state)
+        )
         return tuple(x for x in results if x.is_floating_point())
 
     return step, [leaf for leaf in leaves if varies(leaf)]
@@ -118,7 +120,10 @@ def test_step_wrt_hyperparameters(case: OptimizerCase) -> None:
     constants = pytree.tree_map(lambda x: x.detach(), state)
     step, inputs = step_as_function(
         lambda **options: _with_state(case.make(**options), constants),
-        gradients, params, (), options,
+        gradients,
+        params,
+        (),
+        options,
     )
     assert check_gradients(step, inputs)
     assert check_second_gradients(step, inputs)

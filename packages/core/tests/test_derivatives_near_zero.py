@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 
 import torchopt
+from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from torchopt import pytree
 
 EPS = 1e-8
@@ -30,9 +30,7 @@ def first_update_after(
     params = torch.zeros(len(GRADIENTS), dtype=dtype)
     state = optimizer.init(params)
     for _ in range(silent_steps):
-        _, state = optimizer.update(
-            torch.zeros_like(params), state, params=params, inplace=False
-        )
+        _, state = optimizer.update(torch.zeros_like(params), state, params=params, inplace=False)
     state = pytree.tree_map(torch.Tensor.detach, state)
 
     def update(gradients: torch.Tensor) -> torch.Tensor:
@@ -60,9 +58,7 @@ def central_difference(
 # RAdam takes adaptive steps from its sixth on.
 @pytest.mark.parametrize('silent_steps', [0, 1, 8])
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_first_derivative_equals_finite_differences(
-    case: OptimizerCase, silent_steps: int
-) -> None:
+def test_first_derivative_equals_finite_differences(case: OptimizerCase, silent_steps: int) -> None:
     update = first_update_after(case, silent_steps)
     x = torch.tensor(GRADIENTS, dtype=torch.float64, requires_grad=True)
     h = torch.where(x == 0, EPS * 1e-7, x.abs() * 1e-4).detach()

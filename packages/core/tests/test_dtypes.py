@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
-from support.trees import sample_gradients, sample_params
 
 import torchopt
+from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.trees import sample_gradients, sample_params
 from torchopt import pytree
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -67,9 +67,7 @@ def test_16_bit_updates_agree_with_float64(case: OptimizerCase, dtype: torch.dty
     gradients = {'w': torch.tensor([0.0, 0.5, -0.125, 2.0], dtype=dtype)}
     wide_params, wide_gradients = pytree.tree_map(torch.Tensor.double, (params, gradients))
     optimizer = case.make()
-    update, _ = optimizer.update(
-        gradients, optimizer.init(params), params=params, inplace=False
-    )
+    update, _ = optimizer.update(gradients, optimizer.init(params), params=params, inplace=False)
     expected, _ = optimizer.update(
         wide_gradients, optimizer.init(wide_params), params=wide_params, inplace=False
     )

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from support.optimizer_cases import TORCH_CASES, OptimizerCase
-from support.trees import assert_trees_close, copied, sample_gradients, sample_params
 
 import torchopt
+from support.optimizer_cases import TORCH_CASES, OptimizerCase
+from support.trees import assert_trees_close, copied, sample_gradients, sample_params
 from torchopt import pytree
 
 STEPS = 100
@@ -68,9 +68,7 @@ def run_functional(
 @pytest.mark.parametrize('inplace', [True, False], ids=['inplace', 'functional'])
 @pytest.mark.parametrize('gradients', [dense, sparse])
 @pytest.mark.parametrize('case', TORCH_CASES, ids=str)
-def test_functional_equals_torch(
-    case: OptimizerCase, gradients: Gradients, inplace: bool
-) -> None:
+def test_functional_equals_torch(case: OptimizerCase, gradients: Gradients, inplace: bool) -> None:
     params = sample_params()
     actual = run_functional(case, params, gradients, inplace=inplace)
     assert_trees_close(actual, run_torch(case, params, gradients))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-import torchopt
 from torch import nn
+
+import torchopt
 from torchopt.registry import OPTIMIZERS
 
 REGISTRY = pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
@@ -134,7 +135,7 @@ def test_parameter_frozen_later_keeps_value_and_state():
     kept = net[2].bias.requires_grad_(False)
     optimizer.step(net(batch).mean())
 
-    (state, _), = optimizer.state_dict()
+    ((state, _),) = optimizer.state_dict()
     assert net[2].bias is kept
     assert state.steps.tolist() == [1, 1, 0, 1]  # optree sorts: 0.bias, 0.weight, 2.bias, 2.weight
     assert not state.mu['2.bias'].any()
@@ -146,7 +147,7 @@ def test_parameter_the_loss_does_not_depend_on_keeps_value_and_state():
     kept = net[2].weight
     optimizer.step(net[0].weight.square().sum())
 
-    (state, _), = optimizer.state_dict()
+    ((state, _),) = optimizer.state_dict()
     assert net[2].weight is kept
     assert state.steps.sum() == 1
     assert net[0].weight.grad_fn is not None
@@ -213,8 +214,7 @@ def test_learning_rate_learns(entry):
 def test_learning_rate_for_every_entry():
     net, batch = make_net(), make_batch()
     rates = {
-        name: torch.full_like(param, 0.1).requires_grad_()
-        for name, param in net.named_parameters()
+        name: torch.full_like(param, 0.1).requires_grad_() for name, param in net.named_parameters()
     }
     optimizer = torchopt.MetaSGD(net, lr=rates)
     start = {name: param.detach() for name, param in net.named_parameters()}

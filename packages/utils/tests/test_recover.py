@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -46,7 +46,6 @@ def modules(draw) -> nn.Module:
     return module(2)
 
 
-@settings(deadline=None)
 @given(modules(), st.sampled_from(MODES), st.booleans())
 def test_recovering_what_was_extracted_is_the_identity(module, by, detach_buffers):
     before = torchopt.extract_state_dict(module)

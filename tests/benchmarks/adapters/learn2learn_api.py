@@ -9,7 +9,9 @@ from adapters import INNER_STEPS, LR, Adapter, mean_gradient, mse_loss
 
 # The package's own __init__ imports gym, torchvision and others; its algorithms need none of
 # them. A module that was made but not executed lets the submodules be found.
-sys.modules['learn2learn'] = importlib.util.module_from_spec(importlib.util.find_spec('learn2learn'))
+sys.modules['learn2learn'] = importlib.util.module_from_spec(
+    importlib.util.find_spec('learn2learn')
+)
 from learn2learn.algorithms import MAML  # noqa: E402
 
 

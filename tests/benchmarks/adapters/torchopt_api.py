@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torchopt
 from torch.func import functional_call
 
+import torchopt
 from adapters import INNER_STEPS, LR, Adapter, mean_gradient, mse_loss
 
 

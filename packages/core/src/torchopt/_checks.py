@@ -77,16 +77,16 @@ def learning_rate(name: str, value: LearningRate) -> None:
             )
 
 
-def params(tree: Params) -> None:
-    """Raise unless every leaf is a floating-point tensor or None."""
-    for leaf in pytree.tree_leaves(tree, none_is_leaf=True):
+def params(tree: Params) -> tuple[list[torch.Tensor | None], pytree.PyTreeSpec]:
+    """Return leaves and structure, or raise unless every leaf is a floating tensor or None."""
+    leaves, structure = pytree.tree_flatten(tree, none_is_leaf=True)
+    for position, leaf in enumerate(leaves):
         if leaf is not None and not _is_floating(leaf):
-            # The slow walk that knows the leaf's name is taken only to name the culprit.
-            names = {id(leaf): accessor for accessor, leaf in _leaves(tree)}
+            name = structure.accessors()[position].codify('params')
             raise TypeError(
-                f'{names[id(leaf)].codify("params")} must be a floating-point tensor or None, '
-                f'got {_describe(leaf)}'
+                f'{name} must be a floating-point tensor or None, got {_describe(leaf)}'
             )
+    return leaves, structure
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -1,34 +1,31 @@
-"""Gradients of a loss with respect to a tree, and the errors that a bad loss deserves."""
+"""Gradients of a loss with respect to parameters, and the errors that a bad loss deserves."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
-from torchopt import pytree
-from torchopt.typing import TensorTree
 
+def gradients_of(
+    loss: torch.Tensor, params: Sequence[torch.Tensor | None], *, create_graph: bool
+) -> list[torch.Tensor | None]:
+    """Return the gradient of each of ``params``; None for one that gets none.
 
-def gradients_of(loss: torch.Tensor, params: TensorTree, *, create_graph: bool) -> Any:
-    """Return the tree of gradients; None for a leaf that gets none.
-
-    A leaf gets none if it does not require grad or the loss does not depend on it. A tensor that
-    stands in the tree twice is differentiated once.
+    A parameter gets none if it does not require grad or the loss does not depend on it.
 
     Raises:
         TypeError: ``loss`` is not a tensor.
-        ValueError: ``loss`` is not a scalar, or depends on no leaf that requires grad.
+        ValueError: ``loss`` is not a scalar, or depends on no parameter that requires grad.
         RuntimeError: grad mode is off, or the call is being compiled.
     """
     _require_differentiable(loss)
-    leaves, structure = pytree.tree_flatten(params, none_is_leaf=True)
-    wanted = {id(leaf): leaf for leaf in leaves if leaf is not None and leaf.requires_grad}
-    found: tuple[torch.Tensor | None, ...] = ()
+    wanted = [param for param in params if param is not None and param.requires_grad]
+    found: Sequence[torch.Tensor | None] = ()
     if wanted and loss.requires_grad:
         found = torch.autograd.grad(
             loss,
-            list(wanted.values()),
+            wanted,
             # What the loss was computed from may be part of the next loss, too.
             retain_graph=True,
             create_graph=create_graph,
@@ -39,8 +36,12 @@ def gradients_of(loss: torch.Tensor, params: TensorTree, *, create_graph: bool) 
             'the loss does not depend on any parameter that requires grad: '
             'compute it from the current parameters, without detaching them'
         )
-    by_leaf: dict[int, Any] = dict(zip(wanted, found))
-    return pytree.tree_unflatten(structure, [by_leaf.get(id(leaf)) for leaf in leaves])
+    if len(wanted) == len(params):
+        return list(found)
+    gradients = iter(found)
+    return [
+        next(gradients) if param is not None and param.requires_grad else None for param in params
+    ]
 
 
 def _require_differentiable(loss: torch.Tensor) -> None:

@@ -23,14 +23,23 @@ _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
 def transformation(
     init: InitFn,
     update: Callable[[Any, Any, Params | None], tuple[Any, Any]],
+    state_class: type[tuple[Any, ...]] | None = None,
 ) -> GradientTransformation:
-    """Make a transformation from a functional pair: checked ``init``, ``inplace`` lowered."""
+    """Make a transformation from a functional pair: checked arguments, ``inplace`` lowered."""
 
     def checked_init(params: Params) -> OptState:
         _checks.params(params)
         return init(params)
 
-    return GradientTransformation(checked_init, lower_inplace(update))
+    def checked_update(updates: Any, state: Any, params: Params | None) -> tuple[Any, Any]:
+        if state_class is not None and not isinstance(state, state_class):
+            raise TypeError(
+                f'state must be a {state_class.__name__}, as init returns, '
+                f'got {type(state).__name__}'
+            )
+        return update(updates, state, params)
+
+    return GradientTransformation(checked_init, lower_inplace(checked_update))
 
 
 def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransformation:
@@ -58,6 +67,7 @@ def map_updates(
     others: Mapping[str, TensorTree] | None = None,
     *,
     broadcast: bool = False,
+    absent: str | None = None,
 ) -> Any:
     """Apply ``fn(update, *others)`` at every leaf where there is an update.
 
@@ -66,23 +76,27 @@ def map_updates(
         updates: Tree of tensors; None where a parameter has no gradient.
         others: Trees with the structure of ``updates``, by the name that errors call them.
         broadcast: Let the tensors of ``others`` have any shape and dtype that ``fn`` can use.
+        absent: Name of the tree in ``others`` whose leaf is the result where there is no update;
+            by default that is None.
 
     Returns:
         The tree of results, each in the dtype of its update.
 
     Raises:
         ValueError: the trees differ in structure, a tensor of ``others`` in shape, dtype or
-            device from its update (unless ``broadcast``), or a result in shape.
+            device from its update, or with ``broadcast`` a result in shape.
         TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
     """
-    leaves, structure = _flatten(updates)
+    leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
     columns = {name: _flatten_like(structure, tree, name) for name, tree in (others or {}).items()}
     _require_alike(structure, leaves, {} if broadcast else columns)
-    mapped = [None if row[0] is None else fn(*row) for row in zip(leaves, *columns.values())]
-    for position, (old, new) in enumerate(zip(leaves, mapped)):
-        if new is None:
+    results = list(leaves if absent is None else columns[absent])
+    for position, row in enumerate(zip(leaves, *columns.values())):
+        old = row[0]
+        if old is None:
             continue
-        if new.shape != old.shape:
+        new = fn(*row)
+        if broadcast and new.shape != old.shape:
             accessor = structure.accessors()[position]
             names = ' and '.join(accessor.codify(name) for name in others or {})
             raise ValueError(
@@ -90,8 +104,8 @@ def map_updates(
                 f'together they give {tuple(new.shape)}'
             )
         # A 0-dim factor of a wider dtype would widen a 0-dim update for good.
-        mapped[position] = new.to(old.dtype)
-    return pytree.tree_unflatten(structure, mapped)
+        results[position] = new if new.dtype == old.dtype else new.to(old.dtype)
+    return pytree.tree_unflatten(structure, results)
 
 
 def map_rule(
@@ -118,7 +132,7 @@ def map_rule(
             another shape, dtype or device than its gradient.
         TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
     """
-    leaves, structure = _flatten(updates)
+    leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
     columns = [_flatten_like(structure, tree, name) for name, tree in state.items()]
     _require_alike(structure, leaves, dict(zip(state, columns)))
     per_leaf = _Scalars(scalars)
@@ -130,10 +144,13 @@ def map_rule(
             results.append(list(row))
             continue
         dtype = gradient.dtype
-        wide = torch.float32 if dtype in _SIXTEEN_BIT else dtype
-        new = rule(*(x.to(wide) for x in row), *per_leaf.at(position, wide, gradient))
+        if dtype in _SIXTEEN_BIT:
+            wide = [x.float() for x in row]
+            new = rule(*wide, *per_leaf.at(position, torch.float32, gradient))
+        else:
+            new = rule(*row, *per_leaf.at(position, dtype, gradient))
         # A 0-dim hyperparameter of a wider dtype would widen a 0-dim gradient for good.
-        results.append([x.to(dtype) for x in new])
+        results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
     return [pytree.tree_unflatten(structure, column) for column in zip(*results)]
@@ -199,11 +216,6 @@ class _Scalars:
         return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
 
 
-def _flatten(updates: TensorTree) -> tuple[list[Any], pytree.PyTreeSpec]:
-    leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
-    return leaves, structure
-
-
 def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
     try:
         return structure.flatten_up_to(tree)
@@ -214,26 +226,22 @@ def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> 
 def _require_alike(
     structure: pytree.PyTreeSpec, leaves: list[Any], columns: Mapping[str, list[Any]]
 ) -> None:
-    for position, gradient in enumerate(leaves):
-        if gradient is None:
-            continue
-        if not isinstance(gradient, torch.Tensor) or not gradient.is_floating_point():
+    for position, leaf in enumerate(leaves):
+        if leaf is not None and not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
             where = structure.accessors()[position].codify('updates')
-            raise TypeError(
-                f'{where} must be a floating-point tensor or None, got {gradient!r:.80}'
-            )
-        for name, column in columns.items():
-            other = column[position]
-            if (
-                not isinstance(other, torch.Tensor)
-                or other.shape != gradient.shape
-                or other.dtype != gradient.dtype
-                or other.device != gradient.device
+            raise TypeError(f'{where} must be a floating-point tensor or None, got {leaf!r:.80}')
+    for name, column in columns.items():
+        for position, (leaf, other) in enumerate(zip(leaves, column)):
+            if leaf is not None and not (
+                isinstance(other, torch.Tensor)
+                and other.shape == leaf.shape
+                and other.dtype == leaf.dtype
+                and other.device == leaf.device
             ):
                 accessor = structure.accessors()[position]
                 raise ValueError(
                     f'{accessor.codify(name)} does not fit {accessor.codify("updates")}: '
-                    f'{_outline(other)} against {_outline(gradient)}'
+                    f'{_outline(other)} against {_outline(leaf)}'
                 )
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchopt import pytree
+from torchopt._likeness import alike, outline
 from torchopt.typing import TensorTree
 
 Class = TypeVar('Class', bound='type[tuple[Any, ...]]')
@@ -24,22 +25,16 @@ def checked_like(expected: TensorTree, given: TensorTree, name: str) -> Any:
     Raises:
         ValueError: it has not; the message names the leaf.
     """
-    accessors, leaves, structure = pytree.tree_flatten_with_accessor(expected, none_is_leaf=True)
+    leaves, structure = pytree.tree_flatten(expected, none_is_leaf=True)
     given_leaves, given_structure = pytree.tree_flatten(given, none_is_leaf=True)
     if structure != given_structure:
         raise ValueError(
             f'{name} differs in structure: expected {structure}, got {given_structure}'
         )
-    for accessor, leaf, other in zip(accessors, leaves, given_leaves):
-        if _outline(leaf) != _outline(other):
+    for position, (leaf, other) in enumerate(zip(leaves, given_leaves)):
+        if not alike(leaf, other):
             raise ValueError(
-                f'{accessor.codify(name)} does not fit: expected {_outline(leaf)}, '
-                f'got {_outline(other)}'
+                f'{structure.accessors()[position].codify(name)} does not fit: '
+                f'expected {outline(leaf)}, got {outline(other)}'
             )
     return given
-
-
-def _outline(leaf: Any) -> str:
-    if isinstance(leaf, torch.Tensor):
-        return f'a tensor of shape {tuple(leaf.shape)} and dtype {leaf.dtype}'
-    return type(leaf).__name__

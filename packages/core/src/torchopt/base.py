@@ -51,7 +51,7 @@ class IdentityGradientTransformation(GradientTransformation):
         """Make the pair, which needs no argument."""
         return super().__new__(cls, cls._init, cls._update)
 
-    def __getnewargs__(self) -> tuple[()]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[()]:
         return ()
 
     @staticmethod
@@ -103,7 +103,7 @@ class ChainedGradientTransformation(GradientTransformation):
         self.transformations = transformations
         return self
 
-    def __getnewargs__(self) -> tuple[GradientTransformation, ...]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[GradientTransformation, ...]:
         return self.transformations
 
     def __eq__(self, other: object) -> bool:

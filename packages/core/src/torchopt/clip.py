@@ -34,13 +34,14 @@ def clip_grad_norm(
     _checks.positive('norm_type', norm_type)
 
     def update(updates: Updates, params: Params | None) -> Updates:
-        gradients = pytree.tree_leaves(updates)
+        map_updates(lambda g: g, updates)  # names a leaf that is no tensor
+        gradients = [g for g in pytree.tree_leaves(updates) if g.numel()]
         if not gradients:
             return updates
         # The norm may be needed on several devices: it is gathered on that of the first.
         device = gradients[0].device
-        norms = [torch.linalg.vector_norm(g, norm_type).to(device) for g in gradients]
-        norm = torch.linalg.vector_norm(torch.stack(norms), norm_type)
+        norms = [_norm(g, norm_type).to(device) for g in gradients]
+        norm = _norm(torch.stack(norms), norm_type)
         if error_if_nonfinite and not torch.isfinite(norm):
             raise RuntimeError(
                 f'the norm of order {norm_type} of the gradients is {norm.item()}, not finite; '
@@ -50,3 +51,13 @@ def clip_grad_norm(
         return map_updates(lambda g: g * factor.to(g.device), updates)
 
     return stateless(update)
+
+
+def _norm(x: torch.Tensor, order: float) -> torch.Tensor:
+    """Norm with derivatives of every order, 0 where ``x`` is 0.
+
+    The norm that torch has gives NaN there from the second derivative on.
+    """
+    zero = (x == 0).all()
+    norm = torch.linalg.vector_norm(torch.where(zero, 1.0, x), order)
+    return torch.where(zero, 0.0, norm)

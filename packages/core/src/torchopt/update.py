@@ -36,12 +36,8 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
         >>> torchopt.apply_updates([torch.ones(2)], [torch.tensor([0.5, -0.5])])
         [tensor([1.5000, 0.5000])]
     """
-    leaves = pytree.tree_leaves(updates)
-    connected = torch.is_grad_enabled() and any(
-        isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves
-    )
     new: TreeT
-    if not inplace or connected:
+    if not inplace or _connected(updates):
         new = _sums(params, updates)
     else:
         with torch.no_grad():
@@ -50,5 +46,11 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
 
 
 def _sums(params: TensorTree, updates: Updates) -> Any:
-    sums = map_updates(lambda u, p: p + u, updates, {'params': params})
-    return pytree.tree_map(lambda p, s: p if s is None else s, params, sums, none_is_leaf=True)
+    return map_updates(torch.add, updates, {'params': params}, absent='params')
+
+
+def _connected(updates: Updates) -> bool:
+    return torch.is_grad_enabled() and any(
+        isinstance(leaf, torch.Tensor) and leaf.requires_grad
+        for leaf in pytree.tree_leaves(updates)
+    )

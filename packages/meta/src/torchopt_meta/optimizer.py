@@ -155,11 +155,12 @@ class MetaOptimizer:
         """
         self._require_frozen()
         params = [group.params() for group in self._groups]
-        gradients = gradients_of(loss, params, create_graph=not first_order)
+        tensors = [tensor for old in params for tensor in old.values()]
+        gradients = iter(gradients_of(loss, tensors, create_graph=not first_order))
         results = []
-        for group, old, gradient in zip(self._groups, params, gradients):
+        for group, old in zip(self._groups, params):
             updates, state = group.transformation.update(
-                gradient, group.state, params=old, inplace=False
+                dict(zip(old, gradients)), group.state, params=old, inplace=False
             )
             results.append((apply_updates(old, updates, inplace=False), state))
         for group, (new, state) in zip(self._groups, results):

@@ -27,11 +27,10 @@ class Copier:
 
     def tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the copy of ``tensor``."""
-        if id(tensor) not in self._done:
-            # A copy belongs to the graph or not by its kind, not by where it is made.
-            with torch.enable_grad():
-                self._done[id(tensor)] = tensor, self._copy(tensor)
-        return self._done[id(tensor)][1]
+        done = self._done.get(id(tensor))
+        if done is None:
+            done = self._done[id(tensor)] = tensor, self._copy(tensor)
+        return done[1]
 
     def leaf(self, leaf: Any) -> Any:
         """Return the copy of a tensor, and anything else as it is."""
@@ -66,11 +65,19 @@ def renewer() -> Copier:
 
 
 def _reference(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
-    return tensor if device is None else tensor.to(device)
+    return tensor if device is None else _connected(tensor, device)
 
 
 def _connected_copy(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
-    return tensor.to(device=device, copy=True)
+    return _connected(tensor, device, copy=True)
+
+
+def _connected(
+    tensor: torch.Tensor, device: torch.device | None, copy: bool = False
+) -> torch.Tensor:
+    # A copy belongs to the graph or not by its kind, not by where it is made.
+    with torch.enable_grad():
+        return tensor.to(device=device, copy=copy)
 
 
 def _deepcopy(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:

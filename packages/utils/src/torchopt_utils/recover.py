@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchopt._likeness import alike, outline
 from torchopt.module_slots import ParameterSlot
 from torchopt_utils.copying import Slots, copier, renewer
 from torchopt_utils.state import BufferSnapshot, ModuleSnapshot, ModuleState
@@ -106,10 +107,10 @@ def _fitting(
                     f'{kind} {qualified!r} of the state must be a tensor or None, '
                     f'got {type(new).__name__}'
                 )
-            if _outline(old) != _outline(new):
+            if not alike(old, new):
                 raise ValueError(
-                    f'{kind} {qualified!r} does not fit: the module has {_outline(old)}, '
-                    f'the state {_outline(new)}'
+                    f'{kind} {qualified!r} does not fit: the module has {outline(old)}, '
+                    f'the state {outline(new)}'
                 )
             yield qualified, old, new
 
@@ -122,9 +123,3 @@ def _require_tied(pairs: list[tuple[str, Any, Any]]) -> None:
             raise ValueError(
                 f'{other_name!r} and {name!r} are one tensor in the module, but two in the state'
             )
-
-
-def _outline(tensor: torch.Tensor | None) -> str:
-    if tensor is None:
-        return 'None'
-    return f'a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype}'

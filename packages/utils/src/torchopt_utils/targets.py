@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import torch
 
@@ -10,7 +10,6 @@ from torchopt import pytree
 from torchopt.typing import TensorTree
 
 
-@runtime_checkable
 class Stateful(Protocol):
     """An optimizer, as far as this package knows it."""
 
@@ -23,7 +22,10 @@ class Stateful(Protocol):
 
 def is_optimizer(target: object) -> TypeGuard[Stateful]:
     """Tell whether ``target``, which is no module, has a state to extract."""
-    return isinstance(target, Stateful) and not isinstance(target, type)
+    if isinstance(target, type):
+        return False
+    methods = (getattr(target, name, None) for name in ('state_dict', 'load_state_dict'))
+    return all(callable(method) for method in methods)
 
 
 _WANTED = {

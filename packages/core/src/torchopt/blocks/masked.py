@@ -29,8 +29,11 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
 
     def update(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
         flags = mask(updates if params is None else params) if callable(mask) else mask
+        chosen = _choose(flags, updates)
+        if chosen is None:  # a bare tensor; its params become None, which would mean missing
+            return updates, state
         inner_updates, state = inner.update(
-            _choose(flags, updates),
+            chosen,
             state,
             params=None if params is None else _choose(flags, params),
             inplace=False,
@@ -52,4 +55,7 @@ def _merge(flags: TensorTree, chosen: TensorTree, otherwise: TensorTree) -> Tens
             raise TypeError(f'a mask has bools at its leaves, got {flag!r}')
         return yes if flag else no
 
-    return pytree.tree_map(pick, flags, chosen, otherwise, none_is_leaf=True)
+    try:
+        return pytree.tree_map(pick, flags, chosen, otherwise, none_is_leaf=True)
+    except ValueError as error:
+        raise ValueError(f'the mask does not fit: {error}') from None

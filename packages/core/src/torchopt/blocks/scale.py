@@ -20,7 +20,24 @@ def scale(factor: Scalar | TensorTree) -> GradientTransformation:
         factor: A number, a 0-dim tensor, or a tree of tensors with the structure of the updates,
             each broadcastable to its update. Tensors may require grad.
     """
-    if isinstance(factor, (int, float)) or (isinstance(factor, torch.Tensor) and factor.dim() == 0):
+    return _multiply(factor, 'factor')
+
+
+def _multiply(factor: Scalar | TensorTree, name: str) -> GradientTransformation:
+    if isinstance(factor, (int, float)):
+        # A number costs every multiplication, and every one of its derivatives, a conversion that
+        # takes as long as a small product. To 16 bits it is not rounded, as torch rounds none.
+        as_tensor = {
+            dtype: torch.tensor(factor, dtype=dtype, device='cpu')
+            for dtype in (torch.float32, torch.float64)
+        }
+
+        def update(updates: Updates, params: Params | None) -> Updates:
+            # A compiler folds the number; a tensor on the CPU would keep it from CUDA graphs.
+            factors = {} if torch.compiler.is_compiling() else as_tensor
+            return map_updates(lambda g: g * factors.get(g.dtype, factor), updates)
+
+    elif isinstance(factor, torch.Tensor) and factor.dim() == 0:
 
         def update(updates: Updates, params: Params | None) -> Updates:
             return map_updates(lambda g: g * factor, updates)
@@ -28,7 +45,7 @@ def scale(factor: Scalar | TensorTree) -> GradientTransformation:
     else:
 
         def update(updates: Updates, params: Params | None) -> Updates:
-            return map_updates(lambda g, f: g * f, updates, {'factor': factor}, broadcast=True)
+            return map_updates(lambda g, f: g * f, updates, {name: factor}, broadcast=True)
 
     return stateless(update)
 
@@ -51,10 +68,9 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
     """
     _checks.learning_rate('lr', lr)
     if isinstance(lr, (int, float, torch.Tensor)):
-        return scale(-lr)
+        return _multiply(-lr, 'lr')
     if callable(lr):
         schedule: Any = lr
         return scale_by_schedule(lambda count: -schedule(count))
-    return scale(
-        pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True)
-    )
+    negative = pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True)
+    return _multiply(negative, 'lr')

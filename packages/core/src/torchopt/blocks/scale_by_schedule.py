@@ -47,4 +47,4 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
         factor = schedule(as_float(state.steps))
         return map_updates(lambda g: g * factor, updates), ScaleByScheduleState(state.steps + 1)
 
-    return transformation(init, update)
+    return transformation(init, update, ScaleByScheduleState)

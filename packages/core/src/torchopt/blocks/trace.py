@@ -27,12 +27,12 @@ class TraceState(NamedTuple):
 
     Attributes:
         trace: The momentum buffer, shaped like the parameters.
-        steps: Steps taken by each parameter, an int64 vector; None without dampening, which
-            is all that depends on it.
+        steps: Steps taken by each parameter, an int64 vector; the empty tuple without dampening,
+            which is all that depends on it.
     """
 
     trace: TensorTree
-    steps: torch.Tensor | None
+    steps: torch.Tensor | tuple[()]
 
 
 def trace(
@@ -79,16 +79,16 @@ def trace(
 
     def init(params: Params) -> TraceState:
         buffers = filled_like(params, requires_grad=moment_requires_grad)
-        return TraceState(buffers, None if undamped else zero_steps(params))
+        return TraceState(buffers, () if undamped else zero_steps(params))
 
     def update(
         updates: Updates, state: TraceState, params: Params | None
     ) -> tuple[Any, TraceState]:
-        steps, scalars = None, []
-        if state.steps is not None:
-            steps = next_steps(state.steps, updates)
+        steps, scalars = state.steps, []
+        if isinstance(steps, torch.Tensor):
+            steps = next_steps(steps, updates)
             scalars = [1 - dampening * as_float(steps > 1)]
         updates, m = map_rule(rule, updates, {'trace': state.trace}, scalars)
         return updates, TraceState(m, steps)
 
-    return transformation(init, update)
+    return transformation(init, update, TraceState)

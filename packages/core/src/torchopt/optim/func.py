@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from torchopt import _checks, pytree
 from torchopt._gradients import gradients_of
 from torchopt._state import checked_like
 from torchopt.base import GradientTransformation
@@ -54,7 +55,9 @@ class FuncOptimizer:
             ValueError: ``loss`` is not a scalar, or does not depend on ``params``.
             RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function.
         """
-        gradients = gradients_of(loss, params, create_graph=not (first_order or inplace))
+        leaves, structure = _checks.params(params)
+        found = gradients_of(loss, leaves, create_graph=not (first_order or inplace))
+        gradients = pytree.tree_unflatten(structure, found)
         state = self._impl.init(params) if self._state is None else self._state
         updates, state = self._impl.update(gradients, state, params=params, inplace=inplace)
         new_params = apply_updates(params, updates, inplace=inplace)

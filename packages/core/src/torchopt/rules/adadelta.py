@@ -71,7 +71,7 @@ def scale_by_adadelta(
         updates, nu, delta = map_rule(rule, updates, {'nu': state.nu, 'delta': state.delta})
         return updates, ScaleByAdadeltaState(nu, delta)
 
-    return transformation(init, update)
+    return transformation(init, update, ScaleByAdadeltaState)
 
 
 @accelerable

@@ -30,12 +30,12 @@ class ScaleByRssState(NamedTuple):
 
     Attributes:
         sum_of_squares: Sums of the squared gradients, shaped like the parameters.
-        steps: Steps taken by each parameter, an int64 vector; None without ``lr_decay``, which
-            is all that depends on it.
+        steps: Steps taken by each parameter, an int64 vector; the empty tuple without
+            ``lr_decay``, which is all that depends on it.
     """
 
     sum_of_squares: TensorTree
-    steps: torch.Tensor | None
+    steps: torch.Tensor | tuple[()]
 
 
 def scale_by_rss(
@@ -81,19 +81,19 @@ def scale_by_rss(
 
     def init(params: Params) -> ScaleByRssState:
         sums = filled_like(params, initial_accumulator_value, requires_grad=moment_requires_grad)
-        return ScaleByRssState(sums, None if constant else zero_steps(params))
+        return ScaleByRssState(sums, () if constant else zero_steps(params))
 
     def update(
         updates: Updates, state: ScaleByRssState, params: Params | None
     ) -> tuple[Any, ScaleByRssState]:
-        steps, slowdown = None, []
-        if state.steps is not None:
-            steps = next_steps(state.steps, updates)
+        steps, slowdown = state.steps, []
+        if isinstance(steps, torch.Tensor):
+            steps = next_steps(steps, updates)
             slowdown = [1 + (as_float(steps) - 1) * lr_decay]
         updates, sums = map_rule(rule, updates, {'sum_of_squares': state.sum_of_squares}, slowdown)
         return updates, ScaleByRssState(sums, steps)
 
-    return transformation(init, update)
+    return transformation(init, update, ScaleByRssState)
 
 
 @accelerable

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt import _checks
-from torchopt._numerics import ema, ema_of_square, safe_sqrt
+from torchopt._numerics import ema, safe_sqrt
 from torchopt._per_tensor import (
     as_float,
     filled_like,
@@ -32,13 +32,14 @@ class ScaleByAdamState(NamedTuple):
         mu: First moments, shaped like the parameters.
         nu: Second moments, shaped like the parameters.
         steps: Steps taken by each parameter, an int64 vector.
-        nu_max: The largest second moments so far with ``amsgrad``, else None.
+        nu_max: The largest second moments so far with ``amsgrad``, else the empty tuple, which
+            :func:`torch.vmap` takes for a tree without tensors.
     """
 
     mu: TensorTree
     nu: TensorTree
     steps: torch.Tensor
-    nu_max: TensorTree | None = None
+    nu_max: TensorTree = ()
 
 
 def scale_by_adam(
@@ -82,13 +83,14 @@ def scale_by_adam(
     def rule(
         g: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor, *rest: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        *nu_max, correction1, correction2 = rest
+        *nu_max, correction1, correction2, shift = rest
         mu = ema(mu, g, beta1)
-        nu = ema_of_square(nu, g, beta2)
+        nu = ema(nu, g * g, beta2)
         nu_max = [torch.maximum(largest, nu) for largest in nu_max]
         (bound,) = nu_max or (nu,)
-        denominator = safe_sqrt(bound / correction2, eps_root) + eps
-        return mu / correction1 / denominator, mu, nu, *nu_max
+        # The correction of mu multiplies the denominator, where it costs no operation of its own.
+        denominator = torch.addcmul(shift, safe_sqrt(bound / correction2, eps_root), correction1)
+        return mu / denominator, mu, nu, *nu_max
 
     def init(params: Params) -> ScaleByAdamState:
         mu, nu, *nu_max = (
@@ -101,13 +103,14 @@ def scale_by_adam(
     ) -> tuple[Any, ScaleByAdamState]:
         steps = next_steps(state.steps, updates)
         corrections = [1 - beta ** as_float(steps) for beta in (beta1, beta2)]
+        corrections.append(corrections[0] * eps)
         moments = {'mu': state.mu, 'nu': state.nu}
         if amsgrad:
             moments['nu_max'] = state.nu_max
         updates, mu, nu, *nu_max = map_rule(rule, updates, moments, corrections)
         return updates, ScaleByAdamState(mu, nu, steps, *nu_max)
 
-    return transformation(init, update)
+    return transformation(init, update, ScaleByAdamState)
 
 
 @accelerable

@@ -91,7 +91,7 @@ def scale_by_adamax(
         )
         return updates, ScaleByAdamaxState(mu, norm, steps)
 
-    return transformation(init, update)
+    return transformation(init, update, ScaleByAdamaxState)
 
 
 @accelerable

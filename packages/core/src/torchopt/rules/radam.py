@@ -104,7 +104,7 @@ def scale_by_radam(
         updates, mu, nu = map_rule(rule, updates, {'mu': state.mu, 'nu': state.nu}, scalars)
         return updates, ScaleByRadamState(mu, nu, steps)
 
-    return transformation(init, update)
+    return transformation(init, update, ScaleByRadamState)
 
 
 def _rectification(t: torch.Tensor, beta2: Scalar) -> tuple[torch.Tensor, torch.Tensor]:

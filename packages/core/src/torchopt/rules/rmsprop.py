@@ -86,7 +86,7 @@ def scale_by_rms(
         updates, nu = map_rule(rule, updates, {'nu': state.nu})
         return updates, ScaleByRmsState(nu)
 
-    return transformation(init, update)
+    return transformation(init, update, ScaleByRmsState)
 
 
 def scale_by_stddev(
@@ -136,7 +136,7 @@ def scale_by_stddev(
         updates, mu, nu = map_rule(rule, updates, {'mu': state.mu, 'nu': state.nu})
         return updates, ScaleByStddevState(mu, nu)
 
-    return transformation(init, update)
+    return transformation(init, update, ScaleByStddevState)
 
 
 @accelerable

@@ -1,0 +1,228 @@
+"""The plain optimizer and its classes."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import torchopt
+from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.trees import assert_trees_equal, copied, sample_gradients
+from torchopt.registry import OPTIMIZERS, OptimizerEntry
+
+
+def two_params() -> list[torch.Tensor]:
+    return [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([0.5, -1.0], [2.0])]
+
+
+def run(optimizer: torchopt.Optimizer, params: list[torch.Tensor], steps: range) -> None:
+    for step in steps:
+        for param, gradient in zip(params, sample_gradients(params, step)):
+            param.grad = gradient
+        optimizer.step()
+
+
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_class_has_the_arguments_of_the_factory(entry: OptimizerEntry) -> None:
+    plain = getattr(torchopt, entry.class_name)
+    own, *options = inspect.signature(plain).parameters.values()
+    assert own.name == 'params'
+    assert options == list(inspect.signature(entry.factory).parameters.values())
+    assert issubclass(plain, torchopt.Optimizer)
+
+
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_class_is_found_under_torchs_name_too(entry: OptimizerEntry) -> None:
+    assert getattr(torchopt, entry.torch_name) is getattr(torchopt, entry.class_name)
+    assert hasattr(torch.optim, entry.torch_name)
+
+
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_class_equals_the_optimizer_of_its_transformation(case: OptimizerCase) -> None:
+    mine, theirs = two_params(), two_params()
+    run(case.make_class(mine), mine, range(5))
+    run(torchopt.Optimizer(theirs, case.make()), theirs, range(5))
+    assert_trees_equal(mine, theirs)
+
+
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_saved_and_resumed_equals_uninterrupted(case: OptimizerCase) -> None:
+    whole, part = two_params(), two_params()
+    run(case.make_class(whole), whole, range(6))
+    first = case.make_class(part)
+    run(first, part, range(3))
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = case.make_class(part)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    run(second, part, range(3, 6))
+    assert_trees_equal(part, whole)
+
+
+def test_state_dict_is_not_changed_by_later_steps() -> None:
+    params = two_params()
+    optimizer = torchopt.Adam(params)
+    run(optimizer, params, range(2))
+    state = optimizer.state_dict()
+    before = copied(state)
+    run(optimizer, params, range(2, 4))
+    assert_trees_equal(state, before)
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    params = two_params()
+    optimizer = torchopt.Adam(params)
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=r'^state differs in structure'):
+        optimizer.load_state_dict(torchopt.SGD(params).state_dict())
+    with pytest.raises(ValueError, match=r'^state\[0\]\[0\]\.mu\[1\] does not fit: expected'):
+        optimizer.load_state_dict(torchopt.Adam([params[0], torch.ones(3)]).state_dict())
+    assert optimizer.state_dict() == before
+
+
+def test_step_keeps_gradients_and_calls_the_closure() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    optimizer = torchopt.SGD([weight], lr=0.5)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        loss = optimizer.step(closure)
+    assert loss.item() == 2.0
+    assert weight.tolist() == [0.0, 0.0]
+    assert weight.grad.tolist() == [2.0, 2.0]
+    assert optimizer.step() is None
+
+
+def test_zero_grad() -> None:
+    params = two_params()
+    optimizer = torchopt.SGD(params)
+    params[0].grad = torch.ones_like(params[0])
+    gradient = params[0].grad
+    optimizer.zero_grad(set_to_none=False)
+    assert params[0].grad.tolist() == [0.0, 0.0]
+    assert gradient.tolist() == [1.0, 1.0]
+    assert params[1].grad is None
+    optimizer.zero_grad()
+    assert params[0].grad is None
+
+
+def test_a_frozen_parameter_is_left_alone() -> None:
+    params = two_params()
+    for param in params:
+        param.grad = torch.ones_like(param)
+    params[0].requires_grad_(False)
+    torchopt.SGD(params, lr=0.5).step()
+    assert [p.tolist() for p in params] == [[0.5, -1.0], [1.5]]
+
+
+def test_takes_the_parameters_of_a_module() -> None:
+    net = nn.Linear(2, 1)
+    before = copied(list(net.parameters()))
+    optimizer = torchopt.Adam(net.parameters(), lr=1.0)
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    for param, old in zip(net.parameters(), before):
+        torch.testing.assert_close(param, old - 1.0)
+
+
+@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+def test_groups_have_hyperparameters_of_their_own(case: OptimizerCase) -> None:
+    """Two groups are two optimizers."""
+    mine, theirs = two_params(), two_params()
+    optimizer = case.make_class([{'params': mine[0]}, {'params': [mine[1]], 'lr': 0.5}])
+    assert optimizer.param_groups[1]['lr'] == 0.5
+    run(optimizer, mine, range(4))
+    alone = [case.make_class(theirs[:1]), case.make_class(theirs[1:], lr=0.5)]
+    for step in range(4):
+        for param, gradient, single in zip(theirs, sample_gradients(theirs, step), alone):
+            param.grad = gradient
+            single.step()
+    assert_trees_equal(mine, theirs)
+
+
+def test_a_group_is_added_with_a_state_of_its_own() -> None:
+    params = two_params()
+    optimizer = torchopt.Adam(params[:1], lr=0.1)
+    run(optimizer, params[:1], range(2))
+    optimizer.add_param_group({'params': params[1:], 'lr': 0.2})
+    run(optimizer, params, range(1))
+    assert [state[0].steps.tolist() for state in optimizer.state_dict()] == [[3], [1]]
+
+
+WEIGHT = torch.ones(2, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ('params', 'error', 'message'),
+    [
+        ([], ValueError, '^params is empty'),
+        (WEIGHT, TypeError, 'must be an iterable of tensors or of dictionaries, got a Tensor'),
+        ({'params': [WEIGHT]}, TypeError, 'must be an iterable .* got a dict'),
+        ([WEIGHT, WEIGHT], ValueError, r'^params\[1\] is in a parameter group already'),
+        ([{'params': WEIGHT}, {'params': WEIGHT}], ValueError, r'^params\[0\] is in a parameter'),
+        ([WEIGHT, None], TypeError, r'^params\[1\] must be a tensor, got None'),
+        ([[WEIGHT]], TypeError, r'^params\[0\] must be a tensor, got \[tensor'),
+        ([WEIGHT, {'params': WEIGHT}], TypeError, r"^params\[1\] must be a tensor, got {'params'"),
+        (
+            [{'params': [WEIGHT]}, WEIGHT],
+            TypeError,
+            "^a group is a dictionary with the key 'params'",
+        ),
+        ([{'lr': 0.1}], TypeError, "^a group is a dictionary with the key 'params'"),
+        ([torch.ones(1, dtype=torch.int64)], TypeError, r'^params\[0\] must be a floating-point'),
+        ([WEIGHT * 2], ValueError, r'^params\[0\] is not a leaf'),
+        (
+            [{'params': [WEIGHT], 'rate': 1}],
+            TypeError,
+            "^sgd has no hyperparameter 'rate'; it has lr",
+        ),
+        ([{'params': [WEIGHT], 'lr': -1.0}], ValueError, '^lr must be at least 0'),
+    ],
+)
+def test_bad_parameters(params: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        torchopt.SGD(params)
+
+
+def test_a_bad_group_changes_nothing() -> None:
+    params = two_params()
+    optimizer = torchopt.SGD(params[:1])
+    with pytest.raises(TypeError, match='no hyperparameter'):
+        optimizer.add_param_group({'params': params[1:], 'rate': 1.0})
+    with pytest.raises(ValueError, match='in a parameter group already'):
+        optimizer.add_param_group({'params': params})
+    assert len(optimizer.param_groups) == len(optimizer.state_dict()) == 1
+
+
+def test_groups_of_a_transformation_have_no_hyperparameters() -> None:
+    with pytest.raises(
+        TypeError, match='a group can have its own lr only in the class of one rule'
+    ):
+        torchopt.Optimizer([{'params': [WEIGHT], 'lr': 0.1}], torchopt.sgd())
+
+
+def test_takes_a_transformation() -> None:
+    with pytest.raises(TypeError, match='impl must be a gradient transformation such as'):
+        torchopt.Optimizer([WEIGHT], torchopt.sgd)
+
+
+def test_a_step_that_raises_changes_no_group() -> None:
+    params = two_params()
+    optimizer = torchopt.SGD(
+        [{'params': params[:1]}, {'params': params[1:], 'lr': [torch.ones(7, 1)]}], lr=0.1
+    )
+    before = copied(params)
+    with pytest.raises(ValueError, match=r'lr\[0\] does not fit'):
+        run(optimizer, params, range(1))
+    assert_trees_equal([p.detach() for p in params], [p.detach() for p in before])

@@ -1,0 +1,45 @@
+"""The examples do what they say, with settings that take seconds."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def example(monkeypatch, request):
+    monkeypatch.setenv('MPLBACKEND', 'agg')
+    monkeypatch.setattr(sys, 'path', [str(ROOT / 'docs' / 'examples'), *sys.path])
+    return importlib.import_module(request.param)
+
+
+@pytest.mark.parametrize('example', ['reweight_digits'], indirect=True)
+def test_reweighting_trusts_right_labels_and_beats_plain_training(example, tmp_path, capsys):
+    accuracies, weights, corrupted = example.compare(seed=0, rounds=60)
+    assert weights[corrupted].mean() < 0.5 * weights[~corrupted].mean()
+    assert accuracies['noisy labels, reweighted'] > accuracies['noisy labels'] + 5
+
+    example.run(seeds=2, output=tmp_path, rounds=2)
+    assert (tmp_path / 'reweight_digits.png').stat().st_size > 0
+    assert 'clean labels only' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('example', ['maml_sinusoid'], indirect=True)
+def test_maml_learns_parameters_that_adapt(example, tmp_path, capsys):
+    torch.manual_seed(0)
+    initial = {name: param.detach() for name, param in example.make_model().named_parameters()}
+    learned = example.train(initial, iterations=200)
+    support, query = example.sample_tasks(tasks=100, query_points=50)
+    before, after = (
+        example.adapted_losses(params, support, query, steps=1).mean()
+        for params in (initial, learned)
+    )
+    assert after < 0.9 * before
+
+    example.run(iterations=2, output=tmp_path)
+    assert (tmp_path / 'maml_sinusoid.png').stat().st_size > 0
+    assert 'meta-learned' in capsys.readouterr().out
