@@ -10,10 +10,7 @@ import torch
 
 from torchopt.unrolling.leaves import flatten, tensors_of
 
-
-_CURE = (
-    'Pass it (or what is computed from it) through consts, detach it, or use backward=Stored()'
-)
+_CURE = 'Pass it (or what is computed from it) through consts, detach it, or use backward=Stored()'
 
 
 def require_no_captures(
@@ -43,13 +40,16 @@ def require_no_captures(
     if not roots:
         return
     known = {id(tensor) for tensor in inputs}
-    foreign = {id(leaf): leaf for leaf in _leaves_of_graph(roots) if id(leaf) not in known}
-    if not foreign:
+    if not any(id(leaf) not in known for leaf in _leaves_of_graph(list(roots), {})):
         return
-    names = {id(tensor): name for name, tensor in captured_tensors(fn)}
+    # The author knows what the step captures, which need not be a leaf.
+    captured = [(name, leaf) for name, leaf in captured_tensors(fn) if leaf.requires_grad]
+    names = {id(tensor): name for name, tensor in captured}
+    by_node = {tensor.grad_fn: tensor for _, tensor in captured if tensor.grad_fn is not None}
     described = ', '.join(
-        f'{names.get(key, "a tensor")} of shape {tuple(leaf.shape)}'
-        for key, leaf in foreign.items()
+        f'{names.get(id(leaf), "a tensor")} of shape {tuple(leaf.shape)}'
+        for leaf in _leaves_of_graph(roots, by_node)
+        if id(leaf) not in known
     )
     raise RuntimeError(
         f'{place} depends on a tensor that requires grad and is none of its arguments, whose '
@@ -57,7 +57,8 @@ def require_no_captures(
     )
 
 
-def _leaves_of_graph(roots: list[Any]) -> Iterator[torch.Tensor]:
+def _leaves_of_graph(roots: list[Any], stops: dict[Any, torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield the leaves behind ``roots``; for a node in ``stops`` the tensor that is given there."""
     seen: set[Any] = set()
     waiting = roots
     while waiting:
@@ -67,6 +68,8 @@ def _leaves_of_graph(roots: list[Any]) -> Iterator[torch.Tensor]:
         seen.add(node)
         if isinstance(node, torch.Tensor):
             yield node
+        elif node in stops:
+            yield stops[node]
         elif hasattr(node, 'variable'):
             yield node.variable
         else:

@@ -12,7 +12,7 @@ from torchopt import pytree
 from torchopt.unrolling.closures import require_no_captures
 from torchopt.unrolling.leaves import Leaves, fill, frame_of, is_differentiable, tensors_of
 from torchopt.unrolling.loop import Loop, Sweep, hollow, rows_of, sweep, tensor_inputs, with_inputs
-from torchopt.unrolling.strategy import Strategy, require_no_transform
+from torchopt.unrolling.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class ForwardMode(Strategy):
 
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
-        require_no_transform(self)
         inputs = tensor_inputs(loop)
         if torch.is_grad_enabled():
             self._require_few([tensor for tensor in inputs if tensor.requires_grad])
@@ -69,7 +68,7 @@ class _Carried(torch.autograd.Function):
     ) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[3:]
         detached = [tensor.detach() for tensor in inputs]
-        loop = with_inputs(hollow_loop, detached)._replace(until=loop.until, callback=loop.callback)
+        loop = with_inputs(hollow_loop, detached)._replace(until=loop.until, progress=loop.progress)
         tangents = _Tangents(loop, needed)
         final = sweep(loop, tangents.advance)
         result.append(final._replace(carry=frame_of(final.carry), ys=frame_of(final.ys)))

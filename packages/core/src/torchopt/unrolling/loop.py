@@ -40,7 +40,7 @@ class Loop(NamedTuple):
         consts_structure: Their tree.
         length: The number of steps, or an upper bound of it beside ``until``; None: no bound.
         until: Stops the loop before the step whose carry satisfies it.
-        callback: Is told the number of steps taken, the carry and ``y`` after every step.
+        progress: Is told the number of steps taken, the carry and ``y`` after every step.
     """
 
     step: Step
@@ -52,7 +52,7 @@ class Loop(NamedTuple):
     consts_structure: pytree.PyTreeSpec
     length: int | None
     until: Callable[[Any], Any] | None
-    callback: Callable[[int, Any, Any], object] | None
+    progress: Callable[[int, Any, Any], object] | None
 
     def run_step(
         self, number: int, carry: Leaves, x: Leaves, consts: Leaves
@@ -106,9 +106,9 @@ class Loop(NamedTuple):
             ) from error
 
     def report(self, taken: int, carry: Leaves, y: Leaves, y_structure: pytree.PyTreeSpec) -> None:
-        """Tell the callback, if there is one."""
-        if self.callback is not None:
-            self.callback(
+        """Report to ``progress``, if somebody watches."""
+        if self.progress is not None:
+            self.progress(
                 taken,
                 pytree.tree_unflatten(self.carry_structure, carry),
                 pytree.tree_unflatten(y_structure, y),
@@ -207,7 +207,7 @@ def hollow(loop: Loop) -> Loop:
         xs=frame_of(loop.xs),
         consts=frame_of(loop.consts),
         until=None,
-        callback=None,
+        progress=None,
     )
 
 

@@ -95,7 +95,7 @@ class _Unrolled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, loop: Loop, *inputs: torch.Tensor) -> tuple[Any, ...]:
         detached = [tensor.detach() for tensor in inputs]
-        loop = with_inputs(run.loop, detached)._replace(until=loop.until, callback=loop.callback)
+        loop = with_inputs(run.loop, detached)._replace(until=loop.until, progress=loop.progress)
         differentiated = any(ctx.needs_input_grad)
         points: list[Point] = []
         current: list[Point] = []

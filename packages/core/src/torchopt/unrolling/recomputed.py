@@ -12,7 +12,7 @@ from torchopt.unrolling.inner_gradient import Tape
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.node import run_as_node
 from torchopt.unrolling.products import Order
-from torchopt.unrolling.strategy import Strategy, require_no_transform
+from torchopt.unrolling.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ class Recomputed(Strategy):
 
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
-        require_no_transform(self)
         return run_as_node(loop, _EveryCarry(self), engine_for(loop, compile=self.compile))
 
 

@@ -65,9 +65,9 @@ def first_snapshots(length: int, snapshots: int) -> list[int]:
 
 
 def worth_keeping(numbers: list[int], end: int, snapshots: int) -> list[int]:
-    """Return which of the snapshots before steps ``numbers`` are best kept to reverse until ``end``.
+    """Return the snapshots, of those before steps ``numbers``, that are best kept until ``end``.
 
-    The first is. One that stands badly is better given up for one between others.
+    The first is one of them. One that stands badly is better given up for one between others.
     """
     # best[position]: evaluations from there, and the choice, if so many are held before it.
     best: dict[int, tuple[int, list[int]]] = {}

@@ -12,18 +12,18 @@ from torchopt.unrolling.compiled import engine_for
 from torchopt.unrolling.engine import Point
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.node import Memory, run_as_node
-from torchopt.unrolling.strategy import Strategy, require_no_transform
+from torchopt.unrolling.strategy import Strategy
 
 
 @dataclass(frozen=True)
 class Snapshots(Strategy):
     """Keep few carries, and run the steps between them again.
 
-    Memory: ``count`` carries, that before the last step, and the graph of one step. Time: the least possible number of
-    additional evaluations, those of Griewank and Walther, *Algorithm 799: Revolve*, ACM
-    Transactions on Mathematical Software 26(1), 2000. Where the number of steps is not known
-    ahead (``until``), equally distant carries are kept, and every other one is dropped when there
-    are too many; the steps between them are then reversed in the best way.
+    Memory: ``count`` carries, that before the last step, and the graph of one step. Time: the
+    least possible number of additional evaluations, those of Griewank and Walther, *Algorithm 799:
+    Revolve*, ACM Transactions on Mathematical Software 26(1), 2000. Where the number of steps is
+    not known ahead (``until``), equally distant carries are kept, and every other one is dropped
+    when there are too many; the steps between them are then reversed in the best way.
 
     Attributes:
         count: How many carries are kept at a time, the initial one among them; None: about the
@@ -44,7 +44,6 @@ class Snapshots(Strategy):
 
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
-        require_no_transform(self)
         memory: Memory
         if loop.length is None or loop.until is not None:
             memory = _Online(self.count)

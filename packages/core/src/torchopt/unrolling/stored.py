@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torchopt import pytree
 from torchopt.unrolling.leaves import Leaves
@@ -16,9 +16,11 @@ class Stored(Strategy):
     """Keep the graph of every step, as a Python loop would.
 
     The fastest backward pass, with memory for all intermediate results of all steps. The only
-    choice under ``torch.func`` transforms, ``torch.vmap`` and ``torch.compile``, and one of two
-    that can be differentiated again.
+    choice inside ``torch.func.grad``, ``vjp``, ``jvp`` and ``torch.compile``, and one of two that
+    can be differentiated again.
     """
+
+    traceable: ClassVar[bool] = True
 
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""

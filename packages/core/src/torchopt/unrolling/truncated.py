@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,7 +14,7 @@ from torchopt.unrolling.leaves import Leaves, detached
 from torchopt.unrolling.loop import Loop, Sweep, rows_of, sweep, tensor_inputs
 from torchopt.unrolling.random_state import RandomState
 from torchopt.unrolling.stored import Stored
-from torchopt.unrolling.strategy import Strategy, require_no_transform
+from torchopt.unrolling.strategy import Strategy, run_with
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Truncated(Strategy):
         ValueError: ``steps`` is less than 1.
     """
 
+    # The prefix is; the rest is the other strategy's.
+    traceable: ClassVar[bool] = True
+
     steps: int
     backward: Strategy = field(default_factory=Stored)
 
@@ -44,19 +47,18 @@ class Truncated(Strategy):
 
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
-        require_no_transform(self)
         if loop.length is None or loop.until is not None:
             return self._run_again(loop)
         prefix = max(loop.length - self.steps, 0)
         if not prefix:
-            return self.backward.run(loop)
+            return run_with(self.backward, loop)
         head = _without_graph(_part(loop, 0, prefix))
-        report = loop.callback
+        report = loop.progress
         tail = _part(loop, prefix, loop.length)._replace(
             carry=head.carry,
-            callback=report and (lambda taken, carry, y: report(prefix + taken, carry, y)),
+            progress=report and (lambda taken, carry, y: report(prefix + taken, carry, y)),
         )
-        carry, ys = self.backward.run(tail)
+        carry, ys = run_with(self.backward, tail)
         return carry, _joined(head, ys)
 
     def _run_again(self, loop: Loop) -> tuple[Any, Any]:
@@ -74,10 +76,10 @@ class Truncated(Strategy):
         carry, random = window[0]
         window.clear()
         tail = _part(loop, prefix, head.taken)._replace(
-            carry=carry if prefix else loop.carry, until=None, callback=None
+            carry=carry if prefix else loop.carry, until=None, progress=None
         )
         random.restore()
-        final, ys = self.backward.run(tail)
+        final, ys = run_with(self.backward, tail)
         before = [None if y is None else y[:prefix] for y in head.ys]
         return final, _joined(head._replace(ys=before), ys)
 

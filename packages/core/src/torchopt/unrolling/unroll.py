@@ -10,7 +10,7 @@ import torch
 from torchopt.unrolling.leaves import Leaves, flatten, require_storable, tensors_of
 from torchopt.unrolling.loop import Loop, Step
 from torchopt.unrolling.stored import Stored
-from torchopt.unrolling.strategy import Strategy
+from torchopt.unrolling.strategy import Strategy, run_with
 
 _PLAIN = Stored()
 
@@ -24,7 +24,7 @@ def unroll(
     length: int | None = None,
     backward: Strategy = _PLAIN,
     until: Callable[[Any], Any] | None = None,
-    callback: Callable[[int, Any, Any], object] | None = None,
+    progress: Callable[[int, Any, Any], object] | None = None,
 ) -> tuple[Any, Any]:
     """Run ``step`` many times, and differentiate through all of them in the memory that there is.
 
@@ -50,8 +50,8 @@ def unroll(
             ``Snapshots()``, ``Truncated(k)`` or ``ForwardMode()`` of :mod:`torchopt.unrolling`.
         until: Condition of the carry, as a bool or a tensor of one; before the first step whose
             carry satisfies it, the loop ends.
-        callback: ``callback(taken, carry, y)`` is called after every step of the forward pass,
-            with the number of steps taken so far.
+        progress: ``progress(taken, carry, y)`` is called after every step of the forward pass,
+            with the number of steps taken so far; ``lambda *_: bar.update()`` moves a bar of tqdm.
 
     Returns:
         The last carry, and the tree of all ``y``, each stacked along a new first dimension; None
@@ -101,9 +101,9 @@ def unroll(
         consts_structure,
         steps,
         until,
-        callback,
+        progress,
     )
-    return backward.run(loop)
+    return run_with(backward, loop)
 
 
 def _number_of_steps(xs: Leaves, length: int | None) -> int | None:
