@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._C._functorch import peek_interpreter_stack
 
 from torchopt import pytree
 from torchopt.unrolling.leaves import Leaves, flatten, tensors_of
@@ -101,7 +102,8 @@ def grad_and_value(
     """Return :func:`torch.func.grad_and_value` of ``fn``, for use in a step of ``unroll``.
 
     It is the same function, but what it returns can be remembered: by
-    ``Recomputed(keep_gradients=True)``, which then differentiates a step in two parts.
+    ``Recomputed(keep_gradients=True)``, which then differentiates a step in two parts; not where
+    the step calls it under ``torch.vmap`` or another transform.
 
     Args:
         fn: Returns a scalar, or with ``has_aux`` a pair of a scalar and a tree.
@@ -120,7 +122,8 @@ def grad_and_value(
 
     def gradient_and_value(*args: Any) -> Any:
         tape: Tape | None = getattr(_active, 'tape', None)
-        if tape is None:
+        # Results of a transform that the step applies are of no use outside of it.
+        if tape is None or peek_interpreter_stack() is not None:
             return torch.func.grad_and_value(fn, argnums, has_aux)(*args)
         call, inputs = Call.of(fn, argnums, has_aux, args)
         return tape.gradient(call, inputs)

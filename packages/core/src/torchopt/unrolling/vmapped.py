@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,13 +26,21 @@ def run_mapped(run: Callable[[Loop], tuple[Any, Any]], loop: Loop) -> tuple[Any,
             'unroll(..., until=...) cannot run under torch.vmap, where the condition has as many '
             'answers as there are examples: give a fixed number of steps'
         )
-    results: list[tuple[Any, Any]] = []
+    call = _Call(run, hollow(loop)._replace(progress=loop.progress))
     apply: Any = _Mapped.apply
-    bare = hollow(loop)._replace(progress=loop.progress)
-    outputs = iter(apply(run, bare, results, *tensor_inputs(loop)))
-    leaves, structure = flatten(results[0])
+    outputs = iter(apply(call, *tensor_inputs(loop)))
+    leaves, structure = flatten(call.result)
     filled: Any = pytree.tree_unflatten(structure, fill(frame_of(leaves), outputs))
     return tuple(filled)
+
+
+@dataclass
+class _Call:
+    """What passes by ``vmap``, which takes trees apart but not this."""
+
+    run: Callable[[Loop], tuple[Any, Any]]
+    loop: Loop
+    result: tuple[Any, Any] | None = None
 
 
 class _Mapped(torch.autograd.Function):
@@ -52,16 +61,15 @@ class _Mapped(torch.autograd.Function):
     def vmap(
         info: Any,
         in_dims: tuple[int | None, ...],
-        run: Callable[[Loop], tuple[Any, Any]],
-        loop: Loop,
-        results: list[tuple[Any, Any]],
+        call: _Call,
         *inputs: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, ...], tuple[int, ...]]:
+        loop = call.loop
         of_carry = sum(map(is_hole, loop.carry))
         of_xs = sum(map(is_hole, loop.xs))
         tensors: list[torch.Tensor] = []
         dims: list[int | None] = []
-        for position, (tensor, dim) in enumerate(zip(inputs, in_dims[3:])):
+        for position, (tensor, dim) in enumerate(zip(inputs, in_dims[1:])):
             if position < of_carry:
                 # Mapped at the start, too: the steps return it so.
                 tensor = (
@@ -76,8 +84,8 @@ class _Mapped(torch.autograd.Function):
             tensors.append(tensor)
             dims.append(dim)
         mapped = with_inputs(loop, tensors)
-        carry, ys = run(mapped._replace(step=_mapped_step(loop.step, dims, info.randomness)))
-        results.append((carry, ys))
+        mapped = mapped._replace(step=_mapped_step(loop.step, dims, info.randomness))
+        call.result = carry, ys = call.run(mapped)
         ends, paths = tensors_of(flatten(carry)[0]), tensors_of(flatten(ys)[0])
         return (*ends, *paths), (*[0] * len(ends), *[1] * len(paths))
 
