@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,9 +17,15 @@ from torchopt.unrolling.leaves import Leaves, flatten, frame_of, is_differentiab
 from torchopt.unrolling.loop import Loop, Step
 
 
-def engine_for(loop: Loop, *, compile: bool) -> Engine:
+Compilation: TypeAlias = bool | str | Callable[..., Any]
+"""Whether to compile, or the backend of ``torch.compile`` to do it with."""
+
+
+def engine_for(loop: Loop, compile: Compilation) -> Engine:
     """Return what runs the steps of ``loop``."""
-    return Compiled(loop) if compile else Eager()
+    if compile is False:
+        return Eager()
+    return Compiled(loop, 'inductor' if compile is True else compile)
 
 
 class Compiled:
@@ -29,9 +35,9 @@ class Compiled:
     guards hold: the same closure, structures, shapes and dtypes.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, backend: str | Callable[..., Any]) -> None:
         self._frame = frame_of(loop.carry)
-        self._compiled = _compiled_for(loop.step)
+        self._compiled = _compiled_for(loop.step, backend)
 
     def advance(
         self, loop: Loop, point: Point, x: Leaves
@@ -60,13 +66,14 @@ class Compiled:
         # Of the first step, too: another choice would be another graph.
         wanted = wanted._replace(carry=wanted_of(point.carry))
         masks = tuple(tuple(part is not None for part in group) for group in wanted)
+        # One layout, too: the first cotangent is often expanded, of stride 0.
         carry_bars = [
-            torch.zeros_like(tensor) if bar is None else bar
+            torch.zeros_like(tensor) if bar is None else bar.contiguous()
             for tensor, bar in zip(tensors_of(point.carry), carry)
             if is_differentiable(tensor)
         ]
         y_mask = tuple(bar is not None for bar in y)
-        y_bars = [bar for bar in y if bar is not None]
+        y_bars = [bar.contiguous() for bar in y if bar is not None]
         found = iter(
             self._compiled.pull(
                 loop.step,
@@ -86,24 +93,21 @@ class _CompiledStep(NamedTuple):
     pull: Callable[..., Any]
 
 
-_by_code: WeakKeyDictionary[types.CodeType, _CompiledStep] = WeakKeyDictionary()
+_Backends: TypeAlias = dict[str | Callable[..., Any], _CompiledStep]
+_by_code: WeakKeyDictionary[types.CodeType, _Backends] = WeakKeyDictionary()
 
 
-def _compiled_for(step: Step) -> _CompiledStep:
-    code = function_of(step).__code__
-    if code not in _by_code:
-        _by_code[code] = _CompiledStep(*(_compile(_copy(fn)) for fn in (_run, _pull)))
-    return _by_code[code]
+def _compiled_for(step: Step, backend: str | Callable[..., Any]) -> _CompiledStep:
+    by_backend = _by_code.setdefault(function_of(step).__code__, {})
+    if backend not in by_backend:
+        by_backend[backend] = _CompiledStep(*(_compile(_copy(fn), backend) for fn in (_run, _pull)))
+    return by_backend[backend]
 
 
-def _compile(fn: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(
-        fn,
-        fullgraph=True,
-        dynamic=False,
-        # Random numbers from torch's generators, so that both graphs draw the same.
-        options={'fallback_random': True},
-    )
+def _compile(fn: Callable[..., Any], backend: str | Callable[..., Any]) -> Callable[..., Any]:
+    # Random numbers from torch's generators, so that both graphs draw the same.
+    options = {'fallback_random': True} if backend == 'inductor' else None
+    return torch.compile(fn, fullgraph=True, dynamic=False, backend=backend, options=options)
 
 
 def _copy(fn: types.FunctionType | Any) -> Callable[..., Any]:

@@ -112,7 +112,8 @@ class _Unrolled(torch.autograd.Function):
         def advance(number: int, carry: Leaves) -> tuple[Leaves, Leaves, pytree.PyTreeSpec]:
             return run.engine.advance(loop, current[-1], x(number))
 
-        result = sweep(loop, advance, visit)
+        with run.autocast.replayed():
+            result = sweep(loop, advance, visit)
         run.result = result._replace(carry=frame_of(result.carry), ys=frame_of(result.ys))
         run.points = points
         ctx.run = run

@@ -86,7 +86,7 @@ class Autocast(NamedTuple):
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Set them again."""
+        """Set them (again), in forward and backward pass alike."""
         with ExitStack() as stack:
             for kind, enabled, dtype in self.settings:
                 # The cache would hold the casts of every step until the last is done.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from torchopt.unrolling.compiled import engine_for
+from torchopt.unrolling.compiled import Compilation, engine_for
 from torchopt.unrolling.engine import Point
 from torchopt.unrolling.inner_gradient import Tape
 from torchopt.unrolling.loop import Loop
@@ -29,7 +29,8 @@ class Recomputed(Strategy):
             follows the inner gradient, then the inner gradient itself.
         order: How the inner gradient is differentiated then, see
             :data:`torchopt.unrolling.Order`. Which is fastest depends on the device and the model.
-        compile: Compile one step and its derivative, once for any number of steps.
+        compile: Compile one step and its derivative, once for any number of steps; True, or the
+            backend of ``torch.compile`` to do it with.
 
     Raises:
         ValueError: ``keep_gradients`` and ``compile`` are both on (a compiled step cannot be
@@ -38,7 +39,7 @@ class Recomputed(Strategy):
 
     keep_gradients: bool = False
     order: Order = 'reverse-over-reverse'
-    compile: bool = False
+    compile: Compilation = False
 
     def __post_init__(self) -> None:
         if self.keep_gradients and self.compile:
@@ -48,7 +49,7 @@ class Recomputed(Strategy):
 
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
-        return run_as_node(loop, _EveryCarry(self), engine_for(loop, compile=self.compile))
+        return run_as_node(loop, _EveryCarry(self), engine_for(loop, self.compile))
 
 
 class _EveryCarry:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchopt.unrolling import revolve
-from torchopt.unrolling.compiled import engine_for
+from torchopt.unrolling.compiled import Compilation, engine_for
 from torchopt.unrolling.engine import Point
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.node import Memory, run_as_node
@@ -29,14 +29,15 @@ class Snapshots(Strategy):
         count: How many carries are kept at a time, the initial one among them; None: about the
             square root of the number of steps, which costs at most two additional evaluations of
             a step.
-        compile: Compile one step and its derivative, once for any number of steps.
+        compile: Compile one step and its derivative, once for any number of steps; True, or the
+            backend of ``torch.compile`` to do it with.
 
     Raises:
         ValueError: ``count`` is less than 1.
     """
 
     count: int | None = None
-    compile: bool = False
+    compile: Compilation = False
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
@@ -49,7 +50,7 @@ class Snapshots(Strategy):
             memory = _Online(self.count)
         else:
             memory = _Offline(loop.length, self.count or _about_root(loop.length))
-        return run_as_node(loop, memory, engine_for(loop, compile=self.compile))
+        return run_as_node(loop, memory, engine_for(loop, self.compile))
 
 
 def _about_root(length: int) -> int:
