@@ -96,6 +96,10 @@ def crosscheck(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks beside the peers, which get environments of their own."""
+    """Benchmarks beside the peers, in their own environments; ``-- steps``, ``-- unrolls``: one."""
     install(session, *EDITABLE, 'pytest', 'pytest-benchmark', 'matplotlib', 'tqdm')
-    session.run('python', 'tests/benchmarks/run.py', *session.posargs)
+    scripts = {'steps': 'run.py', 'unrolls': 'long_unrolls/run.py'}
+    chosen = [part for part in scripts if part in session.posargs] or list(scripts)
+    arguments = [argument for argument in session.posargs if argument not in scripts]
+    for part in chosen:
+        session.run('python', f'tests/benchmarks/{scripts[part]}', *arguments)

@@ -183,10 +183,7 @@ def _cell(result: Result | None) -> str:
 
 def _difference(results: Results, way: Way) -> str:
     """Return the largest difference from the plain graph's gradient, relative to its largest."""
-    if way[1].endswith('by lr'):
-        reference = results[PLAIN[0], 'Stored(), by lr']
-    else:
-        reference = results[PLAIN]
+    reference = results[(PLAIN[0], 'Stored(), by lr') if way[1].endswith('by lr') else PLAIN]
     lengths = [
         length
         for length, row in results[way].items()
@@ -201,44 +198,27 @@ def _difference(results: Results, way: Way) -> str:
 
 def _promises(results: Results) -> list[str]:
     """Return what the modes save, where all that it takes was measured."""
-    plain = results[PLAIN]
-
-    def line(title: str, way: Way, steps: int, other: Result | None, time: float | None) -> str:
-        result = results[way].get(steps)
-        if result is None or result.seconds is None or other is None:
-            return f'- {title}: not measured'
-        text = f'- {title}: {other.mebibytes / result.mebibytes:.1f} times less memory'
-        return text + (f', {result.seconds / time:.2f} times the time' if time else '')
-
-    ours = PLAIN[0]
+    plain, by_lr = results[PLAIN], results[PLAIN[0], 'Stored(), by lr']
     longest = max(plain)
-    # The plain graph of so many steps may not fit; each takes as long as one of fewer.
+    # The plain graph of so many steps may not fit; a step of it takes as long as in a shorter one.
     timed = max(length for length, row in plain.items() if row.seconds)
-    plain_time = plain[timed].seconds / timed * longest
-    by_lr = results[ours, 'Stored(), by lr']
-    shared = {length: row.seconds for length, row in plain.items()}
+    plain_seconds = plain[timed].seconds * longest / timed
+
+    def line(way: str, steps: int, other: Result | None, less: str, seconds: float | None) -> str:
+        result = results[PLAIN[0], way].get(steps)
+        if other is None or result is None or result.seconds is None:
+            return f'- `{way}` of {steps} steps: not compared'
+        text = f'- `{way}` of {steps} steps: memory {result.mebibytes / other.mebibytes:.2f} {less}'
+        return text + (
+            f'; {result.seconds / seconds:.2f} of the time of `Stored()`' if seconds else ''
+        )
+
     return [
         line(
-            '`Recomputed()` against `Stored()`, 16 steps',
-            (ours, 'Recomputed()'),
-            16,
-            plain.get(16),
-            shared.get(16),
+            'Recomputed()', 16, plain.get(16), 'of `Stored()`', plain.get(16, plain[timed]).seconds
         ),
-        line(
-            f'`Snapshots()` of {longest} steps against `Stored()` of 64 (time against `Stored()` of {longest}, from its steps at {timed})',
-            (ours, 'Snapshots()'),
-            longest,
-            plain.get(64),
-            plain_time,
-        ),
-        line(
-            f'`ForwardMode()` by lr of {longest} steps against `Stored()` of 2',
-            (ours, 'ForwardMode(), by lr'),
-            longest,
-            by_lr.get(2),
-            None,
-        ),
+        line('Snapshots()', longest, plain.get(64), 'of `Stored()` of 64', plain_seconds),
+        line('ForwardMode(), by lr', longest, by_lr.get(2), 'of `Stored()` of 2', None),
     ]
 
 

@@ -16,7 +16,6 @@ from torchopt.unrolling.engine import Eager, Engine, Point, Pulled, wanted_of
 from torchopt.unrolling.leaves import Leaves, flatten, frame_of, is_differentiable, tensors_of
 from torchopt.unrolling.loop import Loop, Step
 
-
 Compilation: TypeAlias = bool | str | Callable[..., Any]
 """Whether to compile, or the backend of ``torch.compile`` to do it with."""
 
@@ -106,7 +105,7 @@ def _compiled_for(step: Step, backend: str | Callable[..., Any]) -> _CompiledSte
 
 def _compile(fn: Callable[..., Any], backend: str | Callable[..., Any]) -> Callable[..., Any]:
     # Random numbers from torch's generators, so that both graphs draw the same.
-    options = {'fallback_random': True} if backend == 'inductor' else None
+    options: Any = {'fallback_random': True} if backend == 'inductor' else None
     return torch.compile(fn, fullgraph=True, dynamic=False, backend=backend, options=options)
 
 

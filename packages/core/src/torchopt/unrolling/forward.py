@@ -38,8 +38,7 @@ class ForwardMode(Strategy):
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
         inputs = tensor_inputs(loop)
-        if torch.is_grad_enabled():
-            self._require_few([tensor for tensor in inputs if tensor.requires_grad])
+        self._require_few([tensor for tensor in inputs if tensor.requires_grad])
         result: list[Sweep] = []
         apply: Any = _Carried.apply
         supply = iter(apply(hollow(loop), loop, result, *inputs))

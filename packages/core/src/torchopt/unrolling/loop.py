@@ -11,6 +11,7 @@ import torch
 from torchopt import pytree
 from torchopt.unrolling.leaves import (
     Leaves,
+    detached,
     fill,
     flatten,
     frame_of,
@@ -208,6 +209,13 @@ def hollow(loop: Loop) -> Loop:
         consts=frame_of(loop.consts),
         until=None,
         progress=None,
+    )
+
+
+def without_history(loop: Loop) -> Loop:
+    """Return ``loop`` with all its tensors detached."""
+    return loop._replace(
+        carry=detached(loop.carry), xs=detached(loop.xs), consts=detached(loop.consts)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch._C._functorch import TransformType, peek_interpreter_stack
 
-from torchopt.unrolling.loop import Loop
+from torchopt.unrolling.loop import Loop, without_history
 from torchopt.unrolling.vmapped import run_mapped
 
 
@@ -39,7 +39,8 @@ def run_with(strategy: Strategy, loop: Loop) -> tuple[Any, Any]:
         )
     transform = peek_interpreter_stack()
     if transform is None:
-        return strategy.run(loop)
+        # Without grad mode nothing is to be kept for a backward pass.
+        return strategy.run(loop if torch.is_grad_enabled() else without_history(loop))
     if transform.key() == TransformType.Vmap:
         return run_mapped(lambda mapped: run_with(strategy, mapped), loop)
     raise RuntimeError(

@@ -11,7 +11,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.unrolling.leaves import Leaves, detached
-from torchopt.unrolling.loop import Loop, Sweep, rows_of, sweep, tensor_inputs
+from torchopt.unrolling.loop import Loop, Sweep, rows_of, sweep, tensor_inputs, without_history
 from torchopt.unrolling.random_state import RandomState
 from torchopt.unrolling.stored import Stored
 from torchopt.unrolling.strategy import Strategy, run_with
@@ -92,16 +92,16 @@ def _part(loop: Loop, first: int, end: int) -> Loop:
 
 def _without_graph(loop: Loop, visit: Callable[[int, Leaves], object] | None = None) -> Sweep:
     """Run ``loop`` on constants."""
-    carry, xs, consts = detached(loop.carry), detached(loop.xs), detached(loop.consts)
-    x = rows_of(xs)
+    loop = without_history(loop)
+    x = rows_of(loop.xs)
 
     def advance(number: int, carry: Leaves) -> tuple[Leaves, Leaves, pytree.PyTreeSpec]:
         # With grad mode on, as with the last steps, for steps that differentiate on their own.
         with torch.enable_grad():
-            new_carry, y, structure = loop.run_step(number, carry, x(number), consts)
+            new_carry, y, structure = loop.run_step(number, carry, x(number), loop.consts)
         return detached(new_carry), detached(y), structure
 
-    return sweep(loop._replace(carry=carry), advance, visit)
+    return sweep(loop, advance, visit)
 
 
 def _joined(head: Sweep, tail: Any) -> Any:
