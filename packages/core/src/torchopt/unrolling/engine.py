@@ -102,7 +102,16 @@ class Eager:
             _departing(leaves, mask) for leaves, mask in zip((point.carry, x, loop.consts), wanted)
         ]
         with torch.enable_grad(), Tape.replaying(point.tape):
-            new_carry, new_y, _ = loop.run_step(point.number, *parts)
+            try:
+                new_carry, new_y, _ = loop.run_step(point.number, *parts)
+            except RuntimeError as error:
+                if 'is not differentiable with respect to argument' not in str(error):
+                    raise
+                raise RuntimeError(
+                    f'step {point.number} is differentiated by its whole carry, of which a part '
+                    'is used where torch has no derivative, such as the running averages of '
+                    'BatchNorm: let the step detach() it'
+                ) from error
         outputs = [*tensors_of(new_carry), *tensors_of(new_y)]
         inputs = [tensors_of(part) for part in parts]
         found = iter(partial_derivatives(outputs, [*carry, *y], [*chain(*inputs)]))

@@ -5,16 +5,26 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch._C._functorch import peek_interpreter_stack
 
 from torchopt import pytree
-from torchopt.unrolling.leaves import Leaves, flatten, tensors_of
+from torchopt.unrolling.leaves import Leaves, detached, flatten, tensors_of
 from torchopt.unrolling.products import Call, Order, products
+from torchopt.unrolling.random_state import RandomState
 
 _active = threading.local()
+
+
+class _Record(NamedTuple):
+    """An inner gradient, and the generators before and after it was computed."""
+
+    leaves: Leaves
+    structure: pytree.PyTreeSpec
+    before: RandomState
+    after: RandomState
 
 
 class Tape:
@@ -22,7 +32,7 @@ class Tape:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._results: list[tuple[Leaves, pytree.PyTreeSpec]] = []
+        self._records: list[_Record] = []
         self._position: int | None = None
 
     @staticmethod
@@ -30,7 +40,7 @@ class Tape:
     def recording(tape: Tape | None) -> Iterator[None]:
         """Let ``tape`` remember the gradients that are computed in the block."""
         if tape is not None:
-            tape._results, tape._position = [], None
+            tape._records, tape._position = [], None
         with _as_active(tape):
             yield
 
@@ -46,24 +56,30 @@ class Tape:
     def gradient(self, call: Call, inputs: list[torch.Tensor]) -> Any:
         """Return ``call``'s gradient, value and auxiliary output: computed, or remembered."""
         if self._position is None:
+            before = RandomState.capture(inputs)
             # What the gradient is made of is not itself a step.
             with _as_active(None):
                 result = call.gradient(inputs)
             leaves, structure = flatten(result)
-            detached = [x.detach() if isinstance(x, torch.Tensor) else x for x in leaves]
-            self._results.append((detached, structure))
+            after = RandomState.capture(inputs, before)
+            self._records.append(_Record(detached(leaves), structure, before, after))
             return result
-        if self._position >= len(self._results):
+        if self._position >= len(self._records):
             raise RuntimeError(
                 'a step asks for more inner gradients when it is run again than at first: it '
                 'must depend on its arguments alone'
             )
-        leaves, structure = self._results[self._position]
+        record = self._records[self._position]
         self._position += 1
         remembered: Any = _Remembered.apply
-        outputs = iter(remembered(call, self._order, tensors_of(leaves), *inputs))
-        filled = [next(outputs) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-        return pytree.tree_unflatten(structure, filled)
+        outputs = iter(
+            remembered(call, self._order, record.before, tensors_of(record.leaves), *inputs)
+        )
+        record.after.restore()
+        filled = [
+            next(outputs) if isinstance(leaf, torch.Tensor) else leaf for leaf in record.leaves
+        ]
+        return pytree.tree_unflatten(record.structure, filled)
 
 
 @contextmanager
@@ -81,9 +97,14 @@ class _Remembered(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, call: Call, order: Order, results: list[torch.Tensor], *inputs: torch.Tensor
+        ctx: Any,
+        call: Call,
+        order: Order,
+        random: RandomState,
+        results: list[torch.Tensor],
+        *inputs: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        ctx.call, ctx.order = call, order
+        ctx.call, ctx.order, ctx.random = call, order, random
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs)
         return tuple(result.detach() for result in results)
@@ -91,9 +112,11 @@ class _Remembered(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
-        needed = ctx.needs_input_grad[3:]
-        found = products(ctx.call, ctx.order, list(ctx.saved_tensors), cotangents, needed)
-        return None, None, None, *found
+        needed = ctx.needs_input_grad[4:]
+        found = products(
+            ctx.call, ctx.order, ctx.random, list(ctx.saved_tensors), cotangents, needed
+        )
+        return None, None, None, None, *found
 
 
 def grad_and_value(

@@ -20,7 +20,8 @@ class ModuleCarry(NamedTuple):
 
     Attributes:
         params: The module's parameters that are trained, by name.
-        buffers: Its buffers, by name.
+        buffers: Its buffers, by name. They carry no derivative from step to step, as they do not
+            where a module is trained as it is: averages over batches are taken without a graph.
         state: State of the optimizer.
     """
 
@@ -113,10 +114,12 @@ class ModuleStep:
         consts: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         # Modules write into their buffers; clones keep those of the carry as they were.
-        buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()}
         tensors = {f'module.{name}': tensor for name, tensor in {**params, **buffers}.items()}
-        loss = torch.func.functional_call(self._call, tensors, (x, consts))
-        return loss, buffers
+        result: tuple[torch.Tensor, dict[str, torch.Tensor]] = torch.func.functional_call(
+            self._call, tensors, (x, consts)
+        )
+        return result
 
 
 class _Call(nn.Module):
@@ -127,5 +130,7 @@ class _Call(nn.Module):
         self.module = module
         self._fn = fn
 
-    def forward(self, x: Any, consts: Any) -> torch.Tensor:
-        return self._fn(self.module, x, consts)
+    def forward(self, x: Any, consts: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss = self._fn(self.module, x, consts)
+        # Looked up afterwards: some modules do not write into buffers but assign them anew.
+        return loss, dict(self.module.named_buffers())

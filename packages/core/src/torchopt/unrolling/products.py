@@ -12,6 +12,7 @@ from torchopt import pytree
 from torchopt.unrolling.closures import require_no_captures
 from torchopt.unrolling.derivatives import Cotangents, partial_derivatives
 from torchopt.unrolling.leaves import Leaves, fill, flatten, frame_of, is_hole, tensors_of
+from torchopt.unrolling.random_state import RandomState
 
 Order: TypeAlias = Literal['reverse-over-reverse', 'forward-over-reverse']
 """How the derivative of an inner gradient is taken.
@@ -75,6 +76,7 @@ class Call(NamedTuple):
 def products(
     call: Call,
     order: Order,
+    random: RandomState,
     inputs: list[torch.Tensor],
     cotangents: Cotangents,
     needed: Sequence[bool],
@@ -84,12 +86,14 @@ def products(
     Args:
         call: The call whose gradient it is.
         order: How.
+        random: The generators when the gradient was computed, from which all evaluations start.
         inputs: Tensors among its arguments.
         cotangents: First those of the gradient, then of the value and the auxiliary tensors.
         needed: The inputs whose cotangents are wanted.
     """
     fresh = [tensor.detach().requires_grad_(need) for tensor, need in zip(inputs, needed)]
     along = call.positions()
+    random.restore()
     if order == 'reverse-over-reverse' or all(bar is None for bar in cotangents[: len(along)]):
         with torch.enable_grad():
             outputs = tensors_of(flatten(call.gradient(fresh))[0])
@@ -104,7 +108,7 @@ def products(
         values = call.evaluate(fresh)
     _require_all_arguments(call, values, fresh)
     plain = partial_derivatives(values, of_values, fresh)
-
+    random.restore()
     chosen = [position for position, need in enumerate(needed) if need]
 
     def full_gradient(*moved: torch.Tensor) -> tuple[torch.Tensor, ...]:
