@@ -48,8 +48,8 @@ class Compiled:
         """
         if frame_of(point.carry) != self._frame:
             raise TypeError(
-                f'the carry before step {point.number} has other numbers in it than the first: '
-                'compiled steps need counters that are tensors'
+                f'the carry before {loop.called(point.number)} has other numbers in it than the '
+                'first: compiled steps need counters that are tensors'
             )
         step = loop.step
 

@@ -82,15 +82,15 @@ class Eager:
                 if 'does not require grad and does not have a grad_fn' not in str(error):
                     raise
                 raise RuntimeError(
-                    f'step {point.number} differentiates by tensors that have no graph in the '
-                    'forward pass: take inner gradients with torchopt.unrolling.grad or '
+                    f'{loop.called(point.number)} differentiates by tensors that have no graph '
+                    'in the forward pass: take inner gradients with torchopt.unrolling.grad or '
                     'torch.func.grad, or use backward=Stored()'
                 ) from error
         require_no_captures(
             loop.step,
             [*new_carry, *y],
             tensors_of([*carry, *x, *consts]),
-            place=f'step {point.number}',
+            place=loop.called(point.number),
         )
         return detached(new_carry), detached(y), structure
 
@@ -108,8 +108,8 @@ class Eager:
                 if 'is not differentiable with respect to argument' not in str(error):
                     raise
                 raise RuntimeError(
-                    f'step {point.number} is differentiated by its whole carry, of which a part '
-                    'is used where torch has no derivative, such as the running averages of '
+                    f'{loop.called(point.number)} is differentiated by its whole carry, of which '
+                    'a part is used where torch has no derivative, such as the running averages of '
                     'BatchNorm: let the step detach() it'
                 ) from error
         outputs = [*tensors_of(new_carry), *tensors_of(new_y)]

@@ -89,7 +89,7 @@ class _Carried(torch.autograd.Function):
         for cotangent, tangent in zip(cotangents, ctx.saved_tensors):
             if cotangent is None or tangent is None:
                 continue
-            part = tangent.flatten(1) @ cotangent.flatten()
+            part = tangent.reshape(len(tangent), -1) @ cotangent.reshape(-1)
             total = part if total is None else total + part
         return None, None, None, *_parted(total, ctx.kinds)
 
@@ -171,7 +171,7 @@ class _Tangents:
                 slopes, outputs = batched(*(bar for bar in tangents if bar is not None))
             else:
                 slopes, (_, outputs) = (), smooth_outputs()
-        require_no_captures(loop.step, outputs, tensors, place=f'step {number}')
+        require_no_captures(loop.step, outputs, tensors, place=loop.called(number))
         found = iter([slope.detach() for slope in slopes])
         bars = [next(found, None) if is_differentiable(output) else None for output in outputs]
         frame_carry, frame_y, structure = results[0]

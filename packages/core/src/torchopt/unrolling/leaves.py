@@ -89,7 +89,7 @@ def require_alike(
     structure_after: pytree.PyTreeSpec,
     *,
     name: str,
-    step: int,
+    step: str,
 ) -> None:
     """Raise if what one step returned differs in kind from what an earlier one did.
 
@@ -98,14 +98,14 @@ def require_alike(
     """
     if structure != structure_after:
         raise ValueError(
-            f'step {step} changes the structure of its {name} from {structure} '
+            f'{step} changes the structure of its {name} from {structure} '
             f'to {structure_after}: it must return the one that it was given'
         )
     for position, (old, new) in enumerate(zip(before, after)):
         if not _alike(old, new):
             where = structure.accessors()[position].codify(name)
             raise ValueError(
-                f'step {step} changes {where} from {outline(old)} to {outline(new)}: '
+                f'{step} changes {where} from {outline(old)} to {outline(new)}: '
                 'type, shape, dtype and device must stay'
             )
 

@@ -42,6 +42,7 @@ class Loop(NamedTuple):
         length: The number of steps, or an upper bound of it beside ``until``; None: no bound.
         until: Stops the loop before the step whose carry satisfies it.
         progress: Is told the number of steps taken, the carry and ``y`` after every step.
+        first: Number of the first step, where the loop is the end of another.
     """
 
     step: Step
@@ -54,6 +55,11 @@ class Loop(NamedTuple):
     length: int | None
     until: Callable[[Any], Any] | None
     progress: Callable[[int, Any, Any], object] | None
+    first: int = 0
+
+    def called(self, number: int) -> str:
+        """Return what messages call a step."""
+        return f'step {self.first + number}'
 
     def run_step(
         self, number: int, carry: Leaves, x: Leaves, consts: Leaves
@@ -77,7 +83,8 @@ class Loop(NamedTuple):
         if not traced and before != versions([*carry, *x, *consts]):
             raise RuntimeError(self._written(before, [*carry, *x, *consts], number))
         new_carry, structure = flatten(result[0])
-        require_alike(carry, self.carry_structure, new_carry, structure, name='carry', step=number)
+        place = self.called(number)
+        require_alike(carry, self.carry_structure, new_carry, structure, name='carry', step=place)
         if not traced and len(tensors_of(new_carry)) != len(new_carry):
             require_storable(new_carry, structure)
         y, y_structure = flatten(result[1])
@@ -110,7 +117,7 @@ class Loop(NamedTuple):
         """Report to ``progress``, if somebody watches."""
         if self.progress is not None:
             self.progress(
-                taken,
+                self.first + taken,
                 pytree.tree_unflatten(self.carry_structure, carry),
                 pytree.tree_unflatten(y_structure, y),
             )
@@ -129,8 +136,8 @@ class Loop(NamedTuple):
         after = versions(leaves)
         written = [name for name, old, new in zip(names, before, after) if old != new]
         return (
-            f'step {number} writes in place into {", ".join(written)}, which it may need again: '
-            'return new tensors (update and apply_updates with inplace=False; clones of buffers)'
+            f'{self.called(number)} writes in place into {", ".join(written)}, which it may '
+            'need again: return new tensors (update and apply_updates with inplace=False; clones of buffers)'
         )
 
 
@@ -182,7 +189,7 @@ def sweep(
         if structure is None:
             structure = y_structure
         else:
-            require_alike(rows[0], structure, y, y_structure, name='y', step=number)
+            require_alike(rows[0], structure, y, y_structure, name='y', step=loop.called(number))
         rows.append(y)
         loop.report(len(rows), carry, y, y_structure)
     ys = [None if column[0] is None else torch.stack(column) for column in zip(*rows)]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from torchopt import pytree
-from torchopt.unrolling.leaves import Leaves, detached
+from torchopt.unrolling.leaves import Leaves, detached, flatten, map_tensors, require_alike
 from torchopt.unrolling.loop import Loop, Sweep, rows_of, sweep, tensor_inputs, without_history
 from torchopt.unrolling.random_state import RandomState
 from torchopt.unrolling.stored import Stored
@@ -53,13 +53,9 @@ class Truncated(Strategy):
         if not prefix:
             return run_with(self.backward, loop)
         head = _without_graph(_part(loop, 0, prefix))
-        report = loop.progress
-        tail = _part(loop, prefix, loop.length)._replace(
-            carry=head.carry,
-            progress=report and (lambda taken, carry, y: report(prefix + taken, carry, y)),
-        )
+        tail = _part(loop, prefix, loop.length)._replace(carry=head.carry)
         carry, ys = run_with(self.backward, tail)
-        return carry, _joined(head, ys)
+        return carry, _joined(head, ys, loop.called(prefix))
 
     def _run_again(self, loop: Loop) -> tuple[Any, Any]:
         window: deque[tuple[Leaves, RandomState]] = deque(maxlen=self.steps)
@@ -81,13 +77,13 @@ class Truncated(Strategy):
         random.restore()
         final, ys = run_with(self.backward, tail)
         before = [None if y is None else y[:prefix] for y in head.ys]
-        return final, _joined(head._replace(ys=before), ys)
+        return final, _joined(head._replace(ys=before, taken=prefix), ys, loop.called(prefix))
 
 
 def _part(loop: Loop, first: int, end: int) -> Loop:
     """Return the steps of ``loop`` from ``first`` to before ``end``."""
     xs = [None if x is None else x[first:end] for x in loop.xs]
-    return loop._replace(xs=xs, length=end - first)
+    return loop._replace(xs=xs, length=end - first, first=loop.first + first)
 
 
 def _without_graph(loop: Loop, visit: Callable[[int, Leaves], object] | None = None) -> Sweep:
@@ -104,9 +100,12 @@ def _without_graph(loop: Loop, visit: Callable[[int, Leaves], object] | None = N
     return sweep(loop, advance, visit)
 
 
-def _joined(head: Sweep, tail: Any) -> Any:
+def _joined(head: Sweep, tail: Any, place: str) -> Any:
+    """Return the ``y`` of all steps, of which those of ``tail`` begin at ``place``."""
+    leaves, structure = flatten(tail)
     assert head.structure is not None
-    before = pytree.tree_unflatten(head.structure, head.ys)
-    return pytree.tree_map(
-        lambda a, b: None if a is None else torch.cat([a, b]), before, tail, none_is_leaf=True
-    )
+    if head.taken:
+        first, following = (map_tensors(lambda y: y[0], ys) for ys in (head.ys, leaves))
+        require_alike(first, head.structure, following, structure, name='y', step=place)
+    joined = [None if b is None else torch.cat([a, b]) for a, b in zip(head.ys, leaves)]
+    return pytree.tree_unflatten(structure, joined)
