@@ -137,7 +137,8 @@ class Loop(NamedTuple):
         written = [name for name, old, new in zip(names, before, after) if old != new]
         return (
             f'{self.called(number)} writes in place into {", ".join(written)}, which it may '
-            'need again: return new tensors (update and apply_updates with inplace=False; clones of buffers)'
+            'need again: return new tensors (update and apply_updates with inplace=False, '
+            'clones of buffers)'
         )
 
 

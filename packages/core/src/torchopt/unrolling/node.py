@@ -159,7 +159,8 @@ def _pull_through(
         if versions(point.carry) != point.versions:
             raise RuntimeError(
                 f'the carry before {loop.called(point.number)} of unroll was modified by an '
-                'in-place operation after the forward pass, whose backward pass needs it: modify a clone'
+                'in-place operation after the forward pass, whose backward pass needs it: '
+                'modify a clone'
             )
         y_bar = [bar if bar is None else bar[point.number] for bar in y_bars]
         wanted = Pulled(
