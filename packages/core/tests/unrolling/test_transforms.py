@@ -130,7 +130,7 @@ def test_what_vmap_cannot_do(backward: Strategy) -> None:
 
         return torchopt.unroll(double, c, backward=backward, **options)[0]
 
-    with pytest.raises(RuntimeError, match=r'until=.* cannot run under torch\.vmap'):
+    with pytest.raises(RuntimeError, match=r'until.* torch\.vmap'):
         vmap(lambda c: one(c, until=lambda c: c > 3))(torch.ones(2))
     with pytest.raises(RuntimeError, match='maps over none of its arguments'):
         vmap(lambda c: c + one(torch.ones(()), length=2))(torch.ones(2))
@@ -160,7 +160,9 @@ def test_torch_func(backward: Strategy) -> None:
     rates = torch.stack([RATE, 2 * RATE])
     torch.testing.assert_close(vmap(grad(fn))(rates)[0], expected)
     torch.testing.assert_close(grad(lambda rates: vmap(fn)(rates).sum())(rates)[0], expected)
-    torch.autograd.gradcheck(grad(fn), rate)
+    if backward != Truncated(2):  # which is another function's derivative
+        torch.autograd.gradcheck(fn, rate)
+        torch.autograd.gradcheck(grad(fn), rate)
     assert hessian(fn)(RATE) != 0
 
 

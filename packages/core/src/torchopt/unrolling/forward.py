@@ -66,7 +66,11 @@ class _Carried(torch.autograd.Function):
         ctx: Any, hollow_loop: Loop, loop: Loop, result: list[Sweep], *inputs: torch.Tensor
     ) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[3:]
-        detached = [tensor.detach() for tensor in inputs]
+        # Tangents cannot be laid out like an expanded tensor.
+        detached = [
+            tensor.detach().contiguous() if need else tensor.detach()
+            for tensor, need in zip(inputs, needed)
+        ]
         loop = with_inputs(hollow_loop, detached)._replace(until=loop.until, progress=loop.progress)
         tangents = _Tangents(loop, needed)
         final = sweep(loop, tangents.advance)
