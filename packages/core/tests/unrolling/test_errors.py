@@ -99,7 +99,7 @@ CAPTURES = [
     (of_a_variable, r'rate of shape \(7,\)'),
     (of_a_result, r'rate of shape \(2,\)'),
     (of_a_module, r'net\.weight of shape \(1, 3\)'),
-    (of_an_object, r'rate of shape \(\)'),
+    (of_an_object, r'self\.rate of shape \(\)'),
     (of_a_partial, r'rate of shape \(\)'),
     (of_a_dictionary, r"options\['lr'\] of shape \(\)"),
     (of_a_global, r'GLOBAL_RATE of shape \(\)'),

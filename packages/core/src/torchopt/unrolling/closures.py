@@ -111,6 +111,9 @@ def captured_tensors(fn: Any) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, value
         elif isinstance(value, torch.nn.Module):
             yield from ((f'{name}.{key}', leaf) for key, leaf in value.named_parameters())
+            waiting.extend(
+                (f'{name}.{key}', part) for key, part in vars(value).items() if callable(part)
+            )
         elif isinstance(value, functools.partial):
             waiting.extend((name, part) for part in (value.func, *value.args))
             waiting.extend(value.keywords.items())
@@ -124,7 +127,7 @@ def captured_tensors(fn: Any) -> Iterator[tuple[str, torch.Tensor]]:
             waiting.extend((entry.codify(name), leaf) for entry, leaf in zip(accessors, leaves))
         elif hasattr(value, '__dict__') and not hasattr(value, '__path__'):
             own = vars(value) if type(value).__module__ != 'builtins' else {}
-            waiting.extend((f'{name}.{key}', part) for key, part in own.items())
+            waiting.extend((f'{name or "self"}.{key}', part) for key, part in own.items())
             if name == '':
                 waiting.append(('', value.__call__))
 

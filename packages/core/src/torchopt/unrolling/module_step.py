@@ -64,7 +64,7 @@ class ModuleStep:
         self._optimizer = optimizer
 
     def init(self, consts: Any = None) -> ModuleCarry:
-        """Return the initial carry, made of the module's own tensors.
+        """Return the initial carry: the module's own parameters, and copies of its buffers.
 
         Args:
             consts: Given to ``optimizer`` if that is a function.
@@ -73,9 +73,9 @@ class ModuleStep:
         params: dict[str, torch.Tensor] = {
             name: param for name, param in module.named_parameters() if param.requires_grad
         }
-        return ModuleCarry(
-            params, dict(module.named_buffers()), self._transformation(consts).init(params)
-        )
+        # The module writes into its buffers when it is used before the backward pass.
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        return ModuleCarry(params, buffers, self._transformation(consts).init(params))
 
     def __call__(self, carry: ModuleCarry, x: Any, consts: Any) -> tuple[ModuleCarry, torch.Tensor]:
         """Take one step; return the next carry and the loss."""
