@@ -110,7 +110,7 @@ class _Remembered(torch.autograd.Function):
         return tuple(result.detach() for result in results)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @torch.autograd.function.once_differentiable  # pyright: ignore[reportIncompatibleMethodOverride]
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[4:]
         found = products(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch._C._autograd import _get_current_graph_task_keep_graph
 
 from torchopt import pytree
 from torchopt.unrolling.derivatives import Cotangents, partial_derivatives
@@ -85,7 +86,7 @@ class _Run:
                 'trying to go backward through unroll a second time, or after an error: pass '
                 'retain_graph=True the first time, or run it again'
             )
-        if torch._C._autograd._get_current_graph_task_keep_graph():
+        if _get_current_graph_task_keep_graph():
             return list(self.points)
         points, self.points = self.points, None
         return points

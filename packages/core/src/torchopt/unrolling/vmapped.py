@@ -58,7 +58,7 @@ class _Mapped(torch.autograd.Function):
         """Do nothing; without this method there can be no rule for ``vmap``."""
 
     @staticmethod
-    def vmap(
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
         info: Any,
         in_dims: tuple[int | None, ...],
         call: _Call,

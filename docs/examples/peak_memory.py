@@ -1,0 +1,30 @@
+"""How much memory a function needs, found in a process of its own (Linux and macOS)."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+
+def peak_memory(function: Callable[..., Any], *args: Any) -> float:
+    """Return by how many MiB the memory of a new process grows at most while it calls."""
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
+        return pool.submit(_growth, function, *args).result()
+
+
+def _growth(function: Callable[..., Any], *args: Any) -> float:
+    torch.set_num_threads(1)
+    before = _most_so_far()
+    function(*args)
+    return _most_so_far() - before
+
+
+def _most_so_far() -> float:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == 'darwin' else 2**10)
