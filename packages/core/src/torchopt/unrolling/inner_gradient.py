@@ -110,8 +110,10 @@ class _Remembered(torch.autograd.Function):
         return tuple(result.detach() for result in results)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # pyright: ignore[reportIncompatibleMethodOverride]
-    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *cotangents: torch.Tensor | None
+    ) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[4:]
         found = products(
             ctx.call, ctx.order, ctx.random, list(ctx.saved_tensors), cotangents, needed
