@@ -60,10 +60,10 @@ def test_learned_schedule_beats_the_constant_rate_it_starts_from(example, tmp_pa
 
 @pytest.mark.parametrize('example', ['weights_transformer'], indirect=True)
 def test_weights_through_a_transformer_trust_right_labels(example, tmp_path, capsys):
-    learner = example.rounds(6, example.Recomputed())
+    learner = example.rounds(8, 4, example.Recomputed())
     weights, corrupted = learner.logits.detach().sigmoid(), learner.data.corrupted
     assert weights[corrupted].mean() < weights[~corrupted].mean() - 0.05
 
-    example.run(tmp_path, number=1)
+    example.run(tmp_path, number=1, steps=1)
     assert (tmp_path / 'weights_transformer.png').stat().st_size > 0
     assert 'Recomputed' in capsys.readouterr().out

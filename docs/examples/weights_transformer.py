@@ -24,7 +24,7 @@ from tqdm import tqdm
 import torchopt
 from torchopt.unrolling import ModuleStep, Recomputed, Snapshots, Stored, Strategy
 
-INNER_STEPS, BATCH = 16, 64
+BATCH = 64
 
 
 class Transformer(nn.Module):
@@ -66,9 +66,9 @@ class Learner:
         losses = cross_entropy(net(images), labels, reduction='none')
         return (logits[batch].sigmoid() * losses).mean()
 
-    def round(self) -> None:
+    def round(self, steps: int) -> None:
         """Train the network for some steps, then improve the weights that they used."""
-        batches = torch.randint(len(self.logits), (INNER_STEPS, BATCH))
+        batches = torch.randint(len(self.logits), (steps, BATCH))
         carry, _ = torchopt.unroll(
             self.inner, self.inner.init(), batches, self.logits, backward=self.backward
         )
@@ -79,11 +79,11 @@ class Learner:
         torchopt.stop_gradient(self.net)
 
 
-def rounds(number: int, backward: Strategy) -> Learner:
+def rounds(number: int, steps: int, backward: Strategy) -> Learner:
     torch.manual_seed(0)
     learner = Learner(load(seed=0), backward)
     for _ in tqdm(range(number), desc='learning the weights', leave=False):
-        learner.round()
+        learner.round(steps)
     return learner
 
 
@@ -98,15 +98,15 @@ def save_plot(weights: Tensor, corrupted: Tensor, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def run(output: Path, number: int = 60) -> None:
+def run(output: Path, number: int = 60, steps: int = 16) -> None:
     torch.set_num_threads(1)
-    learner = rounds(number, Snapshots())
+    learner = rounds(number, steps, Snapshots())
     weights, corrupted = learner.logits.detach().sigmoid(), learner.data.corrupted
     print(f'mean weight of right labels {weights[~corrupted].mean():.2f}, ', end='')
     print(f'of wrong ones {weights[corrupted].mean():.2f}')
-    print(f'peak memory of a round of {INNER_STEPS} steps')
+    print(f'peak memory of a round of {steps} steps')
     for backward in (Stored(), Recomputed(), Snapshots()):
-        print(f'  {backward}: {peak_memory(rounds, 1, backward):.0f} MiB')
+        print(f'  {backward}: {peak_memory(rounds, 1, steps, backward):.0f} MiB')
     save_plot(weights, corrupted, output / 'weights_transformer.png')
 
 
