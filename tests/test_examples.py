@@ -43,3 +43,18 @@ def test_maml_learns_parameters_that_adapt(example, tmp_path, capsys):
     example.run(iterations=2, output=tmp_path)
     assert (tmp_path / 'maml_sinusoid.png').stat().st_size > 0
     assert 'meta-learned' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('example', ['fewshot_digits'], indirect=True)
+def test_meta_learned_parameters_adapt_to_held_out_digits(example, capsys):
+    torch.manual_seed(0)
+    digits = example.load_classes()
+    test, training = digits[:4], example.with_rotations(digits[4:])
+    meta = example.meta_learn(training, 60, torch.func.grad(example.meta_loss))
+    before, after = example.accuracies(meta, test, tasks=50)
+    chance = 100 / example.WAYS
+    assert abs(before - chance) < 10
+    assert after > chance + 20
+
+    example.run(seeds=2, iterations=1, compiled=False)
+    assert 'meta-learned' in capsys.readouterr().out
