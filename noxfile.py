@@ -83,7 +83,7 @@ def isolated(session: nox.Session) -> None:
 def pins(session: nox.Session) -> None:
     """Requirements among the packages against their versions, and changelogs."""
     session.install(*EDITABLE, '--no-deps')
-    install(session, 'pytest', 'packaging')
+    install(session, 'pytest', 'hypothesis', 'packaging')
     session.run('pytest', 'tests/packaging/test_pins.py')
 
 

@@ -36,7 +36,6 @@ TRAINING, HELD_OUT, TEST = slice(0, 1000), slice(1000, 1400), slice(1400, None)
 
 
 def initial(random: torch.Generator) -> dict[str, Tensor]:
-    """Draw the parameters of a network with one hidden layer."""
     return {
         'hidden': torch.randn(64, 128, generator=random) / 8,
         'hidden_bias': torch.zeros(128),
@@ -64,7 +63,6 @@ def train(rates: Tensor, seed: int, backward: Strategy) -> dict[str, Tensor]:
 
 
 def rates_of(log_rates: Tensor, steps: int) -> Tensor:
-    """Draw lines between the logarithms of the rates at some points."""
     lines = interpolate(log_rates[None, None], steps, mode='linear', align_corners=True)
     return lines[0, 0].exp()
 
@@ -90,7 +88,6 @@ def learn(start: float, steps: int, rounds: int) -> Tensor:
 
 @torch.no_grad()
 def mean_loss(rates: Tensor, part: slice, seeds: range) -> float:
-    """Train some networks; return the mean of their losses."""
     losses = [loss(train(rates, seed, Stored()), images[part], labels[part]) for seed in seeds]
     return torch.stack(losses).mean().item()
 
