@@ -60,7 +60,7 @@ def test_learned_schedule_beats_the_constant_rate_it_starts_from(example, tmp_pa
 
 @pytest.mark.parametrize('example', ['weights_transformer'], indirect=True)
 def test_weights_through_a_transformer_trust_right_labels(example, tmp_path, capsys):
-    learner = example.rounds(8, 4, example.Recomputed())
+    learner = example.rounds(10, 8, example.Recomputed())
     weights, corrupted = learner.logits.detach().sigmoid(), learner.data.corrupted
     assert weights[corrupted].mean() < weights[~corrupted].mean() - 0.05
 
