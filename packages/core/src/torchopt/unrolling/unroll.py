@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from torchopt.unrolling.leaves import Leaves, flatten, require_storable, tensors_of
-from torchopt.unrolling.loop import Loop, Step
+from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.stored import Stored
 from torchopt.unrolling.strategy import Strategy, run_with
+
+Carry = TypeVar('Carry')
 
 _PLAIN = Stored()
 
 
 def unroll(
-    step: Step,
-    carry: Any,
+    step: Callable[[Carry, Any, Any], tuple[Carry, Any]],
+    carry: Carry,
     xs: Any = None,
     consts: Any = None,
     *,
@@ -25,7 +27,7 @@ def unroll(
     backward: Strategy = _PLAIN,
     until: Callable[[Any], Any] | None = None,
     progress: Callable[[int, Any, Any], object] | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Carry, Any]:
     """Run ``step`` many times, and differentiate through all of them in the memory that there is.
 
     The same as this loop, but for its backward pass::
