@@ -12,16 +12,25 @@ from typing import Any
 import torch
 
 
-def peak_memory(function: Callable[..., Any], *args: Any) -> float:
-    """Return by how many MiB the memory of a new process grows at most while it calls."""
+def peak_memory(
+    function: Callable[..., Any], args: tuple[Any, ...], warm_up: tuple[Any, ...]
+) -> float:
+    """Return by how many MiB the memory of a new process grows at most while it calls.
+
+    Args:
+        function: Called in that process, in which it must be found by its name.
+        args: Its arguments.
+        warm_up: Arguments of a short call before, after which all that is loaded once is there.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
-        return pool.submit(_growth, function, *args).result()
+        return pool.submit(_growth, function, args, warm_up).result()
 
 
-def _growth(function: Callable[..., Any], *args: Any) -> float:
+def _growth(function: Callable[..., Any], args: tuple[Any, ...], warm_up: tuple[Any, ...]) -> float:
     torch.set_num_threads(1)
+    function(*warm_up)
     if sys.platform == 'linux':
-        # Forget what importing took: the peak falls to what is resident now.
+        # Forget what that took: the peak falls to what is resident now.
         Path('/proc/self/clear_refs').write_text('5')
     before = _most_so_far()
     function(*args)

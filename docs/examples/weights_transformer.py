@@ -106,7 +106,8 @@ def run(output: Path, number: int = 60, steps: int = 16) -> None:
     print(f'of wrong ones {weights[corrupted].mean():.2f}')
     print(f'peak memory of a round of {steps} steps')
     for backward in (Stored(), Recomputed(), Snapshots()):
-        print(f'  {backward}: {peak_memory(rounds, 1, steps, backward):.0f} MiB')
+        memory = peak_memory(rounds, (1, steps, backward), warm_up=(1, 1, backward))
+        print(f'  {backward}: {memory:.0f} MiB')
     save_plot(weights, corrupted, output / 'weights_transformer.png')
 
 
