@@ -2,7 +2,7 @@
 
 Most labels of a training set of handwritten digits are wrong. A transformer reads each image row
 by row; the weights of its training examples are learned by the gradient of the loss of 50 clean
-ones, through 16 steps of Adam at a time. Kept as a graph, these steps need ten times the memory.
+ones, through 16 steps of Adam at a time. Kept as a graph, these steps need eight times the memory.
 
     python weights_transformer.py
 """

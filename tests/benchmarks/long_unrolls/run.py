@@ -28,8 +28,7 @@ from ways import PLAIN, WAYS  # noqa: E402
 
 from environments import python_of  # noqa: E402
 from libraries import LIBRARIES  # noqa: E402
-from report import _processor as processor  # noqa: E402
-from report import _table as table  # noqa: E402
+from report import processor, table  # noqa: E402
 
 ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
 Way = tuple[str, str]
