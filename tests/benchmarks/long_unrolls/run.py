@@ -145,7 +145,8 @@ def _page(found: dict[str, Results], plot: str, options: argparse.Namespace) -> 
         f'time, of one meta-gradient through Adam. Medians of {options.rounds} processes below 100 '
         'steps. *Italic*: would not fit, extrapolated.',
         '- By the weights of all examples; "by lr": by the learning rate alone. `Truncated(10)` '
-        'gives another, biased gradient. For `torch.utils.checkpoint` every step is checkpointed.',
+        'gives another, biased gradient. For `torch.utils.checkpoint` every step is checkpointed. '
+        'higher has no `eps_root`, 1e-8 for the others, so that its derivative is another, too.',
         '',
         f'![memory against the number of steps]({plot})',
         '',
