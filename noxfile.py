@@ -138,7 +138,7 @@ def sanitize(session: nox.Session) -> None:
 def pins(session: nox.Session) -> None:
     """Requirements among the packages against their versions, and changelogs."""
     session.install(*editable(PACKAGES), '--no-deps')
-    install(session, 'pytest', 'packaging')
+    install(session, 'pytest', 'hypothesis', 'packaging')
     session.run('pytest', 'tests/packaging/test_pins.py')
 
 
@@ -151,6 +151,10 @@ def crosscheck(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks beside the peers, which get environments of their own."""
+    """Benchmarks beside the peers, in their own environments; ``-- steps``, ``-- unrolls``: one."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib', 'tqdm')
-    session.run('python', 'tests/benchmarks/run.py', *session.posargs)
+    scripts = {'steps': 'run.py', 'unrolls': 'long_unrolls/run.py'}
+    chosen = [part for part in scripts if part in session.posargs] or list(scripts)
+    arguments = [argument for argument in session.posargs if argument not in scripts]
+    for part in chosen:
+        session.run('python', f'tests/benchmarks/{scripts[part]}', *arguments)

@@ -35,7 +35,7 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
             'Written by `nox -s bench`; the workloads and how each library is called are in '
             '`tests/benchmarks`.',
             '',
-            f'- {datetime.date.today()}, {_processor()}, {os.cpu_count()} cores, '
+            f'- {datetime.date.today()}, {processor()}, {os.cpu_count()} cores, '
             f'{platform.system()}, one thread',
             f'- Python {platform.python_version()}, torch {version("torch")}, '
             + ', '.join(f'{name} {version(name)}' for name in _PROJECT_PACKAGES),
@@ -43,7 +43,7 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
             'medians over the processes of their medians, ± half the interquartile range; the '
             'ratio is that time to the one of this project. float32.',
             '',
-            *_table(
+            *table(
                 ['', *(library.name for library in columns), 'best peer / this project'],
                 [
                     [
@@ -66,7 +66,7 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
             "Largest difference of the resulting gradients from this project's at the same "
             '`eps_root`, relative to their largest entry, in float64.',
             '',
-            *_table(
+            *table(
                 ['', *(library.name for library in columns if library != PROJECT)],
                 [
                     [
@@ -113,12 +113,12 @@ def _duration(seconds: list[float]) -> str:
     return f'{value:.{digits}f} ± {spread:.{digits}f} {unit}'
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
     lines = [header, ['---', *['--:'] * (len(header) - 1)], *rows]
     return ['| ' + ' | '.join(line) + ' |' for line in lines]
 
 
-def _processor() -> str:
+def processor() -> str:
     if sys.platform == 'linux':
         for line in Path('/proc/cpuinfo').read_text().splitlines():
             if line.startswith('model name'):
