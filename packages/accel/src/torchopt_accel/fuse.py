@@ -16,8 +16,9 @@ from torchopt_accel import ops
 from torchopt_accel.call import Call
 from torchopt_accel.devices import runs_on
 from torchopt_accel.launch import DTYPES, Mismatch, layout_of, overlap
+from torchopt_accel.modes import transforming
 from torchopt_accel.plans import Plan, find, plan, replace, schedule_count
-from torchopt_accel.step import step, transforming
+from torchopt_accel.step import step
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 

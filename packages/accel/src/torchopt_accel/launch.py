@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from torchopt_accel._extension import C
 
@@ -89,7 +90,7 @@ def allocate(layout: Layout) -> tuple[list[torch.Tensor], list[int]]:
     """
     if layout.device.type == 'cpu':
         capsules, addresses = C.allocate(DTYPES[layout.dtype], layout.shapes)
-        return list(map(torch._C._from_dlpack, capsules)), addresses
+        return list(map(from_dlpack, capsules)), addresses
     tensors = [
         torch.empty(shape, dtype=layout.dtype, device=layout.device) for shape in layout.shapes
     ]

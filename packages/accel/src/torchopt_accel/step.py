@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
 from torchopt_accel import composite, ops
 from torchopt_accel.batching import Batch
 from torchopt_accel.call import Call
+from torchopt_accel.modes import forward_mode, old_vmap, transforming
 
 Maybe = torch.Tensor | None
 Outputs = tuple[torch.Tensor, ...]
@@ -39,18 +39,6 @@ def step(
         outputs: Outputs = Forward.apply(call, lr, steps, *tensors)  # type: ignore[no-untyped-call]
         return outputs
     return _forward(call, lr, steps, tensors)
-
-
-def forward_mode() -> bool:
-    """Tell whether forward-mode derivatives are being computed, by torch.func or without."""
-    active: bool = forward_ad._current_level >= 0
-    return active
-
-
-def transforming() -> bool:
-    """Tell whether a transform of torch.func is active."""
-    active: bool = torch._C._are_functorch_transforms_active()
-    return active
 
 
 class Forward(torch.autograd.Function):
@@ -76,7 +64,7 @@ class Forward(torch.autograd.Function):
         _, needs_lr, _, *needs = ctx.needs_input_grad
         wanted = [*map(any, call.roles(needs)), needs_lr]
         results: Sequence[Maybe]
-        if forward_mode() or _old_vmap():
+        if forward_mode() or old_vmap():
             results = composite.pullback(call, wanted, lr, steps, cotangents, tensors)
         elif transforming() or torch.is_grad_enabled():
             results = Backward.apply(  # type: ignore[no-untyped-call]
@@ -222,15 +210,6 @@ def _spread(
         else:
             grads += [None] * call.count
     return grads, results[used] if want_lr else None
-
-
-def _old_vmap() -> bool:
-    """Tell whether this is a call of ``torch.autograd.grad(..., is_grads_batched=True)``.
-
-    Its batches are not those of ``torch.vmap``, and go through no rule for batches but torch's own.
-    """
-    active: bool = torch._C._dispatch_tls_is_dispatch_key_included('VmapMode')
-    return active
 
 
 def _differentiated(*tensors: Maybe) -> bool:
