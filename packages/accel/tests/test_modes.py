@@ -16,6 +16,7 @@ NAMES = {
     'forward_mode': (forward_ad, '_current_level'),
     'transforming': (torch._C, '_are_functorch_transforms_active'),
     'old_vmap': (torch._C, '_dispatch_tls_is_dispatch_key_included'),
+    'dispatching': (torch._C, '_len_torch_dispatch_stack'),
 }
 ONE = torch.tensor([1.0, -2.0], dtype=torch.float64)
 
@@ -44,7 +45,7 @@ def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
         monkeypatch.setattr(modes, 'torch', torch_without)
 
 
-@pytest.fixture(params=['now', 'forward_mode', 'transforming'])
+@pytest.fixture(params=['now', 'forward_mode', 'transforming', 'dispatching'])
 def torch_to_come(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param != 'now':
         forget(monkeypatch, request.param)

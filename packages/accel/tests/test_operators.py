@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.trees import generator
 from torchopt_accel import ops
@@ -26,17 +27,21 @@ def arguments(rule: str, lr: bool) -> tuple[Any, ...]:
     return tensors(), tensors(), states, torch.tensor([3, 5, 7, 9]), [0, 1, 2, 3], rate, HYPER
 
 
+def operator(rule: str, kind: str) -> Any:
+    return getattr(torch.ops.torchopt, f'{rule}_{kind}').default
+
+
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('lr', [False, True])
 def test_opcheck(rule: str, lr: bool) -> None:
     given = arguments(rule, lr)
-    torch.library.opcheck(ops.FORWARD[rule], given)
-    torch.library.opcheck(ops.FORWARD_INPLACE[rule], given)
+    torch.library.opcheck(operator(rule, 'forward'), given)
+    torch.library.opcheck(operator(rule, 'forward_'), given)
     count = len(given[0]) * (1 + STATES[rule])
     cotangents: list[torch.Tensor | None] = [*(torch.ones_like(x) for x in (*given[0], *given[2]))]
     cotangents[0] = cotangents[count - 1] = None
     wanted = [True] * (2 + STATES[rule]) + [lr]
-    torch.library.opcheck(ops.BACKWARD[rule], (cotangents, *given, wanted))
+    torch.library.opcheck(operator(rule, 'backward'), (cotangents, *given, wanted))
 
 
 def adam_arguments(**changes: Any) -> list[Any]:
@@ -109,3 +114,15 @@ def test_empty_list() -> None:
     given = adam_arguments(grads=[], states=[], positions=[])
     assert ops.FORWARD['adam'](*given) == []
     assert ops.BACKWARD['adam']([], *given, [True] * 5) == []
+
+
+def test_modes_see_the_operators() -> None:
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    seen: list[str] = []
+    with Names():
+        ops.FORWARD['adam'](*adam_arguments())
+    assert 'torchopt.adam_forward.default' in seen

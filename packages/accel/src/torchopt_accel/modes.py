@@ -44,3 +44,12 @@ def old_vmap() -> bool:
     tell = getattr(torch._C, '_dispatch_tls_is_dispatch_key_included', None)
     active: bool = tell is not None and tell('VmapMode')
     return active
+
+
+def dispatching() -> bool:
+    """Tell whether a mode of ``torch.utils._python_dispatch`` looks on, as fake tensors do.
+
+    Where that is unknown, it counts as one that does.
+    """
+    count = getattr(torch._C, '_len_torch_dispatch_stack', None)
+    return count is None or count() > 0
