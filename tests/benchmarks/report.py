@@ -6,7 +6,7 @@ import datetime
 import os
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -35,15 +35,13 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
             'Written by `nox -s bench`; the workloads and how each library is called are in '
             '`tests/benchmarks`.',
             '',
-            f'- {datetime.date.today()}, {_processor()}, {os.cpu_count()} cores, '
-            f'{platform.system()}, one thread',
-            f'- Python {platform.python_version()}, torch {version("torch")}, '
-            + ', '.join(f'{name} {version(name)}' for name in _PROJECT_PACKAGES),
+            f'- {machine()}, one thread',
+            f'- {versions()}',
             f'- Every library ran in {rounds} processes, in turn with the others. Times are '
             'medians over the processes of their medians, ± half the interquartile range; the '
             'ratio is that time to the one of this project. float32.',
             '',
-            *_table(
+            *table(
                 ['', *(library.name for library in columns), 'best peer / this project'],
                 [
                     [
@@ -66,7 +64,7 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
             "Largest difference of the resulting gradients from this project's at the same "
             '`eps_root`, relative to their largest entry, in float64.',
             '',
-            *_table(
+            *table(
                 ['', *(library.name for library in columns if library != PROJECT)],
                 [
                     [
@@ -85,13 +83,32 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
     )
 
 
-_PROJECT_PACKAGES = ('torchopt-core', 'torchopt-meta', 'torchopt-utils')
+def machine() -> str:
+    """Return when and where this runs."""
+    return f'{datetime.date.today()}, {processor()}, {os.cpu_count()} cores, {platform.system()}'
+
+
+def versions() -> str:
+    """Return the versions of Python, torch and the project."""
+    installed = [
+        f'{name} {version(name)}'
+        for name in sorted({metadata.name for metadata in distributions()})
+        if name == 'torch' or name.startswith('torchopt-')
+    ]
+    return ', '.join([f'Python {platform.python_version()}', *installed])
+
+
+def difference(theirs: dict, ours: dict) -> float:
+    """Return how far a result is from the project's at the same ``eps_root``."""
+    eps_root = str(theirs['eps_root'])
+    pair = theirs['fingerprints'][eps_root], ours['fingerprints'][eps_root]
+    return max(map(abs, map(float.__sub__, *pair))) / max(map(abs, pair[1]))
 
 
 def _cell(row: dict[str, list[float]], library: Library) -> str:
     if library.name not in row:
         return 'n/a'
-    text = _duration(row[library.name])
+    text = duration(row[library.name])
     if library == PROJECT:
         return text
     return f'{text} (×{median(row[library.name]) / median(row[PROJECT.name]):.2f})'
@@ -102,7 +119,8 @@ def _best(row: dict[str, list[float]], peers: list[Library]) -> str:
     return f'**×{min(measured) / median(row[PROJECT.name]):.2f}**' if measured else 'n/a'
 
 
-def _duration(seconds: list[float]) -> str:
+def duration(seconds: list[float]) -> str:
+    """Return the median with half the interquartile range."""
     unit, factor = ('ms', 1e3) if median(seconds) >= 1e-3 else ('µs', 1e6)
     value = median(seconds) * factor
     spread = 0.0
@@ -113,12 +131,14 @@ def _duration(seconds: list[float]) -> str:
     return f'{value:.{digits}f} ± {spread:.{digits}f} {unit}'
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table."""
     lines = [header, ['---', *['--:'] * (len(header) - 1)], *rows]
     return ['| ' + ' | '.join(line) + ' |' for line in lines]
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     if sys.platform == 'linux':
         for line in Path('/proc/cpuinfo').read_text().splitlines():
             if line.startswith('model name'):

@@ -16,9 +16,9 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from environments import python_of
+from environments import pythons_of
 from libraries import LIBRARIES, PROJECT, Library
-from report import IMPORT, Differences, Times, markdown
+from report import IMPORT, Differences, Times, difference, markdown
 from workloads import WORKLOADS
 
 HERE = Path(__file__).parent
@@ -29,14 +29,7 @@ ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
 def main() -> None:
     """Measure and report."""
     options = _options()
-    failures: dict[str, str] = {}
-    pythons: dict[Library, Path] = {}
-    for library in LIBRARIES:
-        try:
-            pythons[library] = python_of(library, options.environments)
-        except subprocess.CalledProcessError as error:
-            failures[library.name] = f'`{" ".join(map(str, error.cmd[1:]))}` failed'
-
+    pythons, failures = pythons_of(LIBRARIES, options.environments)
     times: Times = defaultdict(lambda: defaultdict(list))
     fingerprints: dict[str, dict[str, dict]] = {name: {} for name in WORKLOADS}
     for number in range(options.rounds):
@@ -103,13 +96,7 @@ def _import_time(library: Library, python: Path) -> float:
 
 
 def _differences(fingerprints: dict[str, dict[str, dict]]) -> Differences:
-    """Compare each result with the project's at the same ``eps_root``."""
-
-    def difference(theirs: dict, ours: dict) -> float:
-        eps_root = str(theirs['eps_root'])
-        pair = theirs['fingerprints'][eps_root], ours['fingerprints'][eps_root]
-        return max(map(abs, map(float.__sub__, *pair))) / max(map(abs, pair[1]))
-
+    """Compare each result with the project's."""
     return {
         workload: {
             name: difference(info, row[PROJECT.name])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
 
-from adapters import Adapter, Task, Tensors
+from adapters import Adapter, Tensors, fingerprint
+from sinusoids import problem
+from sizes import Size
 
 Workload = Callable[[Adapter, torch.dtype, float], Callable[[], Tensors]]
 
@@ -38,22 +38,10 @@ def adam_step(count: int, *shape: int) -> Workload:
 
 
 def maml(rule: str, *, batched: bool = False) -> Workload:
-    """Meta-gradient of 25 sinusoid tasks of 10 shots through the inner steps of an MLP 40-40."""
+    """Meta-gradient of sinusoid tasks through 5 inner steps."""
 
     def make(adapter: Adapter, dtype: torch.dtype, eps_root: float) -> Callable[[], Tensors]:
-        random = torch.Generator().manual_seed(0)
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1)
-        ).to(dtype)
-        amplitude = 0.1 + 4.9 * torch.rand(25, 1, 1, generator=random)
-        phase = math.pi * torch.rand(25, 1, 1, generator=random)
-        x, outer_x = 10 * torch.rand(2, 25, 10, 1, generator=random) - 5
-        y, outer_y = (amplitude * torch.sin(points - phase) for points in (x, outer_x))
-        tasks = Task(*(points.to(dtype) for points in (x, y, outer_x, outer_y)))
-        if batched:
-            return adapter.batched_meta_gradient(net, tasks, rule, eps_root)
-        return adapter.meta_gradient(net, [Task(*task) for task in zip(*tasks)], rule, eps_root)
+        return adapter.meta_step(*problem(Size(), dtype), rule, eps_root, 5, batched=batched)
 
     return make
 
@@ -87,9 +75,3 @@ def test_workload(name: str, adapter: Adapter, benchmark) -> None:
         pytest.skip('not supported')
     benchmark.extra_info.update(fingerprints=fingerprints, eps_root=adapter.eps_roots[0])
     benchmark(make(adapter, torch.float32, adapter.eps_roots[0]))
-
-
-def fingerprint(tensors: Tensors) -> list[float]:
-    """Return some thousand values of a result, by which two libraries are compared."""
-    values = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-    return values[:: 1 + len(values) // 4000].tolist()
