@@ -20,7 +20,7 @@ from cells import Cells
 from environments import pythons_of
 from meta_steps_report import heading, markdown, plot
 from sizes import SIZES
-from ways import WAYS, Way
+from ways import REFERENCE, WAYS, Way
 
 ROOT = Path(__file__).parents[2]
 COMPARED = 'small', 5
@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
 
 
 def _measure(options: argparse.Namespace) -> dict:
-    ways = [way for way in WAYS if options.only in way.name]
+    ways = [way for way in WAYS if options.only in way.name or way is REFERENCE]
     libraries = dict.fromkeys(way.library for way in ways)
     pythons, failures = pythons_of(libraries, options.environments)
     ways = [way for way in ways if way.library in pythons]

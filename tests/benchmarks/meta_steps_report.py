@@ -11,8 +11,6 @@ from report import difference, machine, table, versions
 from sizes import SIZES
 from ways import REFERENCE, WAYS
 
-COLOURS = 'tab10'
-
 
 def heading() -> list[str]:
     """Return where the measurements come from."""
@@ -36,7 +34,7 @@ def markdown(results: dict) -> str:
             [name, *(cell(find('compile', name, k), find('time', name, k)) for k in steps)]
             for name in names
         ]
-        return [row for row in found if set(row[1:]) != {'n/a'}]
+        return [row for row in found if not set(row[1:]) <= {'n/a', 'n/a / n/a'}]
 
     header = ['', *(f'K = {k}' for k in steps)]
     page = [
@@ -47,8 +45,9 @@ def markdown(results: dict) -> str:
         '',
         *(f'- {line}' for line in results['heading']),
         f'- MLPs of two hidden layers, float32. Small: {SIZES["small"]}. Large: {SIZES["large"]}.',
-        f'- Times are medians over {results["rounds"]} processes of medians of their calls, in '
-        'turn; a process is bound to as many cores as it has threads.',
+        f'- Times are medians of calls that are not the first, and of {results["rounds"]} '
+        'processes, each in turn with those of other ways. A process is bound to as many cores as '
+        'it has threads.',
         f'- "> {results["limit"]:.0f} s": the process, first call and all, was ended after that '
         'time; "—": not tried after that.',
         '',
@@ -100,8 +99,12 @@ def markdown(results: dict) -> str:
             ),
         ]
     page += ['', '## The ways', '', *(f'- **{way.name}**: {way.note}' for way in WAYS if way.note)]
-    measured = {record['way'] for record in records}
-    page += [f'- **{name}** could not be measured here.' for name in names if name not in measured]
+    missing = [name for name in names if name not in {record['way'] for record in records}]
+    if missing:
+        page.append(
+            f'- Without figures: {", ".join(missing)}; what they need is not installed, or they '
+            'do not have Adam.'
+        )
     page += [f'- **{name}**: {reason}' for name, reason in results['unavailable'].items()]
     return '\n'.join([*page, *_comparison(records), ''])
 
