@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import nox
@@ -14,7 +15,9 @@ PACKAGES = sorted(path.parent.as_posix() for path in Path('packages').glob('*/py
 SOURCES = [f'{package}/src' for package in PACKAGES]
 TYPED = [*SOURCES, 'tests/typing']
 TESTS = [path.as_posix() for path in sorted(Path('packages').glob('*/tests'))] + ['tests']
-EDITABLE = [argument for package in PACKAGES for argument in ('-e', package)]
+# What takes a compiler to build, and what does not.
+COMPILED = [package for package in PACKAGES if Path(package, 'CMakeLists.txt').exists()]
+PURE = [package for package in PACKAGES if package not in COMPILED]
 
 
 def install(session: nox.Session, *requirements: str) -> None:
@@ -22,17 +25,36 @@ def install(session: nox.Session, *requirements: str) -> None:
     session.install('-c', 'constraints.txt', *requirements)
 
 
+def editable(packages: list[str]) -> list[str]:
+    """Return the arguments with which pip installs packages from where they lie."""
+    return [argument for package in packages for argument in ('-e', package)]
+
+
+def build_wheels(session: nox.Session) -> dict[str, str]:
+    """Build a wheel of every package, each in isolation; return them by package."""
+    wheels = {}
+    for package in PACKAGES:
+        folder = f'{session.create_tmp()}/{package}'
+        session.run(
+            'pip', 'wheel', '-q', '--no-deps', '-c', 'constraints.txt', '-w', folder, f'./{package}'
+        )
+        newest = max(Path(folder).glob('*.whl'), key=lambda path: path.stat().st_mtime)
+        wheels[package] = str(newest)
+    return wheels
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Meta-learn on real data: reweighted digits and MAML, with tables and plots."""
-    install(session, *EDITABLE, 'scikit-learn', 'matplotlib', 'tqdm')
+    install(session, *editable(PURE), 'scikit-learn', 'matplotlib', 'tqdm')
     session.run('python', 'docs/examples/demo.py', *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests and doctests, with line coverage; takes pytest's arguments after ``--``."""
-    install(session, *EDITABLE, 'pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis', 'packaging')
+    install(session, *editable(PACKAGES), 'pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis')
+    install(session, 'expecttest', 'packaging')
     install(session, 'numpy', 'scikit-learn', 'matplotlib', 'tqdm', 'graphviz')
     everything = ['-n', '2', '--cov', '--doctest-modules', *SOURCES, *TESTS]
     # One thread for each of the two workers: more would only wait for each other.
@@ -50,7 +72,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """The sources and what users see of them, under mypy and pyright."""
-    install(session, *EDITABLE, 'mypy', 'pyright')
+    install(session, *editable(PACKAGES), 'mypy', 'pyright')
     session.run('mypy', *TYPED)
     session.run('pyright', *TYPED)
 
@@ -58,15 +80,9 @@ def types(session: nox.Session) -> None:
 @nox.session(reuse_venv=False)
 def isolated(session: nox.Session) -> None:
     """Wheels in a clean environment: core alone, with each sibling, with all of them."""
-    wheels = {}
-    for package in PACKAGES:
-        folder = f'{session.create_tmp()}/{package}'
-        session.run(
-            'pip', 'wheel', '-q', '--no-deps', '-c', 'constraints.txt', '-w', folder, f'./{package}'
-        )
-        wheels[package] = max(Path(folder).glob('*.whl'), key=lambda path: path.stat().st_mtime)
-    core = str(wheels.pop('packages/core'))
-    siblings = {f'torchopt-{Path(package).name}': str(wheel) for package, wheel in wheels.items()}
+    wheels = build_wheels(session)
+    core = wheels.pop('packages/core')
+    siblings = {f'torchopt-{Path(package).name}': wheel for package, wheel in wheels.items()}
     check = ['python', '-I', str(Path('tests/packaging/check_installed.py').resolve())]
 
     install(session, core)
@@ -79,10 +95,49 @@ def isolated(session: nox.Session) -> None:
     session.run(*check, *siblings)
 
 
+@nox.session(reuse_venv=False)
+def wheels(session: nox.Session) -> None:
+    """The wheels that are published: accel's tags and symbols, and all of them installed."""
+    built = build_wheels(session)
+    for package in COMPILED:
+        session.run('python', 'tests/packaging/check_wheel.py', built[package])
+    install(session, *built.values())
+    siblings = [f'torchopt-{Path(package).name}' for package in built if package != 'packages/core']
+    session.run(
+        'python', '-I', str(Path('tests/packaging/check_installed.py').resolve()), *siblings
+    )
+    session.run('python', '-I', '-m', 'torchopt_accel')
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """Accel's tests with its CPU kernels under the address and undefined-behaviour sanitizers."""
+    install(session, '-e', 'packages/core', 'nanobind-backend', 'pytest', 'hypothesis')
+    install(session, 'expecttest', 'pytest-xdist')
+    settings = ['build-dir=build/sanitize', 'cmake.define.TORCHOPT_SANITIZE=ON']
+    settings += ['cmake.define.TORCHOPT_CUDA=OFF']
+    session.install('--no-deps', *(f'-C{setting}' for setting in settings), '-e', 'packages/accel')
+    # Python itself is not built with the sanitizers: they come first, and are told not to take
+    # what it keeps to its end for leaks.
+    runtimes = [
+        subprocess.check_output(['c++', f'-print-file-name={name}.so'], text=True).strip()
+        for name in ('libasan', 'libubsan')
+    ]
+    env = {
+        'LD_PRELOAD': ' '.join(runtimes),
+        'ASAN_OPTIONS': 'detect_leaks=0',
+        'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1',
+        'OMP_NUM_THREADS': '2',
+    }
+    # What the compiler of torch traces runs no kernel.
+    everything = ['-n', '2', 'packages/accel/tests', '-k', 'not compile']
+    session.run('pytest', *(session.posargs or everything), env=env)
+
+
 @nox.session
 def pins(session: nox.Session) -> None:
     """Requirements among the packages against their versions, and changelogs."""
-    session.install(*EDITABLE, '--no-deps')
+    session.install(*editable(PACKAGES), '--no-deps')
     install(session, 'pytest', 'hypothesis', 'packaging')
     session.run('pytest', 'tests/packaging/test_pins.py')
 
@@ -90,12 +145,16 @@ def pins(session: nox.Session) -> None:
 @nox.session
 def crosscheck(session: nox.Session) -> None:
     """Meta-gradients against those of optax under JAX."""
-    install(session, *EDITABLE, 'pytest', 'hypothesis', 'numpy', 'jax', 'jaxlib', 'optax')
+    install(session, *editable(PURE), 'pytest', 'hypothesis', 'numpy', 'jax', 'jaxlib', 'optax')
     session.run('pytest', 'tests/crosscheck', *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks beside the peers, which get environments of their own."""
-    install(session, *EDITABLE, 'pytest', 'pytest-benchmark', 'matplotlib', 'tqdm')
-    session.run('python', 'tests/benchmarks/run.py', *session.posargs)
+    """Benchmarks beside the peers, in their own environments; ``-- steps``, ``-- unrolls``: one."""
+    install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib', 'tqdm')
+    scripts = {'steps': 'run.py', 'unrolls': 'long_unrolls/run.py'}
+    chosen = [part for part in scripts if part in session.posargs] or list(scripts)
+    arguments = [argument for argument in session.posargs if argument not in scripts]
+    for part in chosen:
+        session.run('python', f'tests/benchmarks/{scripts[part]}', *arguments)

@@ -43,3 +43,42 @@ def test_maml_learns_parameters_that_adapt(example, tmp_path, capsys):
     example.run(iterations=2, output=tmp_path)
     assert (tmp_path / 'maml_sinusoid.png').stat().st_size > 0
     assert 'meta-learned' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('example', ['learn_schedule'], indirect=True)
+def test_learned_schedule_beats_the_constant_rate_it_starts_from(example, tmp_path, capsys):
+    steps, seeds = 60, range(20_000, 20_010)
+    constant = torch.full((steps,), 0.1)
+    learned = example.learn(0.1, steps, rounds=15)
+    losses = [example.mean_loss(rates, example.TEST, seeds) for rates in (learned, constant)]
+    assert losses[0] < 0.9 * losses[1]
+
+    example.run(tmp_path, steps=20, rounds=1, networks=1)
+    assert (tmp_path / 'learn_schedule.png').stat().st_size > 0
+    assert 'Snapshots' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('example', ['weights_transformer'], indirect=True)
+def test_weights_through_a_transformer_trust_right_labels(example, tmp_path, capsys):
+    learner = example.rounds(10, 8, example.Recomputed())
+    weights, corrupted = learner.logits.detach().sigmoid(), learner.data.corrupted
+    assert weights[corrupted].mean() < weights[~corrupted].mean() - 0.05
+
+    example.run(tmp_path, number=1, steps=1)
+    assert (tmp_path / 'weights_transformer.png').stat().st_size > 0
+    assert 'Recomputed' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('example', ['fewshot_digits'], indirect=True)
+def test_meta_learned_parameters_adapt_to_held_out_digits(example, capsys):
+    torch.manual_seed(0)
+    digits = example.load_classes()
+    test, training = digits[:4], example.with_rotations(digits[4:])
+    meta = example.meta_learn(training, 60, torch.func.grad(example.meta_loss))
+    before, after = example.accuracies(meta, test, tasks=50)
+    chance = 100 / example.WAYS
+    assert abs(before - chance) < 10
+    assert after > chance + 20
+
+    example.run(seeds=2, iterations=1, compiled=False)
+    assert 'meta-learned' in capsys.readouterr().out

@@ -44,7 +44,7 @@ def check_absent(name: str, distribution: str) -> None:
             raise AssertionError(f'{access} should say that {distribution} is not installed')
 
 
-def check_core() -> None:
+def check_core(accelerated: bool) -> None:
     params = {'w': torch.tensor([1.0, -2.0], requires_grad=True)}
     optimizer = torchopt.adam(lr=0.1)
     (gradient,) = torch.autograd.grad(params['w'].square().sum(), params['w'], create_graph=True)
@@ -53,6 +53,8 @@ def check_core() -> None:
     torch.testing.assert_close(stepped, torch.tensor([0.9, -1.9]))
     stepped.sum().backward()
     assert params['w'].grad is not None and params['w'].grad.isfinite().all()
+    if accelerated:
+        return
     assert not torchopt.accelerated_op_available()
     try:
         torchopt.adam(use_accelerated_op=True)
@@ -71,6 +73,19 @@ def check_meta() -> None:
     assert start.grad is not None and not net.weight.is_leaf
 
 
+def check_accel() -> None:
+    check_metadata('torchopt-accel', 'torchopt_accel')
+    assert torchopt.accelerated_op_available('cpu')
+    results = []
+    for accelerated in (False, True):
+        gradient = torch.tensor([1.0, -2.0, 0.0], requires_grad=True)
+        optimizer = torchopt.adam(lr=0.1, use_accelerated_op=accelerated)
+        (update,), _ = optimizer.update([gradient], optimizer.init([gradient]), inplace=False)
+        results.append(torch.autograd.grad(update.square().sum(), gradient)[0])
+        assert ('Forward' in type(update.grad_fn).__name__) == accelerated
+    torch.testing.assert_close(*results)
+
+
 def check_utils() -> None:
     tree = {'w': torch.ones(2, requires_grad=True) * 2}
     torchopt.stop_gradient(tree)
@@ -78,7 +93,7 @@ def check_utils() -> None:
 
 
 def main(siblings: list[str]) -> None:
-    check_core()
+    check_core('torchopt-accel' in siblings)
     check_metadata('torchopt-core', 'torchopt')
     for distribution, name in EXAMPLES.items():
         if distribution in siblings:
@@ -90,6 +105,8 @@ def main(siblings: list[str]) -> None:
         check_meta()
     if 'torchopt-utils' in siblings:
         check_utils()
+    if 'torchopt-accel' in siblings:
+        check_accel()
     print('as it should be with', ', '.join(['torchopt-core', *siblings]))
 
 

@@ -1,4 +1,4 @@
-"""Import arrows between the packages point one way: meta -> core, utils -> core."""
+"""Import arrows between the packages point one way: accel, meta, utils -> core."""
 
 import ast
 import json
@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 OWN = {path.parent.name: path.parent for path in ROOT.glob('packages/*/src/*/__init__.py')}
 ALLOWED = {
     'torchopt': set(),
+    'torchopt_accel': {'torchopt'},
     'torchopt_meta': {'torchopt'},
     'torchopt_utils': {'torchopt'},
 }

@@ -74,6 +74,19 @@ def utils(net: nn.Module, optimizer: torchopt.MetaAdam) -> None:
     torchopt.module_detach_(net)
 
 
+def unrolls(net: nn.Module, batches: torch.Tensor) -> None:
+    def step(w: torch.Tensor, x: torch.Tensor, k: float) -> tuple[torch.Tensor, None]:
+        return w - k * torchopt.unrolling.grad(torch.sum)(w), None
+
+    backward = torchopt.unrolling.Truncated(10, torchopt.unrolling.Snapshots())
+    end, _ = torchopt.unroll(step, torch.ones(2), batches, 0.1, backward=backward)
+    assert_type(end, torch.Tensor)
+    inner = torchopt.unrolling.ModuleStep(net, torchopt.sgd(lr=1.0), lambda net, x, _: net(x).sum())
+    carry, _ = torchopt.unroll(inner, inner.init(), batches)
+    assert_type(carry.params, dict[str, torch.Tensor])
+    inner.write(carry)
+
+
 def mistakes(net: nn.Module) -> None:
     torchopt.adam(lrr=1.0)  # type: ignore[call-arg]
     torchopt.adam(eps='small')  # type: ignore[arg-type]
@@ -81,4 +94,5 @@ def mistakes(net: nn.Module) -> None:
     torchopt.Adam()  # type: ignore[call-arg]
     torchopt.MetaAdam(net, lrr=1.0)  # type: ignore[call-arg]
     torchopt.MetaAdam(net.parameters())  # type: ignore[arg-type]
+    torchopt.unroll(torch.sin, net, length=1, backward='stored')  # type: ignore[arg-type]
     _ = torchopt.MetaLion  # type: ignore[attr-defined]

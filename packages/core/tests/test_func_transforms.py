@@ -11,7 +11,7 @@ import torch
 import torchopt
 from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.trees import assert_trees_close, generator
-from support.unrolled import META, START, functional_meta_loss, inner_loss
+from support.unrolled import META, START, functional_meta_loss
 from torchopt import pytree
 
 TASKS = 3
@@ -110,20 +110,3 @@ def test_hessian_of_an_unroll(case: OptimizerCase) -> None:
     reverse_over_reverse = torch.func.jacrev(torch.func.jacrev(meta_loss))(META)
     torch.testing.assert_close(forward_over_reverse, reverse_over_reverse, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(forward_over_reverse, forward_over_reverse.T, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
-def test_a_step_compiles_without_graph_break(case: OptimizerCase) -> None:
-    optimizer = case.make(moment_requires_grad=False)
-
-    def step(params: Any, state: Any) -> Any:
-        gradients = torch.func.grad(inner_loss, argnums=1)(META, params)
-        updates, state = optimizer.update(gradients, state, params=params, inplace=False)
-        return torchopt.apply_updates(params, updates, inplace=False), state
-
-    torch.compiler.reset()
-    compiled = torch.compile(step, fullgraph=True, backend='aot_eager')
-    mine = theirs = (START, optimizer.init(START))
-    for _ in range(3):
-        mine, theirs = compiled(*mine), step(*theirs)
-    assert_trees_close(mine, theirs)

@@ -16,6 +16,7 @@ from torchopt import registry as registry
 from torchopt import schedule as schedule
 from torchopt import transform as transform
 from torchopt import typing as typing
+from torchopt import unrolling as unrolling
 from torchopt._siblings import installed_names as _installed_names
 from torchopt._siblings import resolve as _resolve
 from torchopt.accelerated import accelerated_op_available as accelerated_op_available
@@ -49,6 +50,7 @@ from torchopt.schedule import exponential_decay as exponential_decay
 from torchopt.schedule import linear_schedule as linear_schedule
 from torchopt.schedule import polynomial_schedule as polynomial_schedule
 from torchopt.transform import nan_to_num as nan_to_num
+from torchopt.unrolling import unroll as unroll
 from torchopt.update import apply_updates as apply_updates
 
 if TYPE_CHECKING:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import torch
 
 from torchopt import pytree
 from torchopt.typing import LearningRate, Params, Scalar
+
+
+def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
+    """Tell a schedule or a mask that is computed from one that is a tree of tensors or flags.
+
+    The builtin ``callable`` of a dictionary can't be traced by ``torch.compile``.
+    """
+    return isinstance(value, Callable)  # type: ignore[arg-type]
 
 
 def _number(name: str, value: Any) -> bool:
@@ -65,7 +74,7 @@ def decay_rates(name: str, values: tuple[Scalar, Scalar]) -> tuple[Scalar, Scala
 
 def learning_rate(name: str, value: LearningRate) -> None:
     """Raise unless ``value`` is a scalar >= 0, a schedule, or a tree of floating-point tensors."""
-    if callable(value) and not isinstance(value, torch.Tensor):
+    if is_function(value):
         return
     if isinstance(value, (int, float)) or value is None or isinstance(value, str):
         nonnegative(name, value)

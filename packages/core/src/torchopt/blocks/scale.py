@@ -69,8 +69,10 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
     _checks.learning_rate('lr', lr)
     if isinstance(lr, (int, float, torch.Tensor)):
         return _multiply(-lr, 'lr')
-    if callable(lr):
-        schedule: Any = lr
-        return scale_by_schedule(lambda count: -schedule(count))
-    negative = pytree.tree_map(lambda rate: None if rate is None else -rate, lr, none_is_leaf=True)
+    if _checks.is_function(lr):
+        return scale_by_schedule(lambda count: -lr(count))
+    rates: Any = lr
+    negative = pytree.tree_map(
+        lambda rate: None if rate is None else -rate, rates, none_is_leaf=True
+    )
     return _multiply(negative, 'lr')

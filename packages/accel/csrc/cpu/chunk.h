@@ -1,0 +1,50 @@
+// The seam between the driver and the kernels, of which every instruction set has a copy.
+#pragma once
+
+#include <cstdint>
+
+#include "../problem.h"
+
+namespace torchopt {
+
+// Tensors are cut into pieces that stay in the second-level cache.
+constexpr int64_t kChunk = 4096;
+
+struct Chunk {
+  const void* inputs[12];
+  void* outputs[6];
+  int64_t size;
+  const double* hyper;
+  int64_t step;
+  double lr;
+};
+
+// Returns the cotangent of lr, 0 where it is not asked for.
+using ChunkKernel = double (*)(const Chunk&);
+
+struct RuleKernels {
+  const char* name;
+  int states;
+  ChunkKernel forward[kDtypes];
+  ChunkKernel backward[kDtypes];
+  ChunkKernel backward_with_lr[kDtypes];
+};
+
+struct KernelTable {
+  const RuleKernels* rules;
+  int size;
+};
+
+namespace baseline {
+KernelTable table();
+}
+#ifdef __x86_64__
+namespace avx2 {
+KernelTable table();
+}
+namespace avx512 {
+KernelTable table();
+}
+#endif
+
+}  // namespace torchopt

@@ -1,0 +1,35 @@
+// The part of DLPack (https://dmlc.github.io/dlpack) through which torch takes over memory.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../problem.h"
+
+namespace torchopt {
+
+struct DLTensor {
+  void* data;
+  struct {
+    int32_t type, id;
+  } device;
+  int32_t ndim;
+  struct {
+    uint8_t code, bits;
+    uint16_t lanes;
+  } dtype;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+
+struct DLManagedTensor {
+  DLTensor tensor;
+  void* context;
+  void (*deleter)(DLManagedTensor*);
+};
+
+// A contiguous tensor in memory of the pool. Throws std::bad_alloc.
+DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape);
+
+}  // namespace torchopt

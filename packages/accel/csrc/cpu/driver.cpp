@@ -1,0 +1,150 @@
+// Cuts a list of tensors into chunks and hands these to threads.
+#include "driver.h"
+
+#include <omp.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "chunk.h"
+
+namespace torchopt {
+namespace {
+
+// As torch does, leave less work than this to one thread.
+constexpr int64_t kGrain = 32768;
+
+alignas(64) const char zeros[kChunk * sizeof(double)] = {};
+
+struct Isa {
+  const char* name;
+  KernelTable (*table)();
+  bool supported;
+};
+
+const std::vector<Isa>& isas() {
+  static const std::vector<Isa> all = [] {
+    std::vector<Isa> found{{"baseline", baseline::table, true}};
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                __builtin_cpu_supports("bmi2");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    found.push_back({"avx2", avx2::table, avx2});
+    found.push_back({"avx512", avx512::table, avx512});
+#endif
+    return found;
+  }();
+  return all;
+}
+
+const Isa*& chosen() {
+  static const Isa* isa = [] {
+    const Isa* best = nullptr;
+    for (const Isa& candidate : isas())
+      if (candidate.supported) best = &candidate;
+    return best;
+  }();
+  return isa;
+}
+
+// A child of fork() has none of its parent's OpenMP threads, yet libgomp waits for them.
+bool forked = false;
+[[maybe_unused]] const int registered =
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
+struct Piece {
+  int64_t tensor, start;
+};
+
+std::vector<Piece> cut(const std::vector<int64_t>& sizes) {
+  std::vector<Piece> pieces;
+  for (size_t tensor = 0; tensor < sizes.size(); ++tensor)
+    for (int64_t start = 0; start < sizes[tensor]; start += kChunk)
+      pieces.push_back({int64_t(tensor), start});
+  return pieces;
+}
+
+double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece) {
+  alignas(64) static thread_local char scratch[kChunk * sizeof(double)];
+  Chunk chunk;
+  int64_t offset = piece.start * kItemSize[problem.dtype];
+  for (size_t role = 0; role < problem.inputs.size(); ++role) {
+    const auto& pointers = problem.inputs[role];
+    uintptr_t base = pointers.empty() ? 0 : pointers[piece.tensor];
+    chunk.inputs[role] = base ? reinterpret_cast<const void*>(base + offset) : zeros;
+  }
+  for (size_t role = 0; role < problem.outputs.size(); ++role) {
+    const auto& pointers = problem.outputs[role];
+    uintptr_t base = pointers.empty() ? 0 : pointers[piece.tensor];
+    chunk.outputs[role] = base ? reinterpret_cast<void*>(base + offset) : scratch;
+  }
+  chunk.size = std::min(kChunk, problem.sizes[piece.tensor] - piece.start);
+  chunk.hyper = problem.hyper.data();
+  chunk.step = problem.steps ? problem.steps[problem.positions[piece.tensor]] : 1;
+  chunk.lr = problem.lr ? problem.lr[piece.tensor * problem.lr_stride] : problem.lr_value;
+  return kernel(chunk);
+}
+
+}  // namespace
+
+void run_on_cpu(const Problem& problem, int threads) {
+  const RuleKernels& rule = chosen()->table().rules[problem.rule];
+  ChunkKernel kernel = (!problem.backward   ? rule.forward
+                        : problem.lr_grad   ? rule.backward_with_lr
+                                            : rule.backward)[problem.dtype];
+  const std::vector<Piece> pieces = cut(problem.sizes);
+  const int64_t count = int64_t(pieces.size());
+  std::vector<double> lr_grads(problem.lr_grad ? pieces.size() : 0);
+  auto run = [&](int64_t i) {
+    double lr_grad = run_piece(problem, kernel, pieces[i]);
+    if (problem.lr_grad) lr_grads[i] = lr_grad;
+  };
+  int64_t elements = 0;
+  for (int64_t size : problem.sizes) elements += size;
+  const int64_t team = std::min<int64_t>({threads, count, elements / kGrain});
+  if (team > 1 && !forked) {
+#pragma omp parallel for num_threads(int(team)) schedule(static)
+    for (int64_t i = 0; i < count; ++i) run(i);
+  } else {
+    for (int64_t i = 0; i < count; ++i) run(i);
+  }
+  if (problem.lr_grad)
+    for (int64_t i = 0; i < count; ++i)
+      problem.lr_grad[pieces[i].tensor * problem.lr_stride] += lr_grads[i];
+}
+
+const std::vector<RuleInfo>& rules() {
+  static const std::vector<RuleInfo> all = [] {
+    KernelTable table = baseline::table();
+    std::vector<RuleInfo> infos;
+    for (int i = 0; i < table.size; ++i)
+      infos.push_back({table.rules[i].name, table.rules[i].states});
+    return infos;
+  }();
+  return all;
+}
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const Isa& isa : isas())
+    if (isa.supported) names.push_back(isa.name);
+  return names;
+}
+
+std::string current_isa() { return chosen()->name; }
+
+void use_isa(const std::string& name) {
+  for (const Isa& isa : isas()) {
+    if (isa.supported && name == isa.name) {
+      chosen() = &isa;
+      return;
+    }
+  }
+  throw std::invalid_argument("this machine does not support the instruction set " + name);
+}
+
+}  // namespace torchopt

@@ -1,0 +1,62 @@
+// The numerical building blocks that rules share; core's are in torchopt/_numerics.py.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define TORCHOPT_FN __host__ __device__ __forceinline__
+#else
+#define TORCHOPT_FN inline __attribute__((always_inline))
+#endif
+
+// Kernels of different instruction sets must not share inline functions: the linker would keep
+// one copy, and run AVX-512 on a machine without it.
+#ifndef TORCHOPT_ISA
+#define TORCHOPT_ISA host
+#endif
+
+namespace torchopt {
+namespace TORCHOPT_ISA {
+
+TORCHOPT_FN float square_root(float x) { return sqrtf(x); }
+TORCHOPT_FN double square_root(double x) { return sqrt(x); }
+
+// Length of a state array; a rule without state needs one that is not empty.
+TORCHOPT_FN constexpr int slots(int states) { return states > 0 ? states : 1; }
+
+// Exponential moving average, in the two branches of torch.lerp, which differ at infinity.
+template <class T>
+struct Ema {
+  T decay, weight;
+
+  TORCHOPT_FN explicit Ema(double rate) : decay(T(rate)), weight(T(1 - rate)) {}
+
+  TORCHOPT_FN T operator()(T old, T value) const {
+    T difference = value - old;
+    return weight < T(0.5) ? old + weight * difference : value - difference * (T(1) - weight);
+  }
+  TORCHOPT_FN T of_square(T old, T value) const { return old * decay + weight * value * value; }
+};
+
+// sqrt(x + eps_root); with eps_root = 0 the argument has a floor, under which the derivative is 0.
+template <class T>
+struct SafeRoot {
+  T eps_root, floor;
+  bool smooth;
+
+  TORCHOPT_FN explicit SafeRoot(double eps)
+      : eps_root(T(eps)), floor(sizeof(T) == 8 ? T(1e-150) : T(2e-38)), smooth(eps != 0) {}
+
+  TORCHOPT_FN T argument(T x) const { return x + eps_root; }
+  TORCHOPT_FN T value(T x) const {
+    T y = argument(x);
+    return square_root(y < floor && !smooth ? floor : y);
+  }
+  TORCHOPT_FN T derivative(T x, T root) const {
+    return argument(x) >= floor || smooth ? T(0.5) / root : T(0);
+  }
+};
+
+}  // namespace TORCHOPT_ISA
+}  // namespace torchopt

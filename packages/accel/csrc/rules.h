@@ -1,0 +1,15 @@
+// All rules. A rule is a functor for one element, with
+//   kStates                          its number of state tensors
+//   Rule(hyper, step)                its scalars, for a tensor at its step-th step
+//   forward(g, s, d, t)              direction d and new states t from gradient g and states s
+//   vjp(g, s, dd, dt, d, dg, ds)     cotangents dg, ds from dd, dt; d is computed on the way
+// Core holds the mathematics: torchopt/rules/<name>.py.
+#pragma once
+
+#include "rules/adadelta.h"
+#include "rules/adagrad.h"
+#include "rules/adam.h"
+#include "rules/adamax.h"
+#include "rules/radam.h"
+#include "rules/rmsprop.h"
+#include "rules/sgd.h"

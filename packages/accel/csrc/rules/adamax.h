@@ -1,0 +1,50 @@
+#pragma once
+
+#include "../numerics.h"
+
+namespace torchopt {
+namespace TORCHOPT_ISA {
+
+// States mu, norm; hyperparameters beta1, beta2, eps.
+template <class T>
+struct Adamax {
+  static constexpr int kStates = 2;
+  Ema<T> first;
+  T beta2, eps, inverse;
+
+  TORCHOPT_FN Adamax(const double* hyper, int64_t step)
+      : first(hyper[0]),
+        beta2(T(hyper[1])),
+        eps(T(hyper[2])),
+        inverse(T(1 / (1 - pow(hyper[0], double(step))))) {}
+
+  // NaN wins, as in torch.maximum.
+  TORCHOPT_FN static T maximum(T a, T b) { return a > b || a != a ? a : b; }
+  // Ties share the cotangent.
+  TORCHOPT_FN static T share(T mine, T other) {
+    return mine == other ? T(0.5) : mine < other ? T(0) : T(1);
+  }
+
+  TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
+    t[0] = first(s[0], g);
+    t[1] = maximum(s[1] * beta2, (g < T(0) ? -g : g) + eps);
+    d = t[0] * inverse / t[1];
+  }
+
+  TORCHOPT_FN void vjp(T g, const T* s, T dd, const T* dt, T& d, T& dg, T* ds) const {
+    T mu = first(s[0], g);
+    T decayed = s[1] * beta2;
+    T magnitude = (g < T(0) ? -g : g) + eps;
+    T reciprocal = T(1) / maximum(decayed, magnitude);
+    T sign = g > T(0) ? T(1) : g < T(0) ? T(-1) : T(0);
+    d = mu * inverse * reciprocal;
+    T dmu = dt[0] + dd * reciprocal * inverse;
+    T dnorm = dt[1] - dd * d * reciprocal;
+    dg = first.weight * dmu + share(magnitude, decayed) * sign * dnorm;
+    ds[0] = first.decay * dmu;
+    ds[1] = share(decayed, magnitude) * beta2 * dnorm;
+  }
+};
+
+}  // namespace TORCHOPT_ISA
+}  // namespace torchopt

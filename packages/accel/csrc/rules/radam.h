@@ -1,0 +1,57 @@
+#pragma once
+
+#include "../numerics.h"
+
+namespace torchopt {
+namespace TORCHOPT_ISA {
+
+// States mu, nu; hyperparameters beta1, beta2, eps, eps_root.
+template <class T>
+struct Radam {
+  static constexpr int kStates = 2;
+  Ema<T> first, second;
+  T eps;
+  SafeRoot<T> root;
+  T inverse, adaptive, plain;
+
+  TORCHOPT_FN Radam(const double* hyper, int64_t step)
+      : first(hyper[0]),
+        second(hyper[1]),
+        eps(T(hyper[2])),
+        root(hyper[3]),
+        inverse(T(1 / (1 - pow(hyper[0], double(step))))),
+        adaptive(0),
+        plain(1) {
+    double power = pow(hyper[1], double(step));
+    double rho_inf = 2 / (1 - hyper[1]) - 1;
+    double rho = rho_inf - 2 * double(step) * power / (1 - power);
+    if (rho > 5) {
+      double squared = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho);
+      adaptive = T(sqrt(squared * (1 - power)));
+      plain = T(0);
+    }
+  }
+
+  TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
+    t[0] = first(s[0], g);
+    t[1] = second.of_square(s[1], g);
+    d = t[0] * inverse * (adaptive / (root.value(t[1]) + eps) + plain);
+  }
+
+  TORCHOPT_FN void vjp(T g, const T* s, T dd, const T* dt, T& d, T& dg, T* ds) const {
+    T mean = first(s[0], g) * inverse;
+    T nu = second.of_square(s[1], g);
+    T deviation = root.value(nu);
+    T reciprocal = T(1) / (deviation + eps);
+    T ratio = adaptive * reciprocal;
+    d = mean * (ratio + plain);
+    T dmu = dt[0] + dd * (ratio + plain) * inverse;
+    T dnu = dt[1] - dd * mean * ratio * reciprocal * root.derivative(nu, deviation);
+    dg = first.weight * dmu + T(2) * second.weight * g * dnu;
+    ds[0] = first.decay * dmu;
+    ds[1] = second.decay * dnu;
+  }
+};
+
+}  // namespace TORCHOPT_ISA
+}  // namespace torchopt

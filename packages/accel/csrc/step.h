@@ -1,0 +1,46 @@
+// What every optimizer does around its rule: sign, weight decay, learning rate.
+#pragma once
+
+#include "rules.h"
+#include "storage.h"
+
+namespace torchopt {
+namespace TORCHOPT_ISA {
+
+// The hyperparameters common to all rules, which precede a rule's own.
+constexpr int kCommon = 3;
+
+// update = -lr (d + decoupled p), where d is the rule's direction for sign g + coupled p.
+template <template <class> class Rule, class T>
+struct Step {
+  static constexpr int kStates = Rule<T>::kStates;
+  static constexpr int kSlots = slots(kStates);
+  T sign, coupled, decoupled, scale;
+  Rule<T> rule;
+
+  TORCHOPT_FN Step(const double* hyper, int64_t step, double lr)
+      : sign(T(hyper[0])),
+        coupled(T(hyper[1])),
+        decoupled(T(hyper[2])),
+        scale(T(-lr)),
+        rule(hyper + kCommon, step) {}
+
+  TORCHOPT_FN T forward(T g, T p, const T* s, T* t) const {
+    T d;
+    rule.forward(sign * g + coupled * p, s, d, t);
+    return scale * (d + decoupled * p);
+  }
+
+  // Writes the cotangents of g, p and s; returns that of scale.
+  TORCHOPT_FN T vjp(T g, T p, const T* s, T du, const T* dt, T& dg, T& dp, T* ds) const {
+    T d, deffective;
+    T dd = scale * du;
+    rule.vjp(sign * g + coupled * p, s, dd, dt, d, deffective, ds);
+    dg = sign * deffective;
+    dp = coupled * deffective + decoupled * dd;
+    return du * (d + decoupled * p);
+  }
+};
+
+}  // namespace TORCHOPT_ISA
+}  // namespace torchopt

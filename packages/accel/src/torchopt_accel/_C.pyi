@@ -1,0 +1,36 @@
+# The compiled module, csrc/bindings.cpp.
+
+from collections.abc import Sequence
+
+RULES: tuple[tuple[str, int], ...]
+
+class Problem:
+    def __init__(
+        self,
+        rule: int,
+        dtype: int,
+        backward: bool,
+        sizes: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        outputs: Sequence[Sequence[int]],
+        hyper: Sequence[float],
+        steps: int,
+        positions: Sequence[int],
+        lr_value: float,
+        lr: int,
+        lr_stride: int,
+        lr_grad: int,
+    ) -> None: ...
+
+def run_on_cpu(problem: Problem, threads: int) -> None: ...
+def allocate(dtype: int, shapes: Sequence[Sequence[int]]) -> tuple[list[object], list[int]]: ...
+def waiting_bytes() -> int: ...
+def overlap(starts: Sequence[int], bytes: Sequence[int]) -> bool: ...
+def supported_isas() -> list[str]: ...
+def current_isa() -> str: ...
+def use_isa(name: str) -> None: ...
+
+# These exist in a build with CUDA only.
+def run_on_cuda(problem: Problem, stream: int, scratch: int) -> None: ...
+def cuda_scratch(sizes: Sequence[int]) -> int: ...
+def cuda_obstacle(device: int) -> str: ...

@@ -1,0 +1,8 @@
+"""Fused kernels for the optimizers of ``torchopt``, behind ``use_accelerated_op=True``."""
+
+from torchopt_accel.devices import available as available
+from torchopt_accel.fuse import fuse as fuse
+
+__all__ = ['available', 'fuse']
+
+__version__ = '0.1.0'

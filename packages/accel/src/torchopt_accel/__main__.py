@@ -1,0 +1,72 @@
+"""``python -m torchopt_accel``: what a report of a bug needs, and where the kernels run."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+import torchopt
+from torchopt_accel import _build, ops
+from torchopt_accel._extension import C
+from torchopt_accel.devices import obstacle
+from torchopt_accel.launch import DTYPES
+
+_PACKAGES = ('torchopt-core', 'torchopt-accel', 'torchopt-meta', 'torchopt-utils', 'torch')
+
+
+def main() -> None:
+    """Print the report."""
+    facts = {name: _version(name) for name in _PACKAGES}
+    facts |= {
+        'Python': f'{platform.python_implementation()} {platform.python_version()}',
+        'system': f'{platform.system()} {platform.machine()}',
+        'built by': ', '.join(filter(None, (_build.COMPILER, _build.CUDA_COMPILER))),
+        'built for': _build.SYSTEM,
+        'CUDA architectures': _build.CUDA_ARCHITECTURES or 'none',
+        'CUDA of torch': str(torch.version.cuda or 'none'),
+        'OpenMP threads': str(torch.get_num_threads()),
+        'instruction set': f'{C.current_isa()} of {", ".join(C.supported_isas())}',
+        'kernels': ', '.join(ops.FORWARD),
+        'dtypes': ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES),
+    }
+    devices = ['cpu', *(f'cuda:{index}' for index in range(torch.cuda.device_count()))]
+    facts |= {device: _verdict(torch.device(device)) for device in devices}
+    facts['accelerated_op_available()'] = str(torchopt.accelerated_op_available())
+    for name, fact in facts.items():
+        print(f'{name + ":":<28}{fact}')
+    print('Everything else takes the composite rule of torchopt-core.')
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return 'not installed'
+
+
+def _verdict(device: torch.device) -> str:
+    """Take a step, and differentiate it, with kernels and without."""
+    reason = obstacle(device)
+    if reason:
+        return f'not accelerated: {reason}'
+    try:
+        mine, theirs = (_derivative(device, accelerated) for accelerated in (True, False))
+    except RuntimeError as error:
+        return f'not accelerated: {error}'
+    if not torch.allclose(mine, theirs):
+        return f'WRONG: the kernels give {mine.tolist()}, the composite rule {theirs.tolist()}'
+    return 'accelerated: a step was taken and differentiated'
+
+
+def _derivative(device: torch.device, accelerated: bool) -> torch.Tensor:
+    gradient = torch.tensor([1.0, -2.0, 0.0], device=device, requires_grad=True)
+    optimizer = torchopt.adam(0.1, eps_root=1e-3, use_accelerated_op=accelerated)
+    (update,), _ = optimizer.update([gradient], optimizer.init([gradient]), inplace=False)
+    (derivative,) = torch.autograd.grad(update.square().sum(), gradient)
+    return derivative
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,7 @@
+# Written by CMake from csrc/_build.py.in.
+
+SYSTEM: str
+COMPILER: str
+CUDA_COMPILER: str
+CUDA_ARCHITECTURES: str
+SANITIZED: bool

@@ -1,0 +1,46 @@
+"""What torch is in the middle of, which it tells fast only through names that are not public.
+
+Each has an answer for a torch to come in which the name is gone: steps stay right and fused.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+
+def forward_mode() -> bool:
+    """Tell whether forward-mode derivatives are being computed, by torch.func or without."""
+    level: int | None = getattr(forward_ad, '_current_level', None)
+    return _can_make_dual() if level is None else level >= 0
+
+
+def _can_make_dual() -> bool:
+    zero = torch.zeros(())
+    try:
+        forward_ad.make_dual(zero, zero)
+    except RuntimeError:
+        return False
+    return True
+
+
+def transforming() -> bool:
+    """Tell whether a transform of torch.func is active.
+
+    Where that is unknown, a step makes a node for autograd that it may not need, and none writes
+    in place.
+    """
+    tell = getattr(torch._C, '_are_functorch_transforms_active', None)
+    active: bool = tell is None or tell()
+    return active
+
+
+def old_vmap() -> bool:
+    """Tell whether this is a call of ``torch.autograd.grad(..., is_grads_batched=True)``.
+
+    Its batches are not those of ``torch.vmap``, and go through no rule for batches but torch's own.
+    Where that is unknown, they raise: torch gives no pointer to them.
+    """
+    tell = getattr(torch._C, '_dispatch_tls_is_dispatch_key_included', None)
+    active: bool = tell is not None and tell('VmapMode')
+    return active

@@ -1,0 +1,166 @@
+"""Sizes, strides, mixed and tied tensors, drawn by hand and by Hypothesis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import torchopt
+from support.optimizer_cases import MAIN_CASES, OptimizerCase
+from support.trees import assert_trees_close, generator
+from torchopt import pytree
+
+SIZES = (0, 1, 3, 1023, 1024, 1025, 4097, 70_001)
+
+
+def compared(case: OptimizerCase, gradients: Any, **options: Any) -> tuple[Any, Any]:
+    """Two steps and their derivative by the rule, then by the kernels."""
+    results = []
+    for accelerated in (False, True):
+        leaves, structure = pytree.tree_flatten(gradients, none_is_leaf=True)
+        # Through views, so that strides are kept.
+        inputs = [None if g is None else g.detach().requires_grad_() for g in leaves]
+        grads = pytree.tree_unflatten(structure, inputs)
+        optimizer = case.make(use_accelerated_op=accelerated, **options)
+        state = optimizer.init(grads)
+        for _ in range(2):
+            updates, state = optimizer.update(grads, state, params=grads, inplace=False)
+        outputs = [x for x in pytree.tree_leaves((updates, state)) if x.requires_grad]
+        wanted = [x for x in inputs if x is not None]
+        derivative = (
+            torch.autograd.grad(sum(x.sin().sum() for x in outputs), wanted) if wanted else ()
+        )
+        results.append((updates, state, derivative))
+    return tuple(results)
+
+
+@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+@pytest.mark.parametrize('threads', [1, 2])
+def test_sizes(case: OptimizerCase, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        gradients = [torch.randn(n, generator=generator(n), dtype=torch.float64) for n in SIZES]
+        expected, actual = compared(case, gradients)
+    finally:
+        torch.set_num_threads(before)
+    assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+def test_layouts(case: OptimizerCase, launches: list[str], isa: str) -> None:
+    base = torch.randn(40, 30, generator=generator(1), dtype=torch.float64)
+    gradients = {
+        'transposed': base.t(),
+        'strided': base[::2, ::3],
+        'unaligned': base.flatten()[1:1000],
+        'expanded': base[0].expand(5, 30),
+        'scalar': base[0, 0],
+        'empty': base[:0],
+        'absent': None,
+        'channels last': base.reshape(2, 3, 10, 20).contiguous(memory_format=torch.channels_last),
+    }
+    expected, actual = compared(case, gradients)
+    assert bool(launches) == ('amsgrad' not in case.options)
+    assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_mixed_dtypes_are_grouped(launches: list[str]) -> None:
+    gradients = [torch.randn(5, dtype=d) for d in (torch.float32, torch.float64, torch.bfloat16)]
+    gradients += [torch.randn(3), None]
+    (expected, actual) = compared(MAIN_CASES[0], gradients)
+    assert len(launches) == 2 * 2 * 3
+    assert_trees_close(actual, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_other_dtypes_take_the_rule(launches: list[str]) -> None:
+    class Subclass(torch.Tensor):
+        pass
+
+    optimizer = torchopt.sgd(0.5, use_accelerated_op=True)
+    for tensor in (torch.ones(3, device='meta'), torch.ones(3).as_subclass(Subclass)):
+        updates, _ = optimizer.update([tensor], optimizer.init([tensor]), inplace=False)
+        assert updates[0].shape == (3,)
+    assert not launches
+
+
+@pytest.mark.parametrize('inplace', [True, False])
+def test_tied_tensors(inplace: bool) -> None:
+    results = []
+    for accelerated in (False, True):
+        tied = torch.tensor([1.0, 2.0])
+        optimizer = torchopt.sgd(0.5, momentum=0.9, use_accelerated_op=accelerated)
+        gradients = [tied, tied, tied[:1]]
+        results.append(optimizer.update(gradients, optimizer.init(gradients), inplace=inplace))
+    assert_trees_close(*results)
+
+
+def test_inplace_into_strided_and_expanded() -> None:
+    optimizer = torchopt.sgd(0.5, use_accelerated_op=True)
+    matrix = torch.ones(3, 2)
+    optimizer.update([matrix.t()], optimizer.init([matrix.t()]))
+    assert torch.equal(matrix, torch.full((3, 2), -0.5))
+    expanded = torch.ones(1).expand(3)
+    with pytest.raises(ValueError, match='expanded'):
+        optimizer.update([expanded], optimizer.init([expanded]))
+
+
+MISFITS = {
+    'shape': lambda s: s._replace(mu=[torch.zeros(4)]),
+    'dtype': lambda s: s._replace(mu=[torch.zeros(3, dtype=torch.float64)]),
+    'structure': lambda s: s._replace(mu=[torch.zeros(3)] * 2),
+    'absent': lambda s: s._replace(mu=[None]),
+    'steps': lambda s: s._replace(steps=torch.zeros(2, dtype=torch.int64)),
+}
+
+
+@pytest.mark.parametrize('change', MISFITS.values(), ids=MISFITS)
+@pytest.mark.parametrize('inplace', [True, False])
+def test_misfits_raise_as_the_rule_does(change: Any, inplace: bool) -> None:
+    gradients = [torch.ones(3)]
+    messages = []
+    for accelerated in (False, True):
+        optimizer = torchopt.adam(use_accelerated_op=accelerated)
+        first, *rest = optimizer.init(gradients)
+        state = (change(first), *rest)
+        with pytest.raises(ValueError) as caught:
+            optimizer.update(gradients, state, inplace=inplace)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert torch.equal(gradients[0], torch.ones(3))
+
+
+def test_params_are_needed_for_decay() -> None:
+    optimizer = torchopt.adamw(use_accelerated_op=True)
+    with pytest.raises(ValueError, match='needs'):
+        optimizer.update([torch.ones(3)], optimizer.init([torch.ones(3)]))
+
+
+@st.composite
+def strided(draw: st.DrawFn) -> torch.Tensor:
+    shape = draw(st.lists(st.integers(0, 7), max_size=3))
+    steps = [draw(st.integers(1, 3)) for _ in shape]
+    start = draw(st.integers(0, 3))
+    base = torch.randn(
+        [n * k + start for n, k in zip(shape, steps)],
+        generator=generator(start),
+        dtype=torch.float64,
+    )
+    view = base[tuple(slice(start, start + n * k, k) for n, k in zip(shape, steps))]
+    order = draw(st.permutations(range(len(shape))))
+    return view.permute(order)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    case=st.sampled_from(MAIN_CASES),
+    gradients=st.lists(st.one_of(st.none(), strided()), min_size=1, max_size=5),
+    lr=st.floats(1e-3, 1.0),
+)
+def test_anything(case: OptimizerCase, gradients: list[Any], lr: float) -> None:
+    expected, actual = compared(case, gradients, lr=lr)
+    assert_trees_close(actual, expected, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,125 @@
+"""The loop of inner steps, with a choice of how its backward pass is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from torchopt.unrolling.leaves import Leaves, flatten, require_storable, tensors_of
+from torchopt.unrolling.loop import Loop
+from torchopt.unrolling.stored import Stored
+from torchopt.unrolling.strategy import Strategy, run_with
+
+Carry = TypeVar('Carry')
+
+_PLAIN = Stored()
+
+
+def unroll(
+    step: Callable[[Carry, Any, Any], tuple[Carry, Any]],
+    carry: Carry,
+    xs: Any = None,
+    consts: Any = None,
+    *,
+    length: int | None = None,
+    backward: Strategy = _PLAIN,
+    until: Callable[[Any], Any] | None = None,
+    progress: Callable[[int, Any, Any], object] | None = None,
+) -> tuple[Carry, Any]:
+    """Run ``step`` many times, and differentiate through all of them in the memory that there is.
+
+    The same as this loop, but for its backward pass::
+
+        ys = []
+        for x in xs:
+            carry, y = step(carry, x, consts)
+            ys.append(y)
+        return carry, stack(ys)
+
+    Args:
+        step: ``step(carry, x, consts) -> (carry, y)``, a function of its arguments alone, which
+            writes into none of them. Inner gradients are taken with ``torch.func.grad`` or
+            :func:`torchopt.unrolling.grad`.
+        carry: Tree of what changes from step to step: parameters, optimizer states, buffers.
+            Leaves are tensors, whose shapes and dtypes stay, or immutable values such as a count.
+        xs: Tree of tensors, of which each step gets one slice along the first dimension.
+        consts: Tree of what all steps share: hyperparameters, data. Leaves that are no tensors are
+            handed on.
+        length: Number of steps, needed without ``xs``. Beside ``until``, an upper bound.
+        backward: How the backward pass is paid for: ``Stored()``, ``Recomputed()``,
+            ``Snapshots()``, ``Truncated(k)`` or ``ForwardMode()`` of :mod:`torchopt.unrolling`.
+        until: Condition of the carry, as a bool or a tensor of one; before the first step whose
+            carry satisfies it, the loop ends.
+        progress: ``progress(taken, carry, y)`` is called after every step of the forward pass,
+            with the number of steps taken so far; ``lambda *_: bar.update()`` moves a bar of tqdm.
+
+    Returns:
+        The last carry, and the tree of all ``y``, each stacked along a new first dimension; None
+        if no step was taken. Both are differentiable with respect to all tensors in ``carry``,
+        ``xs`` and ``consts``.
+
+    Raises:
+        TypeError: an argument is of the wrong type, or the step returns what cannot be stored.
+        ValueError: the number of steps is not given, or twice and differently; or the carry
+            changes its structure, shapes or dtypes.
+        RuntimeError: the step writes into its arguments; or it depends on a tensor that requires
+            grad and is no argument, where ``backward`` would lose its gradient; or ``backward``
+            does not work where it is called.
+
+    Example:
+        >>> import torch, torchopt
+        >>> lr = torch.tensor(0.25, requires_grad=True)
+        >>> def step(w, x, lr):
+        ...     return w - lr * torchopt.unrolling.grad(torch.square)(w), w
+        >>> w, path = torchopt.unroll(step, torch.tensor(1.0), consts=lr, length=3)
+        >>> path
+        tensor([1.0000, 0.5000, 0.2500], grad_fn=<StackBackward0>)
+        >>> torch.autograd.grad(w, lr)
+        (tensor(-1.5000),)
+    """
+    if not callable(step):
+        raise TypeError(f'step must be a function, got {type(step).__name__}')
+    if not isinstance(backward, Strategy):
+        raise TypeError(
+            'backward must be one of Stored(), Recomputed(), Snapshots(), Truncated(k) and '
+            f'ForwardMode() of torchopt.unrolling, got {backward!r}'
+        )
+    carry_leaves, carry_structure = flatten(carry)
+    require_storable(carry_leaves, carry_structure)
+    xs_leaves, xs_structure = flatten(xs)
+    consts_leaves, consts_structure = flatten(consts)
+    steps = _number_of_steps(xs_leaves, length)
+    if steps is None and until is None:
+        raise ValueError('unroll needs xs, length or until to know when to end')
+    loop = Loop(
+        step,
+        carry_leaves,
+        carry_structure,
+        xs_leaves,
+        xs_structure,
+        consts_leaves,
+        consts_structure,
+        steps,
+        until,
+        progress,
+    )
+    return run_with(backward, loop)
+
+
+def _number_of_steps(xs: Leaves, length: int | None) -> int | None:
+    for leaf in xs:
+        if leaf is not None and (not isinstance(leaf, torch.Tensor) or leaf.dim() == 0):
+            raise TypeError(f'xs must be tensors with a first dimension to slice, got {leaf!r:.80}')
+    lengths = {leaf.shape[0] for leaf in tensors_of(xs)}
+    if length is not None:
+        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+            raise ValueError(f'length must be an integer of at least 0, got {length!r}')
+        lengths.add(length)
+    if len(lengths) > 1:
+        raise ValueError(
+            f'xs (by their first dimension) and length give different numbers of steps: '
+            f'{sorted(lengths)}'
+        )
+    return lengths.pop() if lengths else None

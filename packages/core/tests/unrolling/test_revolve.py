@@ -1,0 +1,104 @@
+"""Binomial checkpointing takes the least possible number of evaluations."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+import torchopt
+from torchopt.unrolling import Snapshots, revolve
+from torchopt.unrolling.engine import Point
+from torchopt.unrolling.random_state import RandomState
+from torchopt.unrolling.snapshots import _Offline, _Online
+
+
+@functools.cache
+def least(length: int, snapshots: int) -> int:
+    """The minimum over all schedules, by dynamic programming."""
+    if length == 1:
+        return 0
+    if snapshots == 1:
+        return length * (length - 1) // 2
+    return min(
+        ahead + least(length - ahead, snapshots - 1) + least(ahead, snapshots)
+        for ahead in range(1, length)
+    )
+
+
+@pytest.mark.parametrize('snapshots', range(1, 13))
+def test_formula_and_split_are_optimal(snapshots: int) -> None:
+    for length in range(1, 201):
+        assert revolve.evaluations(length, snapshots) == least(length, snapshots)
+        if length > 1 and snapshots > 1:
+            ahead = revolve.split(length, snapshots)
+            parts = least(length - ahead, snapshots - 1) + least(ahead, snapshots)
+            assert ahead + parts == least(length, snapshots)
+
+
+RANDOM = RandomState.capture([])
+
+
+def reversal(memory: Any, length: int) -> tuple[int, list[int], int]:
+    """Run through a loop of nothing: evaluations, order of the steps, most points held."""
+    points: list[Point] = []
+    most = 0
+    for number in range(length):
+        memory.keep(points, Point(number, [], RANDOM, []))
+        most = max(most, len(points))
+    assert [point.number for point in points] == sorted({point.number for point in points})
+    evaluations = 0
+
+    def advance(point: Point) -> Point:
+        nonlocal evaluations
+        evaluations += 1
+        return point._replace(number=point.number + 1)
+
+    order = []
+    for point in memory.reverse(points, length, advance):
+        order.append(point.number)
+        most = max(most, len(points))
+    return evaluations, order, most
+
+
+@pytest.mark.parametrize('count', range(1, 13))
+def test_snapshots_take_exactly_the_binomial_number_of_evaluations(count: int) -> None:
+    for length in range(1, 201):
+        evaluations, order, most = reversal(_Offline(length, count), length)
+        assert order == list(reversed(range(length)))
+        assert most <= min(count + 1, length)
+        # The forward pass has been once through all steps but the last already.
+        assert evaluations == revolve.evaluations(length, count) - (length - 1)
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 5, 8, None])
+def test_online_snapshots_stay_few(count: int | None) -> None:
+    for length in itertools.chain(range(1, 60), (200, 1000)):
+        evaluations, order, most = reversal(_Online(count), length)
+        assert order == list(reversed(range(length)))
+        if count is None:
+            assert most <= 3 * length**0.5 + 2
+            assert evaluations <= 2 * length
+        else:
+            assert most <= count + 1
+            assert evaluations <= 2 * revolve.evaluations(length, count)
+
+
+@pytest.mark.parametrize('count', [1, 3, None])
+def test_evaluations_of_a_step(count: int | None) -> None:
+    length, calls = 17, 0
+
+    def step(carry: Any, x: Any, consts: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return carry * consts, None
+
+    w = torch.tensor(0.9, requires_grad=True)
+    end, _ = torchopt.unroll(step, w, consts=w, length=length, backward=Snapshots(count))
+    assert calls == length
+    end.backward()
+    # One more than Revolve counts for the forward pass, and the differentiated ones.
+    assert calls == revolve.evaluations(length, count or 5) + 1 + length
