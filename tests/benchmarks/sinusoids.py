@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from adapters import Task
-from sizes import Size
+
+
+class Size(NamedTuple):
+    """How many tasks of how many points each, for an MLP of two hidden layers."""
+
+    tasks: int = 25
+    width: int = 40
+    shots: int = 10
+
+    def __str__(self) -> str:
+        return f'{self.tasks} tasks, width {self.width}, {self.shots} shots'
 
 
 def problem(size: Size, dtype: torch.dtype) -> tuple[nn.Module, Task]:

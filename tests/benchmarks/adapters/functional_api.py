@@ -62,8 +62,8 @@ class ByHand(Batched):
         return init, step
 
 
-class _OneGraph:
-    """Compiled whole."""
+class Compiled(Batched):
+    """All tasks at once, in one graph."""
 
     # With eps_root = 0 it would be another graph, to be compiled anew.
     eps_roots = (1e-8,)
@@ -76,43 +76,41 @@ class _OneGraph:
         return lambda: list(meta_gradient(start, *tasks).values())
 
 
-class Compiled(_OneGraph, Batched):
-    """All tasks at once, in one graph."""
-
-
-class ByHandCompiled(_OneGraph, ByHand):
-    """The same without the library."""
-
-
 class Unrolled(TorchOpt):
-    """One compiled step for any number of them."""
+    """One compiled step for any number of them, of all tasks at once."""
 
     eps_roots = (1e-8,)
 
     def batched_meta_gradient(self, net, tasks, rule, eps_root, steps):
-        if not hasattr(torchopt, 'unroll'):
-            raise NotImplementedError
         loss = functional_loss(net)
+        inner_gradient = torch.vmap(torch.func.grad(loss))
         init, inner_step = self.inner_optimizer(rule, eps_root)
-        params = dict(net.named_parameters())
         backward = torchopt.unrolling.Recomputed(compile=True)
-        compiled_loss = torch.compile(lambda *args: torch.vmap(loss)(*args).mean(), fullgraph=True)
 
         def step(carry, _, consts):
             params, state = carry
-            grads = torch.vmap(torch.func.grad(loss))(params, *consts)
-            return torch.vmap(inner_step)(params, grads, state), None
+            # The rule is elementwise: it takes the parameters of all tasks as they are.
+            return inner_step(params, inner_gradient(params, *consts), state), None
+
+        @torch.compile(fullgraph=True)
+        def outer_loss(params, x, y):
+            return torch.vmap(loss)(params, x, y).mean()
+
+        start = {name: p.detach().requires_grad_() for name, p in net.named_parameters()}
 
         def run():
-            copies = {name: p.expand(len(tasks.x), *p.shape) for name, p in params.items()}
+            # Contiguous as all later carries: another layout would be another graph.
+            copies = {
+                name: p.expand(len(tasks.x), *p.shape).contiguous() for name, p in start.items()
+            }
             (adapted, _), _ = torchopt.unroll(
                 step,
-                (copies, torch.vmap(init)(copies)),
+                (copies, init(copies)),
                 consts=(tasks.x, tasks.y),
                 length=steps,
                 backward=backward,
             )
-            outer_loss = compiled_loss(adapted, tasks.outer_x, tasks.outer_y)
-            return list(torch.autograd.grad(outer_loss, list(params.values())))
+            loss_after = outer_loss(adapted, tasks.outer_x, tasks.outer_y)
+            return list(torch.autograd.grad(loss_after, list(start.values())))
 
         return run

@@ -67,12 +67,12 @@ class Compiled:
         masks = tuple(tuple(part is not None for part in group) for group in wanted)
         # One layout, too: the first cotangent is often expanded, of stride 0.
         carry_bars = [
-            torch.zeros_like(tensor) if bar is None else bar.contiguous()
+            _in_order(torch.zeros_like(tensor) if bar is None else bar)
             for tensor, bar in zip(tensors_of(point.carry), carry)
             if is_differentiable(tensor)
         ]
         y_mask = tuple(bar is not None for bar in y)
-        y_bars = [bar.contiguous() for bar in y if bar is not None]
+        y_bars = [_in_order(bar) for bar in y if bar is not None]
         found = iter(
             self._compiled.pull(
                 loop.step,
@@ -85,6 +85,11 @@ class Compiled:
             )
         )
         return Pulled(*([next(found) if need else None for need in mask] for mask in masks))
+
+
+def _in_order(tensor: torch.Tensor) -> torch.Tensor:
+    # contiguous() would leave any stride to a dimension of size 1, and guards compare it.
+    return tensor.reshape(-1).view(tensor.shape)
 
 
 class _CompiledStep(NamedTuple):

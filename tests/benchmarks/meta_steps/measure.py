@@ -6,17 +6,16 @@ The process is bound to the cores that it may use, so that no library has more t
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
+import math
 import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
-from sizes import SIZES
-from ways import WAYS
+from meta_steps.ways import WAYS
+
+CALLS = 3  # at least, however long they take
 
 
 def main() -> None:
@@ -28,9 +27,10 @@ def main() -> None:
     import torch
 
     from adapters import fingerprint, load
+    from meta_steps.problems import PROBLEMS
     from sinusoids import problem
 
-    torch.set_num_threads(len(options.cores))
+    torch.set_num_threads(options.threads)
     (way,) = (way for way in WAYS if way.name == options.way)
     if way.options.get('use_accelerated_op'):
         import torchopt
@@ -42,7 +42,11 @@ def main() -> None:
 
     def make(eps_root: float, steps: int) -> Callable[[], list[torch.Tensor]]:
         return adapter.meta_step(
-            *problem(SIZES[options.size], dtype), 'adam', eps_root, steps, batched=way.batched
+            *problem(PROBLEMS[options.problem], dtype),
+            'adam',
+            eps_root,
+            steps,
+            batched=way.batched,
         )
 
     for steps in options.steps:
@@ -58,6 +62,7 @@ def main() -> None:
                 record['first'] = _time(run)
                 if options.task == 'time':
                     record['median'] = median(_times(run, options.seconds))
+                if options.memory:
                     record['peak'] = _peak_memory(run)
         except NotImplementedError:
             return
@@ -66,13 +71,19 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('task', choices=('compile', 'time', 'compare'))
+    parser.add_argument(
+        'task',
+        choices=('compile', 'time', 'compare'),
+        help='time the first call; or it and later ones; or say what was computed',
+    )
     parser.add_argument('--way', required=True)
-    parser.add_argument('--size', required=True)
+    parser.add_argument('--problem', required=True)
     parser.add_argument('--steps', type=int, nargs='+', required=True)
     parser.add_argument('--cores', type=int, nargs='+', required=True)
+    parser.add_argument('--threads', type=int, required=True)
     parser.add_argument('--dtype', default='float32')
     parser.add_argument('--seconds', type=float, default=1.0, help='how long to repeat a step')
+    parser.add_argument('--memory', action='store_true', help='measure its peak, too')
     return parser.parse_args()
 
 
@@ -84,31 +95,18 @@ def _time(run: Callable[[], object]) -> float:
 
 def _times(run: Callable[[], object], seconds: float) -> list[float]:
     times: list[float] = []
-    while not times or sum(times) < seconds:
+    while len(times) < CALLS or sum(times) < seconds:
         times.append(_time(run))
     return times
 
 
-def _peak_memory(run: Callable[[], object]) -> int | None:
-    """Return by how many bytes the resident memory rises in ``run``; None if unknown here."""
-    if sys.platform != 'linux':
-        return None
-    # Free memory that the allocator holds would hide what is taken from it.
-    ctypes.CDLL(None).malloc_trim(0)
-    try:
-        Path('/proc/self/clear_refs').write_text('5')  # the peak so far becomes what is used now
-    except OSError:
-        return None
-    before = _status('VmRSS')
-    run()
-    return _status('VmHWM') - before
+def _peak_memory(run: Callable[[], object]) -> float | None:
+    """Return by how many MiB the memory rises in ``run``; None if unknown here."""
+    from memory import PeakMemory
 
-
-def _status(name: str) -> int:
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    raise LookupError(name)
+    with PeakMemory() as memory:
+        run()
+    return None if math.isnan(memory.mebibytes) else memory.mebibytes
 
 
 if __name__ == '__main__':

@@ -1,20 +1,18 @@
-"""The workloads, and their timing in the environment of one library by pytest-benchmark."""
+"""What is timed, each a function of the library's adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 import torch
 
-from adapters import Adapter, Tensors, fingerprint
-from sinusoids import problem
-from sizes import Size
+from adapters import Adapter, Tensors
+from sinusoids import Size, problem
 
-Workload = Callable[[Adapter, torch.dtype, float], Callable[[], Tensors]]
+Problem = Callable[[Adapter, torch.dtype, float], Callable[[], Tensors]]
 
 
-def adam_step(count: int, *shape: int) -> Workload:
+def adam_step(count: int, *shape: int) -> Problem:
     """Differentiate an Adam step with respect to gradients and moments."""
 
     def make(adapter: Adapter, dtype: torch.dtype, eps_root: float) -> Callable[[], Tensors]:
@@ -37,7 +35,7 @@ def adam_step(count: int, *shape: int) -> Workload:
     return make
 
 
-def maml(rule: str, *, batched: bool = False) -> Workload:
+def maml(rule: str, *, batched: bool = False) -> Problem:
     """Meta-gradient of sinusoid tasks through 5 inner steps."""
 
     def make(adapter: Adapter, dtype: torch.dtype, eps_root: float) -> Callable[[], Tensors]:
@@ -46,7 +44,7 @@ def maml(rule: str, *, batched: bool = False) -> Workload:
     return make
 
 
-WORKLOADS = {
+PROBLEMS = {
     'Adam step, 10 × (64,)': adam_step(10, 64),
     'Adam step, 60 × (64, 64)': adam_step(60, 64, 64),
     'Adam step, 4 × (1024, 1024)': adam_step(4, 1024, 1024),
@@ -55,23 +53,3 @@ WORKLOADS = {
     'MAML, SGD, object-oriented': maml('sgd'),
     'MAML, SGD, functional, vmap': maml('sgd', batched=True),
 }
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the workloads that ``--only`` names."""
-    only = metafunc.config.getoption('only')
-    metafunc.parametrize('name', [name for name in WORKLOADS if only in name])
-
-
-def test_workload(name: str, adapter: Adapter, benchmark) -> None:
-    """Time a workload in float32, after a look in float64 at what it computes."""
-    make = WORKLOADS[name]
-    try:
-        fingerprints = {
-            eps_root: fingerprint(make(adapter, torch.float64, eps_root)())
-            for eps_root in adapter.eps_roots
-        }
-    except NotImplementedError:
-        pytest.skip('not supported')
-    benchmark.extra_info.update(fingerprints=fingerprints, eps_root=adapter.eps_roots[0])
-    benchmark(make(adapter, torch.float32, adapter.eps_roots[0]))
