@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from itertools import accumulate
+from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -89,7 +91,8 @@ class Compiled:
 
 def _in_order(tensor: torch.Tensor) -> torch.Tensor:
     # contiguous() would leave any stride to a dimension of size 1, and guards compare it.
-    return tensor.reshape(-1).view(tensor.shape)
+    strides = [*accumulate(tensor.shape[:0:-1], mul, initial=1)][::-1]
+    return tensor.contiguous().as_strided(tensor.shape, strides[: tensor.dim()])
 
 
 class _CompiledStep(NamedTuple):
