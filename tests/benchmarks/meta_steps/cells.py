@@ -57,7 +57,8 @@ class Cells:
         pythons: The interpreter of each way.
         caches: Folder of what compilers keep.
         limit: Seconds that a process may take.
-        seconds: How long a warm meta-step is repeated.
+        seconds: How long a warm meta-step is repeated; what takes longer is measured in one process
+            only.
         total: How many processes there are to be.
         records: What was measured, a dictionary for each meta-step of each process.
     """
@@ -75,6 +76,9 @@ class Cells:
         """Measure on ``cores``, if there is hope that it ends in time."""
         self._begun += 1
         minutes = (time.monotonic() - self._since) / 60
+        cell = cell._replace(steps=[k for k in cell.steps if not self._known(cell, k)])
+        if not cell.steps:
+            return
         place = f'{self._begun} of {self.total}, {minutes:.1f} min'
         if self._hopeless(cell):
             self._tell(f'{place}: {cell}: {UNTRIED}')
@@ -96,13 +100,15 @@ class Cells:
         print(text, file=sys.stderr, flush=True)
 
     def _add(self, cell: Cell, *records: dict) -> None:
-        known = {
-            'task': cell.task,
-            'way': cell.way.name,
-            'problem': cell.problem,
-            'threads': cell.threads,
-        }
-        self.records += [{**known, **record} for record in records]
+        self.records += [{**_identity(cell), **record} for record in records]
+
+    def _known(self, cell: Cell, steps: int) -> bool:
+        """Tell whether another process would only repeat what takes long and varies little."""
+        wanted = {**_identity(cell), 'steps': steps}
+        return any(
+            record.get('median', 0.0) > self.seconds and wanted.items() <= record.items()
+            for record in list(self.records)
+        )
 
     def _hopeless(self, cell: Cell) -> bool:
         """Tell whether fewer steps, or other numbers of threads, took too long already."""
@@ -125,7 +131,7 @@ class Cells:
 
     def _process(self, cell: Cell, cores: Sequence[int]) -> tuple[list[dict], str | None]:
         """Return the records, and why some are missing."""
-        folder = f'{cell.way.name} {cell.problem} {cell.threads} {cell.steps} {cell.dtype}'
+        folder = f'{cell.way.name} {cell.problem} {cell.threads} {cell.steps[0]} {cell.dtype}'
         cache = str(self.caches / folder.replace(' ', ''))
         command = [
             *(self.pythons[cell.way], '-m', 'meta_steps.measure', cell.task),
@@ -155,3 +161,13 @@ class Cells:
             output, _ = process.communicate()
             failure = OVER
         return [json.loads(line) for line in output.splitlines()], failure
+
+
+def _identity(cell: Cell) -> dict[str, str | int]:
+    """Return what the records of a cell have in common."""
+    return {
+        'task': cell.task,
+        'way': cell.way.name,
+        'problem': cell.problem,
+        'threads': cell.threads,
+    }

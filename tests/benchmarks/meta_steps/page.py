@@ -32,8 +32,9 @@ def markdown(results: dict) -> str:
         f'- MLPs of two hidden layers, float32. Small: {PROBLEMS["small"]}. '
         f'Large: {PROBLEMS["large"]}.',
         f'- Times are medians of at least {CALLS} calls that are not the first, and of '
-        f'{results["rounds"]} processes, each in turn with those of other ways. A process is bound '
-        'to as many cores as it has threads.',
+        f'{results["rounds"]} processes, each in turn with those of other ways; of one, where a '
+        'call takes more than half a second. A process is bound to as many cores as it has '
+        'threads.',
         f'- "> {results["limit"]:.0f} s": the process, first call and all, was ended after that '
         'time. "—": not tried, since a smaller K took so long, or two of them show that it would.',
         '',

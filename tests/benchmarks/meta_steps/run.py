@@ -1,9 +1,8 @@
 """Times one meta-step in every way, and writes docs/meta-steps.md, .svg and .json.
 
 First everything that compiles does so with an empty cache, one process on each core. Then each way
-runs in turn, in rounds whose order is reversed, with what the compilers have kept; with more
-threads, for which they make other code, they compile in the first round. Last, in float64, what was
-computed is compared.
+runs in turn, alone, in rounds whose order is reversed, with what the compilers have kept. Last,
+in float64, what was computed is compared.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from environments import pythons_of
+from libraries import PROJECT
 from meta_steps.cells import Cell, Cells
 from meta_steps.cores import groups_of_cores
 from meta_steps.page import heading, markdown
@@ -76,7 +76,7 @@ def _measure(options: argparse.Namespace) -> None:
             {way: pythons[way.library] for way in ways},
             Path(folder),
             options.limit,
-            0.1 if options.quick else 1.0,
+            0.1 if options.quick else 0.5,
             sum(len(stage.cells) for stage in stages),
         )
         results = {
@@ -108,10 +108,16 @@ def _stages(ways: list[Way], options: argparse.Namespace) -> Iterable[Stage]:
     # By the number of steps: what is too slow for few is not tried for more.
     for k in options.steps:
         compiling = [
-            Cell('compile', way, problem, least, [k])
+            Cell('compile', way, problem, threads, group)
             for way in ways
             if way.compiled
+            for threads in options.threads
+            # XLA's code depends on the cores of its process, not on the threads that it is given:
+            # for more than one it compiles when it is timed, which takes little.
+            if threads == 1 or way.library is PROJECT
             for problem in PROBLEMS
+            for group in way.groups(options.steps)
+            if group[0] == k
         ]
         yield Stage(compiling, alone=False)
     for number in range(options.rounds):
@@ -121,7 +127,7 @@ def _stages(ways: list[Way], options: argparse.Namespace) -> Iterable[Stage]:
                 for threads in options.threads
                 for problem in PROBLEMS
                 for way in ways[:: -1 if number % 2 else 1]
-                for steps in ([[k] for k in options.steps] if way.compiled else [options.steps])
+                for steps in way.groups(options.steps)
             ],
             alone=True,
         )
@@ -133,19 +139,22 @@ def _stages(ways: list[Way], options: argparse.Namespace) -> Iterable[Stage]:
 
 
 def _run(stage: Stage, cells: Cells) -> None:
-    """Do all cells of a stage, on every group of cores or on the first alone."""
-    for threads in sorted({cell.threads for cell in stage.cells}):
-        groups = groups_of_cores(threads)[: 1 if stage.alone else None]
-        free: SimpleQueue[list[int]] = SimpleQueue()
-        for group in groups:
-            free.put(group)
+    """Do all cells of a stage, one after the other or one on each core."""
+    if stage.alone:
+        for cell in stage.cells:
+            cells.run(cell, groups_of_cores(cell.threads)[0])
+        return
+    free: SimpleQueue[list[int]] = SimpleQueue()
+    groups = groups_of_cores(1)
+    for group in groups:
+        free.put(group)
 
-        def run_on_free(cell: Cell, free: SimpleQueue[list[int]] = free) -> None:
-            cores = free.get()
-            try:
-                cells.run(cell, cores)
-            finally:
-                free.put(cores)
+    def run_on_free(cell: Cell) -> None:
+        cores = free.get()
+        try:
+            cells.run(cell, cores)
+        finally:
+            free.put(cores)
 
-        with ThreadPoolExecutor(len(groups)) as pool:
-            list(pool.map(run_on_free, [cell for cell in stage.cells if cell.threads == threads]))
+    with ThreadPoolExecutor(len(groups)) as pool:
+        list(pool.map(run_on_free, stage.cells))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,9 @@ class Way:
         options: Arguments of the adapter.
         library: In whose environment it runs.
         batched: Whether it takes all tasks at once.
-        compiled: Whether its first call compiles, so that every number of steps gets a process.
+        compiled: Whether its first call compiles.
+        any_length: Whether what it compiles serves every number of steps; else each has processes
+            of its own.
         note: What to know about it.
     """
 
@@ -28,7 +31,14 @@ class Way:
     library: Library = PROJECT
     batched: bool = True
     compiled: bool = False
+    any_length: bool = False
     note: str = ''
+
+    def groups(self, steps: Sequence[int]) -> list[list[int]]:
+        """Return which numbers of steps share a process."""
+        if self.compiled and not self.any_length:
+            return [[k] for k in steps]
+        return [list(steps)]
 
 
 def _peer(name: str, note: str = '') -> Way:
@@ -66,7 +76,9 @@ WAYS = (
         'unroll, compiled',
         'functional_api:Unrolled',
         compiled=True,
-        note='`torchopt.unroll(..., backward=Recomputed(compile=True))` over steps of `vmap`.',
+        any_length=True,
+        note='`torchopt.unroll(..., backward=Recomputed(compile=True))`; what the first K compiles '
+        'serves all that follow in the same process.',
     ),
     _peer('torchopt 0.7.3', 'its composite path, `use_accelerated_op=False`.'),
     _peer(
