@@ -152,5 +152,5 @@ def crosscheck(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Benchmarks beside the peers: all, or ``-- steps``, ``-- unrolls``, ``-- meta-steps``."""
-    install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib', 'tqdm')
+    install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib')
     session.run('python', 'tests/benchmarks', *session.posargs)

@@ -133,7 +133,9 @@ def save_plot(found: dict[str, Results], path: Path) -> None:
     matplotlib.use('agg')
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(found), figsize=(14, 6), layout='constrained')
+    figure, ((*panels,),) = plt.subplots(
+        1, len(found), figsize=(14, 6), layout='constrained', squeeze=False
+    )
     for axes, (problem, results) in zip(panels, found.items()):
         for number, ((library, way), row) in enumerate(results.items()):
             color, style = f'C{number % 10}', '-' if number < 10 else '--'
