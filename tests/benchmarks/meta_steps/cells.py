@@ -80,9 +80,10 @@ class Cells:
         if not cell.steps:
             return
         place = f'{self._begun} of {self.total}, {minutes:.1f} min'
-        if self._hopeless(cell):
-            self._tell(f'{place}: {cell}: {UNTRIED}')
-            self._add(cell, *({'steps': k, 'failure': UNTRIED} for k in cell.steps))
+        slow = self._slow(cell)
+        if slow:
+            self._tell(f'{place}: {cell}: {slow}')
+            self._add(cell, *({'steps': k, 'failure': slow} for k in cell.steps))
             return
         self._tell(f'{place}: {cell}')
         begin = time.monotonic()
@@ -106,20 +107,22 @@ class Cells:
         """Tell whether another process would only repeat what takes long and varies little."""
         wanted = {**_identity(cell), 'steps': steps}
         return any(
-            record.get('median', 0.0) > self.seconds and wanted.items() <= record.items()
+            (record.get('median', 0.0) > self.seconds or record.get('failure') in (OVER, UNTRIED))
+            and wanted.items() <= record.items()
             for record in list(self.records)
         )
 
-    def _hopeless(self, cell: Cell) -> bool:
-        """Tell whether fewer steps, or other numbers of threads, took too long already."""
+    def _slow(self, cell: Cell) -> str | None:
+        """Return what shows that the limit would pass: fewer steps, or other threads, did."""
         least = cell.steps[0]
         before = [
             record
             for record in list(self.records)
             if (record['way'], record['problem']) == (cell.way.name, cell.problem)
         ]
-        if any(r.get('failure') in (OVER, UNTRIED) and r['steps'] <= least for r in before):
-            return True
+        failed = {r['steps']: r['failure'] for r in before if r.get('failure') in (OVER, UNTRIED)}
+        if failed and min(failed) <= least:
+            return failed.get(least, UNTRIED)
         known = {
             record['steps']: record['seconds']
             for record in before
@@ -127,7 +130,7 @@ class Cells:
             and 'seconds' in record
             and record['steps'] < least
         }
-        return extrapolated(known, least) > self.limit
+        return UNTRIED if extrapolated(known, least) > self.limit else None
 
     def _process(self, cell: Cell, cores: Sequence[int]) -> tuple[list[dict], str | None]:
         """Return the records, and why some are missing."""
