@@ -151,10 +151,6 @@ def crosscheck(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks beside the peers, in their own environments; ``-- steps``, ``-- unrolls``: one."""
-    install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib', 'tqdm')
-    scripts = {'steps': 'run.py', 'unrolls': 'long_unrolls/run.py'}
-    chosen = [part for part in scripts if part in session.posargs] or list(scripts)
-    arguments = [argument for argument in session.posargs if argument not in scripts]
-    for part in chosen:
-        session.run('python', f'tests/benchmarks/{scripts[part]}', *arguments)
+    """Benchmarks beside the peers: all, or ``-- steps``, ``-- unrolls``, ``-- meta-steps``."""
+    install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib')
+    session.run('python', 'tests/benchmarks', *session.posargs)

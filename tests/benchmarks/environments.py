@@ -6,10 +6,24 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
 from libraries import Library
+
+
+def pythons_of(
+    libraries: Iterable[Library], folder: Path
+) -> tuple[dict[Library, Path], dict[str, str]]:
+    """Return the interpreter for each library, and by name why there is none for some."""
+    pythons, failures = {}, {}
+    for library in libraries:
+        try:
+            pythons[library] = python_of(library, folder)
+        except subprocess.CalledProcessError as error:
+            failures[library.name] = f'`{" ".join(map(str, error.cmd[1:]))}` failed'
+    return pythons, failures
 
 
 def python_of(library: Library, folder: Path) -> Path:

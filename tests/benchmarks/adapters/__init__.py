@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.functional import mse_loss as mse_loss
 
 LR = 0.01
-INNER_STEPS = 5
 
 Tensors = list[torch.Tensor]
 
@@ -41,24 +40,46 @@ class Adapter:
         raise NotImplementedError
 
     def meta_gradient(
-        self, net: nn.Module, tasks: list[Task], rule: str, eps_root: float
+        self, net: nn.Module, tasks: list[Task], rule: str, eps_root: float, steps: int
     ) -> Callable[[], Tensors]:
         """Return the function that makes the meta-gradient of the mean outer loss.
 
-        Every task takes ``INNER_STEPS`` inner steps of the ``rule``, ``'adam'`` or ``'sgd'``.
+        Every task takes inner ``steps`` of the ``rule``, ``'adam'`` or ``'sgd'``.
         """
         raise NotImplementedError
 
     def batched_meta_gradient(
-        self, net: nn.Module, tasks: Task, rule: str, eps_root: float
+        self, net: nn.Module, tasks: Task, rule: str, eps_root: float, steps: int
     ) -> Callable[[], Tensors]:
-        """Return the same function for all tasks at once, by ``torch.vmap``."""
+        """Return the same function for all tasks at once."""
         raise NotImplementedError
+
+    def meta_step(
+        self,
+        net: nn.Module,
+        tasks: Task,
+        rule: str,
+        eps_root: float,
+        steps: int,
+        *,
+        batched: bool,
+    ) -> Callable[[], Tensors]:
+        """Return one of the two, for all tasks, stacked."""
+        if batched:
+            return self.batched_meta_gradient(net, tasks, rule, eps_root, steps)
+        each = [Task(*task) for task in zip(*tasks)]
+        return self.meta_gradient(net, each, rule, eps_root, steps)
 
 
 def mean_gradient(losses: Tensors, net: nn.Module) -> Tensors:
     """Differentiate the mean of ``losses``."""
     return list(torch.autograd.grad(torch.stack(losses).mean(), list(net.parameters())))
+
+
+def fingerprint(tensors: Tensors) -> list[float]:
+    """Return some thousand values of a result, by which two libraries are compared."""
+    values = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    return values[:: 1 + len(values) // 4000].tolist()
 
 
 def load(adapter: str, options: dict[str, Any]) -> Adapter:

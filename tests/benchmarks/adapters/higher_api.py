@@ -5,7 +5,7 @@ from __future__ import annotations
 import higher
 import torch
 
-from adapters import INNER_STEPS, LR, Adapter, mean_gradient, mse_loss
+from adapters import LR, Adapter, mean_gradient, mse_loss
 
 OPTIMIZERS = {'adam': torch.optim.Adam, 'sgd': torch.optim.SGD}
 
@@ -30,7 +30,7 @@ class Higher(Adapter):
 
         return step
 
-    def meta_gradient(self, net, tasks, rule, eps_root):
+    def meta_gradient(self, net, tasks, rule, eps_root, steps):
         optimizer = OPTIMIZERS[rule](net.parameters(), LR)
 
         def run():
@@ -38,7 +38,7 @@ class Higher(Adapter):
             for task in tasks:
                 with higher.innerloop_ctx(net, optimizer, copy_initial_weights=False) as inner:
                     fast_net, fast_optimizer = inner
-                    for _ in range(INNER_STEPS):
+                    for _ in range(steps):
                         fast_optimizer.step(mse_loss(fast_net(task.x), task.y))
                     losses.append(mse_loss(fast_net(task.outer_x), task.outer_y))
             return mean_gradient(losses, net)

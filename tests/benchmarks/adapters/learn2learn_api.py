@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from adapters import INNER_STEPS, LR, Adapter, mean_gradient, mse_loss
+from adapters import LR, Adapter, mean_gradient, mse_loss
 
 # The package's own __init__ imports gym, torchvision and others; its algorithms need none of
 # them. A module that was made but not executed lets the submodules be found.
@@ -16,7 +16,7 @@ from learn2learn.algorithms import MAML  # noqa: E402
 
 
 class Learn2Learn(Adapter):
-    def meta_gradient(self, net, tasks, rule, eps_root):
+    def meta_gradient(self, net, tasks, rule, eps_root, steps):
         if rule != 'sgd':
             raise NotImplementedError
         maml = MAML(net, LR)
@@ -25,7 +25,7 @@ class Learn2Learn(Adapter):
             losses = []
             for task in tasks:
                 learner = maml.clone()
-                for _ in range(INNER_STEPS):
+                for _ in range(steps):
                     learner.adapt(mse_loss(learner(task.x), task.y))
                 losses.append(mse_loss(learner(task.outer_x), task.outer_y))
             return mean_gradient(losses, net)

@@ -8,7 +8,12 @@ import torch
 from torch.func import functional_call
 
 import torchopt
-from adapters import INNER_STEPS, LR, Adapter, mean_gradient, mse_loss
+from adapters import LR, Adapter, mean_gradient, mse_loss
+
+
+def functional_loss(net):
+    """Return the loss as a function of ``params, x, y``."""
+    return lambda params, x, y: mse_loss(functional_call(net, params, (x,)), y)
 
 
 class TorchOpt(Adapter):
@@ -34,7 +39,7 @@ class TorchOpt(Adapter):
 
         return step
 
-    def meta_gradient(self, net, tasks, rule, eps_root):
+    def meta_gradient(self, net, tasks, rule, eps_root, steps):
         meta_class = {'adam': torchopt.MetaAdam, 'sgd': torchopt.MetaSGD}[rule]
         arguments = self._arguments(rule, eps_root)
 
@@ -44,7 +49,7 @@ class TorchOpt(Adapter):
             optimizer_start = torchopt.extract_state_dict(optimizer)
             losses = []
             for task in tasks:
-                for _ in range(INNER_STEPS):
+                for _ in range(steps):
                     optimizer.step(mse_loss(net(task.x), task.y))
                 losses.append(mse_loss(net(task.outer_x), task.outer_y))
                 torchopt.recover_state_dict(net, net_start)
@@ -53,29 +58,41 @@ class TorchOpt(Adapter):
 
         return run
 
-    def batched_meta_gradient(self, net, tasks, rule, eps_root):
-        make = {'adam': torchopt.adam, 'sgd': torchopt.sgd}[rule]
-        optimizer = make(LR, **self._arguments(rule, eps_root))
+    def batched_meta_gradient(self, net, tasks, rule, eps_root, steps):
         start = {name: value.detach() for name, value in net.named_parameters()}
-
-        def loss(params, x, y):
-            return mse_loss(functional_call(net, params, (x,)), y)
-
-        def outer_loss(params, x, y, outer_x, outer_y):
-            state = optimizer.init(params)
-            for _ in range(INNER_STEPS):
-                grads = torch.func.grad(loss)(params, x, y)
-                updates, state = optimizer.update(grads, state, inplace=False)
-                params = torchopt.apply_updates(params, updates, inplace=False)
-            return loss(params, outer_x, outer_y)
+        task_loss = self.task_loss(net, rule, eps_root, steps)
 
         def mean_loss(params):
             # One copy a task: the peer's Adam writes batched values into its initial moments.
             copies = {name: p.expand(len(tasks.x), *p.shape) for name, p in params.items()}
-            return torch.vmap(outer_loss)(copies, *tasks).mean()
+            return torch.vmap(task_loss)(copies, *tasks).mean()
 
         meta_gradient = torch.func.grad(mean_loss)
         return lambda: list(meta_gradient(start).values())
+
+    def task_loss(self, net, rule, eps_root, steps):
+        """Return the outer loss of one task as a function of parameters and ``Task``."""
+        loss = functional_loss(net)
+        init, step = self.inner_optimizer(rule, eps_root)
+
+        def outer_loss(params, x, y, outer_x, outer_y):
+            state = init(params)
+            for _ in range(steps):
+                params, state = step(params, torch.func.grad(loss)(params, x, y), state)
+            return loss(params, outer_x, outer_y)
+
+        return outer_loss
+
+    def inner_optimizer(self, rule, eps_root):
+        """Return functions ``init(params)`` and ``step(params, grads, state)``."""
+        make = {'adam': torchopt.adam, 'sgd': torchopt.sgd}[rule]
+        optimizer = make(LR, **self._arguments(rule, eps_root))
+
+        def step(params, grads, state):
+            updates, state = optimizer.update(grads, state, inplace=False)
+            return torchopt.apply_updates(params, updates, inplace=False), state
+
+        return optimizer.init, step
 
     def _arguments(self, rule: str, eps_root: float) -> dict[str, Any]:
         return {**self._options, **({'eps_root': eps_root} if rule == 'adam' else {})}

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from problems import EPS_ROOT, LR, Problem, weighted_loss
 from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
+
+from long_unrolls.problems import EPS_ROOT, LR, Problem, weighted_loss
 
 Way = Callable[[Problem], Tensor]
 

@@ -47,6 +47,19 @@ def test_two_graphs_serve_every_number_of_steps_and_mode() -> None:
     assert backend.graphs == 2
 
 
+def test_the_layout_of_the_outer_gradient_makes_no_graph_of_its_own() -> None:
+    backend = Counting()
+    w = torch.ones(3, 1, dtype=DTYPE, requires_grad=True)
+
+    def step(w: torch.Tensor, x: None, consts: None) -> Any:
+        return w.sin(), None
+
+    for outer in (torch.ones(3, 1), torch.ones(1, 3).t(), torch.ones(1).expand(3, 1)):
+        end, _ = torchopt.unroll(step, w, length=3, backward=Recomputed(compile=backend))
+        torch.autograd.grad(end, w, outer.to(DTYPE))
+    assert backend.graphs == 2
+
+
 @pytest.mark.parametrize('case', DEFAULTS, ids=str)
 def test_every_optimizer(case: OptimizerCase) -> None:
     example = problem(lambda lr: case.make(lr=lr), 4, counter=torch.tensor(0))

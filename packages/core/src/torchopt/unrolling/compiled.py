@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from itertools import accumulate
+from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -67,12 +69,12 @@ class Compiled:
         masks = tuple(tuple(part is not None for part in group) for group in wanted)
         # One layout, too: the first cotangent is often expanded, of stride 0.
         carry_bars = [
-            torch.zeros_like(tensor) if bar is None else bar.contiguous()
+            _in_order(torch.zeros_like(tensor) if bar is None else bar)
             for tensor, bar in zip(tensors_of(point.carry), carry)
             if is_differentiable(tensor)
         ]
         y_mask = tuple(bar is not None for bar in y)
-        y_bars = [bar.contiguous() for bar in y if bar is not None]
+        y_bars = [_in_order(bar) for bar in y if bar is not None]
         found = iter(
             self._compiled.pull(
                 loop.step,
@@ -85,6 +87,12 @@ class Compiled:
             )
         )
         return Pulled(*([next(found) if need else None for need in mask] for mask in masks))
+
+
+def _in_order(tensor: torch.Tensor) -> torch.Tensor:
+    # contiguous() would leave any stride to a dimension of size 1, and guards compare it.
+    strides = [*accumulate(tensor.shape[:0:-1], mul, initial=1)][::-1]
+    return tensor.contiguous().as_strided(tensor.shape, strides[: tensor.dim()])
 
 
 class _CompiledStep(NamedTuple):

@@ -11,7 +11,7 @@ from libraries import LIBRARIES
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--library', help='name of the library that is timed')
-    parser.addoption('--only', default='', help='part of the names of the workloads')
+    parser.addoption('--only', default='', help='part of the names of the problems')
 
 
 @pytest.fixture(scope='session')

@@ -1,0 +1,1 @@
+"""Whole meta-steps, in every way of computing them."""

@@ -1,0 +1,160 @@
+"""Times one meta-step in every way, and writes docs/meta-steps.md, .svg and .json.
+
+First everything that compiles does so with an empty cache, one process on each core. Then each way
+runs in turn, alone, in rounds whose order is reversed, with what the compilers have kept. Last,
+in float64, what was computed is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from environments import pythons_of
+from libraries import PROJECT
+from meta_steps.cells import Cell, Cells
+from meta_steps.cores import groups_of_cores
+from meta_steps.page import heading, markdown
+from meta_steps.plot import save_plot
+from meta_steps.problems import PROBLEMS
+from meta_steps.ways import REFERENCE, WAYS, Way
+from options import parse, parser
+
+COMPARED = 'small'
+
+
+class Stage(NamedTuple):
+    """What is done before results are written.
+
+    Attributes:
+        cells: What to measure, in this order.
+        alone: Whether nothing else runs at the same time, as times need.
+    """
+
+    cells: list[Cell]
+    alone: bool
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure and report."""
+    options = _options(arguments)
+    if options.from_json:
+        results = json.loads(options.from_json.read_text())
+        _report(results, options.output)
+    else:
+        _measure(options)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    made = parser(__doc__)
+    made.add_argument('--rounds', type=int, default=2, help='processes for every time')
+    made.add_argument('--limit', type=float, default=240, help='seconds that one may take')
+    made.add_argument('--steps', type=int, nargs='+', default=[1, 5, 20, 100])
+    made.add_argument('--threads', type=int, nargs='+', default=[1, 2])
+    made.add_argument('--from-json', type=Path, help='measure nothing, report this again')
+    options = parse(made, arguments, 'meta-steps.md')
+    if options.quick:
+        options.rounds, options.steps, options.threads = 1, [1], [1]
+    options.steps.sort()
+    options.threads.sort()
+    return options
+
+
+def _measure(options: argparse.Namespace) -> None:
+    ways = [way for way in WAYS if options.only in way.name or way is REFERENCE]
+    pythons, failures = pythons_of(dict.fromkeys(way.library for way in ways), options.environments)
+    ways = [way for way in ways if way.library in pythons]
+    stages = [*_stages(ways, options)]
+    with tempfile.TemporaryDirectory() as folder:
+        cells = Cells(
+            {way: pythons[way.library] for way in ways},
+            Path(folder),
+            options.limit,
+            0.1 if options.quick else 0.5,
+            sum(len(stage.cells) for stage in stages),
+        )
+        results = {
+            'heading': heading(),
+            'rounds': options.rounds,
+            'limit': options.limit,
+            'steps': options.steps,
+            'unavailable': failures,
+            'records': cells.records,
+        }
+        for stage in stages:
+            _run(stage, cells)
+            if options.output:
+                # Whatever interrupts the next stage, this one is kept.
+                options.output.with_suffix('.json').write_text(json.dumps(results, indent=0) + '\n')
+    _report(results, options.output)
+
+
+def _report(results: dict, output: Path | None) -> None:
+    page = markdown(results)
+    print(page)
+    if output:
+        output.write_text(page)
+        save_plot(results, output.with_suffix('.svg'))
+
+
+def _stages(ways: list[Way], options: argparse.Namespace) -> Iterable[Stage]:
+    least = options.threads[0]
+    # By the number of steps: what is too slow for few is not tried for more.
+    for k in options.steps:
+        compiling = [
+            Cell('compile', way, problem, threads, group)
+            for way in ways
+            if way.compiled
+            for threads in options.threads
+            # XLA's code depends on the cores of its process, not on the threads that it is given:
+            # for more than one it compiles when it is timed, which takes little.
+            if threads == 1 or way.library is PROJECT
+            for problem in PROBLEMS
+            for group in way.groups(options.steps)
+            if group[0] == k
+        ]
+        yield Stage(compiling, alone=False)
+    for number in range(options.rounds):
+        yield Stage(
+            [
+                Cell('time', way, problem, threads, steps, memory=threads == least and not number)
+                for threads in options.threads
+                for problem in PROBLEMS
+                for way in ways[:: -1 if number % 2 else 1]
+                for steps in way.groups(options.steps)
+            ],
+            alone=True,
+        )
+    compared = max((k for k in options.steps if k <= 5), default=options.steps[0])
+    yield Stage(
+        [Cell('compare', way, COMPARED, 1, [compared], dtype='float64') for way in ways],
+        alone=False,
+    )
+
+
+def _run(stage: Stage, cells: Cells) -> None:
+    """Do all cells of a stage, one after the other or one on each core."""
+    if stage.alone:
+        for cell in stage.cells:
+            cells.run(cell, groups_of_cores(cell.threads)[0])
+        return
+    free: SimpleQueue[list[int]] = SimpleQueue()
+    groups = groups_of_cores(1)
+    for group in groups:
+        free.put(group)
+
+    def run_on_free(cell: Cell) -> None:
+        cores = free.get()
+        try:
+            cells.run(cell, cores)
+        finally:
+            free.put(cores)
+
+    with ThreadPoolExecutor(len(groups)) as pool:
+        list(pool.map(run_on_free, stage.cells))

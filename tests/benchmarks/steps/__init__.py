@@ -1,0 +1,1 @@
+"""Single steps and short meta-steps beside the peers."""
