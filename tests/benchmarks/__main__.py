@@ -5,7 +5,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-PARTS = {'steps': 'steps', 'unrolls': 'long_unrolls', 'meta-steps': 'meta_steps'}
+PARTS = {
+    'steps': 'steps',
+    'kernels': 'kernels',
+    'meta-steps': 'meta_steps',
+    'unrolls': 'long_unrolls',
+}
 
 
 def main() -> None:

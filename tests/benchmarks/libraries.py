@@ -33,6 +33,12 @@ PROJECT = Library('this project', 'torchopt_api:TorchOpt', imports='torchopt')
 LIBRARIES = (
     PROJECT,
     Library(
+        'accelerated',
+        'torchopt_api:TorchOpt',
+        {'use_accelerated_op': True},
+        note='this project with `use_accelerated_op=True`.',
+    ),
+    Library(
         'torchopt 0.7.3',
         'torchopt_api:TorchOpt',
         installs=('torchopt==0.7.3',),

@@ -1,0 +1,139 @@
+"""All measurements with one number of threads, in a process of its own; JSON out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from statistics import median
+
+import torch
+
+from kernels.problems import (
+    LARGEST,
+    OPTIMIZERS,
+    SIZES,
+    Run,
+    copying,
+    differentiable,
+    in_place,
+    normal,
+)
+from memory import PeakMemory
+
+IN_PLACE = ('composite', 'accelerated', 'torch.optim.Adam(fused=True)')
+
+
+def main() -> None:
+    """Print one record."""
+    threads, device, quick = int(sys.argv[1]), sys.argv[2], sys.argv[3] == 'quick'
+    torch.set_num_threads(threads)
+    torch.set_default_device(device)
+    seconds = 0.05 if quick else 1.5
+    optimizers = ['adam'] if quick else list(OPTIMIZERS)
+    differentiated = {
+        size: {
+            name: _medians(
+                {
+                    kind: differentiable(name, size, accelerated=kind == 'accelerated')[1]
+                    for kind in ('composite', 'accelerated')
+                },
+                seconds,
+            )
+            for name in optimizers
+        }
+        for size in SIZES
+    }
+    written = {
+        size: _medians({kind: in_place(kind, size) for kind in IN_PLACE}, seconds) for size in SIZES
+    }
+    record = {
+        'threads': threads,
+        'differentiated': differentiated,
+        'in place': written,
+        'bandwidth': _bandwidth(seconds),
+        'held': _held(),
+    }
+    print(json.dumps(record))
+
+
+def _medians(runs: Mapping[str, Run], seconds: float) -> dict[str, float]:
+    """Time each in turn, so that what the machine does meanwhile befalls all alike."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        for _ in range(3):
+            run()
+    while sum(map(sum, times.values())) < seconds or len(next(iter(times.values()))) < 5:
+        for name, run in runs.items():
+            times[name].append(_time(run))
+    return {name: median(values) for name, values in times.items()}
+
+
+def _time(run: Run) -> float:
+    _wait()
+    begin = time.perf_counter()
+    result = run()
+    _wait()
+    seconds = time.perf_counter() - begin
+    del result  # freed outside of what is timed
+    return seconds
+
+
+def _wait() -> None:
+    if torch.get_default_device().type == 'cuda':
+        torch.cuda.synchronize()
+
+
+def _bandwidth(seconds: float) -> dict[str, float]:
+    """Return the bytes per second of a copy and of Adam's kernels, with all around them."""
+    copy, copied = copying()
+    step, both = differentiable('adam', LARGEST, accelerated=True)
+    times = _medians({'copy': copy, 'forward': step, 'both': both}, seconds)
+    tensors = sum(x.nbytes for x in normal(LARGEST, 0))
+    return {
+        'copy': copied / times['copy'],
+        # Gradient and two moments in; update and two moments out.
+        'forward': 6 * tensors / times['forward'],
+        # Three cotangents and the three inputs in; the cotangents of the inputs out.
+        'backward': 9 * tensors / (times['both'] - times['forward']),
+    }
+
+
+def _held() -> dict[str, float]:
+    """Return what a differentiable step keeps, in tensors of the size of the parameters."""
+    import torchopt
+
+    held = {}
+    tensors = sum(x.nbytes for x in normal(LARGEST, 0))
+    for kind in ('composite', 'accelerated'):
+        optimizer = torchopt.adam(0.01, eps_root=1e-8, use_accelerated_op=kind == 'accelerated')
+
+        def unroll(
+            steps: int, optimizer: torchopt.GradientTransformation = optimizer
+        ) -> list[object]:
+            kept: list[object] = []
+            params = normal(LARGEST, 1)
+            state = optimizer.init(params)
+            scale = torch.ones((), requires_grad=True)
+            for _ in range(steps):
+                # A gradient that needs no other tensor for its own derivative.
+                grads = [scale.expand_as(x).contiguous() for x in params]
+                updates, state = optimizer.update(grads, state, inplace=False)
+                # The graph alone: a sum keeps no tensor.
+                kept.append(torch.stack([x.sum() for x in updates]).sum())
+            return [kept, state]
+
+        unroll(2)
+        peaks = {}
+        for steps in (2, 8):
+            with PeakMemory(torch.get_default_device().type) as memory:
+                kept = unroll(steps)
+            del kept
+            peaks[steps] = memory.mebibytes
+        held[kind] = (peaks[8] - peaks[2]) / 6 * 2**20 / tensors
+    return held
+
+
+if __name__ == '__main__':
+    main()
