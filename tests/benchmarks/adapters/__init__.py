@@ -1,4 +1,4 @@
-"""The workloads in the words of each library, one adapter a file."""
+"""What is timed, in the words of each library, one adapter a file."""
 
 from __future__ import annotations
 
