@@ -26,7 +26,7 @@ class Result(NamedTuple):
 Results = dict[Way, dict[int, Result]]
 
 
-def markdown(found: dict[str, Results], rounds: int, device: str) -> str:
+def markdown(found: dict[str, Results], rounds: int, limit: float, device: str) -> str:
     """Return the page."""
     lines = [
         '# Long unrolls: memory and time',
@@ -39,7 +39,7 @@ def markdown(found: dict[str, Results], rounds: int, device: str) -> str:
         f'- {versions()}, float32',
         '- Every figure is from a process of its own: peak memory beyond what it held before, and '
         f'time, of one meta-gradient through Adam. Medians of {rounds} processes below 100 '
-        'steps. *Italic*: would not fit, extrapolated.',
+        f'steps. *Italic*: would not fit, extrapolated. Empty: would take over {limit:.0f} s.',
         '- By the weights of all examples; "by lr": by the learning rate alone. `Truncated(10)` '
         'gives another, biased gradient. For `torch.utils.checkpoint` every step is checkpointed. '
         'higher has no `eps_root`, 1e-8 for the others, so that its derivative is another, too.',
@@ -95,7 +95,7 @@ def _difference(results: Results, way: Way) -> str:
 def _promises(results: Results) -> list[str]:
     """Return what the modes save, where all that it takes was measured."""
     plain, by_lr = results[PLAIN], results[PLAIN[0], 'Stored(), by lr']
-    longest = max(plain)
+    longest = max(length for row in results.values() for length in row)
     # The plain graph of so many steps may not fit; a step of it takes as long as in a shorter one.
     timed = max(length for length, row in plain.items() if row.seconds)
     plain_seconds = plain[timed].seconds * longest / timed

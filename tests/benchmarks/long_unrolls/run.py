@@ -1,7 +1,8 @@
 """Measures long unrolls beside the peers; writes docs/long-unrolls-benchmarks.md and a plot.
 
 Every measurement has a process of its own, the peers' in environments of their own. A way whose
-memory would not fit is extrapolated from its shorter unrolls and marked so.
+memory would not fit is extrapolated from its shorter unrolls and marked so; one that would take
+too long is left out.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         for problem in PROBLEMS
         if options.only in problem
     }
-    page = markdown(found, options.rounds, options.device)
+    page = markdown(found, options.rounds, options.limit, options.device)
     print(page)
     if options.output:
         options.output.write_text(page)
@@ -48,6 +49,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument('--steps', type=int, nargs='+', default=[2, 16, 64, 100, 1000])
     made.add_argument('--rounds', type=int, default=3, help='of unrolls of less than 100 steps')
+    made.add_argument('--limit', type=float, default=300, help='seconds that an unroll may take')
     made.add_argument('--device', default='cpu', help='or cuda')
     options = parse(made, arguments, 'long-unrolls-benchmarks.md')
     if options.quick:
@@ -62,16 +64,12 @@ def _measured(problem: str, pythons: dict[str, Path], options: argparse.Namespac
         for number in range(options.rounds if steps < 100 else 1):
             # In turn, and back: what the machine does meanwhile befalls all alike.
             for way in list(WAYS)[:: -1 if number % 2 else 1]:
-                expected = extrapolated(
-                    {
-                        length: result.mebibytes
-                        for length, result in results[way].items()
-                        if result.seconds
-                    },
-                    steps,
-                )
+                timed = {length: r for length, r in results[way].items() if r.seconds}
+                expected = extrapolated({k: r.mebibytes for k, r in timed.items()}, steps)
                 if expected > 0.8 * _available(options.device):
                     results[way][steps] = Result(expected, None, None)
+                    continue
+                if extrapolated({k: r.seconds for k, r in timed.items()}, steps) > options.limit:
                     continue
                 print(f'{problem}, {steps} steps: {", ".join(way)}', file=sys.stderr)
                 rounds[way].append(_measure(problem, way, steps, pythons, options.device))
