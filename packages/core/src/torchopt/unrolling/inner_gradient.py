@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch._C._functorch import peek_interpreter_stack
 
 from torchopt import pytree
+from torchopt.unrolling.internals import active_transform
 from torchopt.unrolling.leaves import Leaves, detached, flatten, tensors_of
 from torchopt.unrolling.products import Call, Order, products
 from torchopt.unrolling.random_state import RandomState
@@ -148,7 +148,7 @@ def grad_and_value(
     def gradient_and_value(*args: Any) -> Any:
         tape: Tape | None = getattr(_active, 'tape', None)
         # Results of a transform that the step applies are of no use outside of it.
-        if tape is None or peek_interpreter_stack() is not None:
+        if tape is None or active_transform() != 'none':
             return torch.func.grad_and_value(fn, argnums, has_aux)(*args)
         call, inputs = Call.of(fn, argnums, has_aux, args)
         return tape.gradient(call, inputs)

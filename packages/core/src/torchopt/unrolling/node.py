@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch._C._autograd import _get_current_graph_task_keep_graph
 
 from torchopt import pytree
 from torchopt.unrolling.derivatives import Cotangents, partial_derivatives
@@ -18,6 +17,7 @@ from torchopt.unrolling.engine import (
     wanted_of,
 )
 from torchopt.unrolling.inner_gradient import Tape
+from torchopt.unrolling.internals import retains_graph
 from torchopt.unrolling.leaves import Leaves, fill, frame_of, tensors_of, versions
 from torchopt.unrolling.loop import Loop, Sweep, hollow, rows_of, sweep, tensor_inputs, with_inputs
 from torchopt.unrolling.random_state import Autocast, RandomState, preserved
@@ -86,7 +86,7 @@ class _Run:
                 'trying to go backward through unroll a second time, or after an error: pass '
                 'retain_graph=True the first time, or run it again'
             )
-        if _get_current_graph_task_keep_graph():
+        if retains_graph():
             return list(self.points)
         points, self.points = self.points, None
         return points

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from torch._C._functorch import TransformType, peek_interpreter_stack
 
+from torchopt.unrolling.internals import active_transform
 from torchopt.unrolling.loop import Loop, without_history
 from torchopt.unrolling.vmapped import run_mapped
 
@@ -37,11 +37,11 @@ def run_with(strategy: Strategy, loop: Loop) -> tuple[Any, Any]:
             f'unroll(..., backward={name}(...)) cannot be traced by torch.compile: compile the '
             'step instead (compile=True), or use backward=Stored()'
         )
-    transform = peek_interpreter_stack()
-    if transform is None:
+    transform = active_transform()
+    if transform in ('none', 'unknown'):
         # Without grad mode nothing is to be kept for a backward pass.
         return strategy.run(loop if torch.is_grad_enabled() else without_history(loop))
-    if transform.key() == TransformType.Vmap:
+    if transform == 'vmap':
         return run_mapped(lambda mapped: run_with(strategy, mapped), loop)
     raise RuntimeError(
         f'unroll(..., backward={name}(...)) cannot run inside torch.func.grad, vjp or jvp, which '

@@ -1,0 +1,71 @@
+"""A torch without its private names: results stay right, or an error says what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from support.unrolls import assert_equal, problem
+from torchopt.unrolling import ForwardMode, Recomputed, Snapshots, Stored, Strategy
+
+WITHOUT_NAMES = """
+import torch
+del torch._C._functorch.peek_interpreter_stack
+del torch._C._functorch.TransformType
+del torch._C._autograd._get_current_graph_task_keep_graph
+"""
+MODES = [Recomputed(), Recomputed(keep_gradients=True), Snapshots(2), ForwardMode(200)]
+every_mode = pytest.mark.parametrize('backward', MODES, ids=str)
+
+
+@pytest.fixture
+def without_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.delattr(torch._C._functorch, 'peek_interpreter_stack')
+        patched.delattr(torch._C._autograd, '_get_current_graph_task_keep_graph')
+        yield
+
+
+def test_import_needs_none_of_them() -> None:
+    # In torch's own modules, too, which have imported them by then.
+    program = f'import torch.func\n{WITHOUT_NAMES}\nimport torchopt.unrolling\n'
+    subprocess.run([sys.executable, '-c', program], check=True)
+
+
+@every_mode
+@pytest.mark.usefixtures('without_names')
+def test_gradients_stay_right(backward: Strategy) -> None:
+    example = problem(length=5)
+    assert_equal(example.gradients(backward), example.gradients(Stored()))
+
+
+@every_mode
+@pytest.mark.usefixtures('without_names')
+def test_a_second_backward_pass_still_needs_a_retained_graph(backward: Strategy) -> None:
+    example = problem(length=3)
+    loss = example.outer_loss(backward)
+    first = torch.autograd.grad(loss, example.wanted, retain_graph=True)
+    assert_equal(list(torch.autograd.grad(loss, example.wanted)), list(first))
+    with pytest.raises(RuntimeError, match='second time'):
+        torch.autograd.grad(loss, example.wanted)
+
+
+@every_mode
+@pytest.mark.usefixtures('without_names')
+def test_transforms_are_refused(backward: Strategy) -> None:
+    example = problem(length=3)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return example._replace(xs={'x': x, 'nothing': None}).outer_loss(backward)
+
+    x = example.xs['x'].detach()
+    for transformed, argument in (
+        (torch.func.grad(loss), x),
+        (torch.vmap(loss), torch.stack([x, x])),
+    ):
+        with pytest.raises(RuntimeError, match='functorch transforms'):
+            transformed(argument)
