@@ -38,17 +38,21 @@ void check(const Problem& problem) {
         throw std::invalid_argument("wrong number of pointers");
   if (problem.steps && problem.positions.size() != count)
     throw std::invalid_argument("wrong number of positions");
+  if (problem.apply && (problem.backward || problem.inputs[1].empty()))
+    throw std::invalid_argument("only a forward step with params can be applied");
   if (problem.hyper.size() > torchopt::kHyper) throw std::invalid_argument("too many numbers");
 }
 
 // Numbers that a rule has not got count as 0.
-void make_problem(Problem* self, int rule, int dtype, bool backward, std::vector<int64_t> sizes,
-                  Pointers inputs, Pointers outputs, std::vector<double> hyper, uintptr_t steps,
+void make_problem(Problem* self, int rule, int dtype, bool backward, bool apply,
+                  std::vector<int64_t> sizes, Pointers inputs, Pointers outputs,
+                  std::vector<double> hyper, uintptr_t steps,
                   std::vector<int64_t> positions, double lr_value, uintptr_t lr,
                   int64_t lr_stride, uintptr_t lr_grad) {
   Problem made{rule,
                torchopt::Dtype(dtype),
                backward,
+               apply,
                std::move(sizes),
                std::move(inputs),
                std::move(outputs),
@@ -108,9 +112,9 @@ bool overlap(const std::vector<uintptr_t>& starts, const std::vector<int64_t>& b
 NB_MODULE(_C, m) {
   nb::class_<Problem>(m, "Problem")
       .def("__init__", &make_problem, nb::arg("rule"), nb::arg("dtype"), nb::arg("backward"),
-           nb::arg("sizes"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("hyper"),
-           nb::arg("steps"), nb::arg("positions"), nb::arg("lr_value"), nb::arg("lr"),
-           nb::arg("lr_stride"), nb::arg("lr_grad"));
+           nb::arg("apply"), nb::arg("sizes"), nb::arg("inputs"), nb::arg("outputs"),
+           nb::arg("hyper"), nb::arg("steps"), nb::arg("positions"), nb::arg("lr_value"),
+           nb::arg("lr"), nb::arg("lr_stride"), nb::arg("lr_grad"));
   m.def("run_on_cpu", &torchopt::run_on_cpu, nb::arg("problem"), nb::arg("threads"),
         nb::call_guard<nb::gil_scoped_release>());
   m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"));

@@ -16,19 +16,23 @@ struct Step {
   static constexpr int kStates = Rule<T>::kStates;
   static constexpr int kSlots = slots(kStates);
   T sign, coupled, decoupled, scale;
+  T applied;  // 0 or 1; a bool would keep the loop over elements from vectorising
   Rule<T> rule;
 
-  TORCHOPT_FN Step(const double* hyper, int64_t step, double lr)
+  TORCHOPT_FN Step(const double* hyper, int64_t step, double lr, bool apply)
       : sign(T(hyper[0])),
         coupled(T(hyper[1])),
         decoupled(T(hyper[2])),
         scale(T(-lr)),
+        applied(T(apply ? 1 : 0)),
         rule(hyper + kCommon, step) {}
 
+  // Returns the update or, to apply it, the new param.
   TORCHOPT_FN T forward(T g, T p, const T* s, T* t) const {
     T d;
     rule.forward(sign * g + coupled * p, s, d, t);
-    return scale * (d + decoupled * p);
+    T update = scale * (d + decoupled * p);
+    return applied != T(0) ? p + update : update;
   }
 
   // Writes the cotangents of g, p and s; returns that of scale.

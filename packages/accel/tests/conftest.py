@@ -22,7 +22,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     launch = torchopt_accel.ops.launch
 
-    def recorded(rule: str, layout: Any, *, backward: bool, **rest: Any) -> None:
+    def recorded(rule: str, layout: Any, *, backward: bool = False, **rest: Any) -> None:
         seen.append(rule + ('_backward' if backward else ''))
         launch(rule, layout, backward=backward, **rest)
 

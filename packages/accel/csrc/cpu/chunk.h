@@ -7,8 +7,9 @@
 
 namespace torchopt {
 
-// Tensors are cut into pieces that stay in the second-level cache.
-constexpr int64_t kChunk = 4096;
+// Tensors are cut into pieces that stay in the second-level cache; with smaller ones the reads
+// from memory would stall at their ends.
+constexpr int64_t kChunk = 16384;
 
 struct Chunk {
   const void* inputs[12];
@@ -17,6 +18,7 @@ struct Chunk {
   const double* hyper;
   int64_t step;
   double lr;
+  bool apply;
 };
 
 // Returns the cotangent of lr, 0 where it is not asked for.

@@ -86,6 +86,7 @@ double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece) {
   chunk.hyper = problem.hyper.data();
   chunk.step = problem.steps ? problem.steps[problem.positions[piece.tensor]] : 1;
   chunk.lr = problem.lr ? problem.lr[piece.tensor * problem.lr_stride] : problem.lr_value;
+  chunk.apply = problem.apply;
   return kernel(chunk);
 }
 

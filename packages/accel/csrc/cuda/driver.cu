@@ -33,6 +33,7 @@ struct Scalars {
   const int64_t* steps;
   const double* lr;
   double lr_value;
+  bool apply;
   double* partials;
 };
 
@@ -204,7 +205,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (threadIdx.x == 0) {
         const int64_t count = scalars.steps ? scalars.steps[tensor.position] : 1;
         const double lr = scalars.lr ? scalars.lr[tensor.lr_index] : scalars.lr_value;
-        *reinterpret_cast<Kernel*>(shared) = Kernel(scalars.hyper, count, lr);
+        *reinterpret_cast<Kernel*>(shared) = Kernel(scalars.hyper, count, lr, scalars.apply);
       }
       __syncthreads();
       prepared = index;
@@ -248,6 +249,7 @@ void launch(const Problem& problem, cudaStream_t stream, double* scratch) {
   arguments.scalars.steps = problem.steps;
   arguments.scalars.lr = problem.lr;
   arguments.scalars.lr_value = problem.lr_value;
+  arguments.scalars.apply = problem.apply;
   arguments.scalars.partials = scratch;
 
   auto flush = [&] {

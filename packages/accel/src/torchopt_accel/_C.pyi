@@ -10,6 +10,7 @@ class Problem:
         rule: int,
         dtype: int,
         backward: bool,
+        apply: bool,
         sizes: Sequence[int],
         inputs: Sequence[Sequence[int]],
         outputs: Sequence[Sequence[int]],

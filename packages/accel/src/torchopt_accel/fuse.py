@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from torchopt import pytree
 from torchopt._per_tensor import as_float, next_steps
-from torchopt.base import GradientTransformation
+from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.blocks.scale_by_schedule import ScaleByScheduleState
-from torchopt.typing import OptState, Params, TreeT
+from torchopt.typing import OptState, Params, TreeT, Updates
 from torchopt_accel import ops
 from torchopt_accel.call import Call
 from torchopt_accel.devices import runs_on
-from torchopt_accel.launch import DTYPES, Mismatch, layout_of, overlap
+from torchopt_accel.launch import DTYPES, Mismatch, contiguous, layout_of, overlap
 from torchopt_accel.modes import transforming
 from torchopt_accel.plans import Plan, find, plan, replace, schedule_count
 from torchopt_accel.step import step
@@ -28,7 +28,8 @@ def fuse(
 ) -> GradientTransformation:
     """Return the transformation that computes ``composite`` with fused kernels.
 
-    Its states are those of ``composite``. It hands over to ``composite`` what no kernel does:
+    Its states are those of ``composite``. An object-oriented step in place is one kernel, too. It
+    hands over to ``composite`` what no kernel does:
     ``amsgrad``, a ``mask``, hyperparameters other than ``lr`` that are tensors, a tree of learning
     rates; leaves of another dtype than float32, float64, bfloat16 and float16, on another device
     than the CPU and CUDA, or of a subclass of Tensor; in-place updates of tensors that are not
@@ -57,13 +58,20 @@ def fuse(
             try:
                 if not inplace:
                     return tree.update()
-                if tree.writable():
+                if tree.writable(applied=False):
                     return tree.update_inplace()
             except Mismatch:
                 pass
         return composite.update(updates, state, params=params, inplace=inplace)
 
-    return GradientTransformation(composite.init, update)
+    def stage(updates: Updates, state: OptState, params: Params) -> Callable[[], OptState] | None:
+        tree = _read(planned, updates, state, params, applied=True)
+        try:
+            return tree.staged() if tree is not None and tree.writable(applied=True) else None
+        except Mismatch:
+            return None
+
+    return FusedTransformation(composite.init, update, stage)
 
 
 class _Tree:
@@ -75,20 +83,27 @@ class _Tree:
         updates: Any,
         state: OptState,
         structure: pytree.PyTreeSpec,
-        rows: list[list[Any]],
+        grads: list[Any],
+        params: list[Any],
+        columns: list[list[Any]],
         groups: list[list[int]],
     ) -> None:
         self._plan = plan
         self._updates = updates
         self._state = state
         self._structure = structure
-        # By role: gradients, parameters if weights decay, states; each with one entry a leaf.
-        self._rows = rows
+        # Each with one entry a leaf; no params where none are needed.
+        self._grads = grads
+        self._params = params
+        self._columns = columns
         # Positions of the leaves that go into one call: of one dtype, on one device.
         self._groups = groups
 
-    def writable(self) -> bool:
-        """Tell whether the tensors can be written where they lie.
+    def writable(self, *, applied: bool) -> bool:
+        """Tell whether the results can be written where the given tensors lie.
+
+        Args:
+            applied: The new parameters into the old ones; else updates and states into theirs.
 
         Raises:
             Mismatch: they do not fit together. No group may be written before all are known to.
@@ -96,32 +111,25 @@ class _Tree:
         if transforming():
             return False
         for group in self._groups:
-            grads, *rest = [[row[i] for i in group] for row in self._rows]
-            layout_of(grads, *rest)
-            params = rest.pop(0) if self._plan.decays else []
-            written = [*grads, *(tensor for row in rest for tensor in row)]
+            grads, params, *columns = self._roles(group)
+            layout_of(grads, params, *columns)
+            others = [*grads, *_joined(columns)]
+            written, read = (params, others) if applied else (others, params)
             if not all(tensor.is_contiguous() for tensor in written):
                 return False
-            if overlap([*written, *map(torch.Tensor.contiguous, params)]):
+            if overlap([*written, *contiguous(read)]):
                 return False
         return True
 
     def update(self) -> tuple[Any, OptState]:
         """Return new trees, differentiable."""
         steps, lr, changes = self._counts()
-        decays = self._plan.decays
-        results = [list(row) for role, row in enumerate(self._rows) if not decays or role != 1]
+        results = [list(self._grads), *map(list, self._columns)]
         for group in self._groups:
             call = Call(self._plan, len(group), group)
-            tensors = [row[i] for row in self._rows for i in group]
-            outputs = step(call, lr, steps, tensors)
-            for role, result in enumerate(results):
-                for i, output in zip(group, outputs[role * len(group) :]):
-                    result[i] = output
-        updates, *columns = [pytree.tree_unflatten(self._structure, result) for result in results]
-        for (owner, field), column in zip(self._plan.kernel.columns, columns):
-            changes.setdefault(owner, {})[field] = column
-        return updates, replace(self._state, changes)
+            _scatter(step(call, lr, steps, _joined(self._roles(group))), group, results)
+        updates, *columns = results
+        return pytree.tree_unflatten(self._structure, updates), self._next(columns, changes)
 
     @torch.no_grad()
     def update_inplace(self) -> tuple[Any, OptState]:
@@ -129,16 +137,43 @@ class _Tree:
         steps, lr, changes = self._counts()
         plan = self._plan
         for group in self._groups:
-            grads, *rest = [[row[i] for i in group] for row in self._rows]
-            params = rest.pop(0) if plan.decays else []
-            states = [tensor for row in rest for tensor in row]
+            grads, params, *columns = self._roles(group)
             ops.FORWARD_INPLACE[plan.kernel.rule](
-                grads, params, states, steps, group, lr, plan.hyper
+                grads, params, _joined(columns), steps, group, lr, plan.hyper
             )
         for owner, fields in changes.items():
             for field, value in fields.items():
                 getattr(find(self._state, owner), field).copy_(value)
         return self._updates, self._state
+
+    def staged(self) -> Callable[[], OptState]:
+        """Return the function that writes new parameters into the old ones."""
+        steps, lr, changes = self._counts()
+        plan = self._plan
+
+        def take_step() -> OptState:
+            results = [*map(list, self._columns)]
+            for group in self._groups:
+                grads, params, *columns = self._roles(group)
+                outputs = ops.STEP_INPLACE[plan.kernel.rule](
+                    grads, params, _joined(columns), steps, group, lr, plan.hyper
+                )
+                _scatter(outputs, group, results)
+            return self._next(results, changes)
+
+        return take_step
+
+    def _roles(self, group: list[int]) -> list[list[Any]]:
+        """Return gradients, parameters (none, or one for each) and every column of states."""
+        grads, *columns = [[row[i] for i in group] for row in (self._grads, *self._columns)]
+        return [grads, [self._params[i] for i in group] if self._params else [], *columns]
+
+    def _next(self, columns: list[list[Any]], changes: dict[type, dict[str, Any]]) -> OptState:
+        """Return the state with new columns and counts."""
+        for (owner, field), column in zip(self._plan.kernel.columns, columns):
+            tree = pytree.tree_unflatten(self._structure, column)
+            changes.setdefault(owner, {})[field] = tree
+        return replace(self._state, changes)
 
     def _counts(self) -> tuple[Any, Any, dict[type, dict[str, Any]]]:
         """Return step counts and learning rate of this step, and the counts to be stored."""
@@ -157,23 +192,42 @@ class _Tree:
         return steps, lr if isinstance(lr, torch.Tensor) else None, changes
 
 
-def _read(plan: Plan, updates: Any, state: OptState, params: Params | None) -> _Tree | None:
-    """Take the trees apart; None if they differ in structure or no kernel takes them."""
-    leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
-    if plan.decays and params is None:
+def _read(
+    plan: Plan, updates: Any, state: OptState, params: Params | None, *, applied: bool = False
+) -> _Tree | None:
+    """Take the trees apart; None if they differ in structure or no kernel takes them.
+
+    Args:
+        applied: Parameters are needed even where no weights decay.
+    """
+    grads, structure = pytree.tree_flatten(updates, none_is_leaf=True)
+    needed = plan.decays or applied
+    if needed and params is None:
         return None
     try:
-        columns = [getattr(find(state, owner), field) for owner, field in plan.kernel.columns]
-        trees = [params, *columns] if plan.decays else columns
-        rows = [leaves, *(structure.flatten_up_to(tree) for tree in trees)]
+        trees = [getattr(find(state, owner), field) for owner, field in plan.kernel.columns]
+        columns = [structure.flatten_up_to(tree) for tree in trees]
+        flat = structure.flatten_up_to(params) if needed else []
     except ValueError:
         return None
-    present = [i for i, leaf in enumerate(leaves) if leaf is not None]
+    present = [i for i, leaf in enumerate(grads) if leaf is not None]
+    rows = [grads, *columns, flat] if needed else [grads, *columns]
     if not {type(row[i]) for row in rows for i in present} <= _PLAIN:
         return None
     groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
     for i in present:
-        groups.setdefault((leaves[i].dtype, leaves[i].device), []).append(i)
+        groups.setdefault((grads[i].dtype, grads[i].device), []).append(i)
     if not all(dtype in DTYPES and runs_on(device) for dtype, device in groups):
         return None
-    return _Tree(plan, updates, state, structure, rows, list(groups.values()))
+    return _Tree(plan, updates, state, structure, grads, flat, columns, list(groups.values()))
+
+
+def _joined(roles: Sequence[Sequence[Any]]) -> list[Any]:
+    return [tensor for role in roles for tensor in role]
+
+
+def _scatter(outputs: Sequence[Any], group: list[int], results: list[list[Any]]) -> None:
+    """Put the outputs of one call, role after role, at the places of its leaves."""
+    for role, result in enumerate(results):
+        for i, output in zip(group, outputs[role * len(group) :]):
+            result[i] = output

@@ -108,7 +108,8 @@ def launch(
     rule: str,
     layout: Layout,
     *,
-    backward: bool,
+    backward: bool = False,
+    apply: bool = False,
     inputs: Sequence[Role],
     outputs: Sequence[list[int]],
     steps: torch.Tensor | None,
@@ -123,6 +124,7 @@ def launch(
         rule: Name of the rule.
         layout: That of all tensors.
         backward: Run the derivative.
+        apply: Write the new parameters in the place of the updates.
         inputs: By role, in the order of ``csrc/problem.h``; None for a tensor of zeros.
         outputs: Where the results go, by role, in the order of ``csrc/problem.h``.
         steps: Step counts, int64, on the device.
@@ -136,6 +138,7 @@ def launch(
         RULES[rule],
         DTYPES[layout.dtype],
         backward,
+        apply,
         sizes,
         [pointers(role) for role in inputs],
         outputs,

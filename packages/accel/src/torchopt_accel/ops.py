@@ -1,6 +1,7 @@
-"""The operators ``torchopt::<rule>_forward``, ``_forward_`` (in place) and ``_backward``.
+"""The operators ``torchopt::<rule>_forward``, ``_forward_``, ``_step_`` and ``_backward``.
 
-All three take lists with one tensor for every leaf: gradients, parameters (an empty list for a
+``_forward_`` writes updates and new states into the tensors that it was given, ``_step_`` new
+parameters into the old ones. All take lists with one tensor for every leaf: gradients, parameters (an empty list for a
 rule without weight decay) and states, role after role. They know nothing of autograd, which is
 in ``step.py``; they are what fake tensors and the compiler see. Where nothing looks on, a step
 calls what is behind them.
@@ -35,6 +36,7 @@ _COMMON = 'Tensor? steps, int[] positions, Tensor? lr, float[] hyper'
 _SCHEMAS = {
     'forward': f'(Tensor[] grads, Tensor[] params, Tensor[] states, {_COMMON}) -> Tensor[]',
     'forward_': f'(Tensor(a!)[] grads, Tensor[] params, Tensor(b!)[] states, {_COMMON}) -> ()',
+    'step_': f'(Tensor[] grads, Tensor(a!)[] params, Tensor[] states, {_COMMON}) -> Tensor[]',
     'backward': (
         '(Tensor?[] cotangents, Tensor[] grads, Tensor[] params, Tensor[] states, '
         f'{_COMMON}, bool[] wanted) -> Tensor[]'
@@ -63,7 +65,6 @@ def _forward(rule: str) -> Callable[..., list[torch.Tensor]]:
         launch(
             rule,
             layout,
-            backward=False,
             inputs=[*map(contiguous, roles)],
             outputs=[addresses for _, addresses in results],
             steps=steps,
@@ -92,20 +93,12 @@ def _forward_inplace(rule: str) -> Callable[..., None]:
             return
         columns = _columns(count, states)
         layout = layout_of(grads, params, *columns)
-        written = [*grads, *states]
-        if not all(tensor.is_contiguous() for tensor in written):
-            raise ValueError('only contiguous tensors can be written in place')
         params = contiguous(params)
-        if overlap([*written, *params]):
-            raise ValueError('tensors that share memory cannot be written in place')
         steps, lr = _scalars(layout, steps, positions, lr)
-        torch.autograd.graph.increment_version(
-            [tensor for tensor in written if not tensor.is_inference()]
-        )
+        _prepare_writing([*grads, *states], params)
         launch(
             rule,
             layout,
-            backward=False,
             inputs=(grads, params, *columns),
             outputs=[*map(pointers, (grads, *columns))],
             steps=steps,
@@ -115,6 +108,53 @@ def _forward_inplace(rule: str) -> Callable[..., None]:
         )
 
     return forward_
+
+
+def _step_inplace(rule: str) -> Callable[..., list[torch.Tensor]]:
+    count = STATES[rule]
+
+    def step_(
+        grads: Tensors,
+        params: Tensors,
+        states: Tensors,
+        steps: Maybe,
+        positions: Sequence[int],
+        lr: Maybe,
+        hyper: Sequence[float],
+    ) -> list[torch.Tensor]:
+        if not grads:
+            return []
+        columns = _columns(count, states)
+        layout = layout_of(grads, params, *columns)
+        grads, *columns = map(contiguous, (grads, *columns))
+        steps, lr = _scalars(layout, steps, positions, lr)
+        _prepare_writing(params, [tensor for role in (grads, *columns) for tensor in role])
+        results = [allocate(layout) for _ in range(count)]
+        launch(
+            rule,
+            layout,
+            apply=True,
+            inputs=(grads, params, *columns),
+            outputs=[pointers(params), *(addresses for _, addresses in results)],
+            steps=steps,
+            positions=positions,
+            lr=lr,
+            hyper=hyper,
+        )
+        return [tensor for tensors, _ in results for tensor in tensors]
+
+    return step_
+
+
+def _prepare_writing(written: Tensors, read: Tensors) -> None:
+    """Raise unless tensors can be written in place, and tell autograd that they are."""
+    if not all(tensor.is_contiguous() for tensor in written):
+        raise ValueError('only contiguous tensors can be written in place')
+    if overlap([*written, *read]):
+        raise ValueError('tensors that share memory cannot be written in place')
+    torch.autograd.graph.increment_version(
+        [tensor for tensor in written if not tensor.is_inference()]
+    )
 
 
 def _backward(rule: str) -> Callable[..., list[torch.Tensor]]:
@@ -174,6 +214,12 @@ def _forward_fake(
 
 def _forward_inplace_fake(grads: Tensors, params: Tensors, states: Tensors, *rest: Any) -> None:
     return None
+
+
+def _step_inplace_fake(
+    grads: Tensors, params: Tensors, states: Tensors, *rest: Any
+) -> list[torch.Tensor]:
+    return [_like(tensor) for tensor in states]
 
 
 def _backward_fake(
@@ -264,4 +310,5 @@ _LIBRARY = torch.library.Library('torchopt', 'DEF')
 
 FORWARD = _register(_LIBRARY, 'forward', _forward, _forward_fake)
 FORWARD_INPLACE = _register(_LIBRARY, 'forward_', _forward_inplace, _forward_inplace_fake)
+STEP_INPLACE = _register(_LIBRARY, 'step_', _step_inplace, _step_inplace_fake)
 BACKWARD = _register(_LIBRARY, 'backward', _backward, _backward_fake)

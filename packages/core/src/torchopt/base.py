@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 from torchopt._inplace import lower_inplace
 from torchopt._state import saveable
-from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn
+from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn, Updates
 
 __all__ = [
     'ChainedGradientTransformation',
     'EmptyState',
+    'FusedTransformation',
     'GradientTransformation',
     'IdentityGradientTransformation',
     'chain',
@@ -40,6 +42,27 @@ class GradientTransformation(NamedTuple):
     def chain(self, after: GradientTransformation) -> GradientTransformation:
         """Return the transformation that applies this one, then ``after``."""
         return chain(self, after)
+
+
+Stage: TypeAlias = Callable[[Updates, OptState, Params], Callable[[], OptState] | None]
+
+
+class FusedTransformation(GradientTransformation):
+    """One that can take a whole step, its update and its application, in one pass over memory.
+
+    Attributes:
+        stage: ``stage(updates, state, params)`` returns the function that writes the new parameters
+            into the tensors of ``params`` and returns the next state; None where that can't be
+            done in one pass. Whatever can raise does so before anything is written.
+    """
+
+    stage: Stage
+
+    def __new__(cls, init: InitFn, update: UpdateFn, stage: Stage) -> FusedTransformation:
+        """Make the transformation from its three functions."""
+        self = super().__new__(cls, init, update)
+        self.stage = stage
+        return self
 
 
 class IdentityGradientTransformation(GradientTransformation):

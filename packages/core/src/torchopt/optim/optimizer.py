@@ -9,7 +9,7 @@ import torch
 
 from torchopt import _checks
 from torchopt._state import checked_like
-from torchopt.base import GradientTransformation
+from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.optim.arguments import Recipe
 from torchopt.typing import OptState, ParamsLike
 from torchopt.update import apply_updates
@@ -131,20 +131,7 @@ class Optimizer:
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            results = [
-                transformation.update(
-                    [p.grad if p.requires_grad else None for p in group['params']],
-                    state,
-                    params=group['params'],
-                    inplace=False,
-                )
-                for transformation, group, state in zip(
-                    self._transformations, self.param_groups, self._states
-                )
-            ]
-            for position, (updates, state) in enumerate(results):
-                apply_updates(self.param_groups[position]['params'], updates)
-                self._states[position] = state
+            self._step()
         return loss
 
     def state_dict(self) -> tuple[OptState, ...]:
@@ -158,6 +145,32 @@ class Optimizer:
             ValueError: the states do not fit this optimizer; nothing has changed then.
         """
         self._states = list(checked_like(tuple(self._states), state, 'state'))
+
+    def _step(self) -> None:
+        # Whatever can raise comes first, for all groups.
+        fused: dict[int, Callable[[], OptState]] = {}
+        plain: dict[int, tuple[Any, OptState]] = {}
+        for position, transformation in enumerate(self._transformations):
+            params, state = self.param_groups[position]['params'], self._states[position]
+            gradients = [param.grad if param.requires_grad else None for param in params]
+            take_step = None
+            if isinstance(transformation, FusedTransformation):
+                take_step = transformation.stage(gradients, state, params)
+            if take_step is not None:
+                fused[position] = take_step
+            else:
+                plain[position] = transformation.update(
+                    gradients, state, params=params, inplace=False
+                )
+        # In one call, so that a tensor that can't be written stops all groups.
+        apply_updates(
+            [self.param_groups[position]['params'] for position in plain],
+            [updates for updates, _ in plain.values()],
+        )
+        for position, (_, state) in plain.items():
+            self._states[position] = state
+        for position, take_step in fused.items():
+            self._states[position] = take_step()
 
     def __copy__(self) -> Optimizer:
         """Return an optimizer of the same tensors whose steps leave the state of this one."""
