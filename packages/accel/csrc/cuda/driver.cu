@@ -26,6 +26,25 @@ void require(cudaError_t status, const char* what) {
                              cudaGetErrorString(status));
 }
 
+// Makes a device the current one of this library's runtime, which need not be that of torch.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    require(cudaGetDevice(&before_), "device");
+    changed_ = before_ != device;
+    if (changed_) require(cudaSetDevice(device), "device");
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
 int64_t chunks(int64_t size) { return (size + kBlockChunk - 1) / kBlockChunk; }
 
 struct Scalars {
@@ -313,17 +332,17 @@ void launch_dtype(const Problem& problem, cudaStream_t stream, double* scratch) 
 }  // namespace
 
 std::string cuda_obstacle(int device) {
-  // The runtime loads the device's machine code, or compiles that for it, or says that it can't.
-  int before = 0;
-  cudaError_t status = cudaGetDevice(&before);
-  if (status == cudaSuccess) status = cudaSetDevice(device);
-  cudaFuncAttributes attributes;
-  if (status == cudaSuccess)
-    status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather));
-  cudaSetDevice(before);
-  // A failure here must not be reported by the next launch.
-  cudaGetLastError();
-  return status == cudaSuccess ? "" : cudaGetErrorString(status);
+  try {
+    const OnDevice guard(device);
+    // The runtime loads the device's machine code, or compiles that for it, or says that it can't.
+    cudaFuncAttributes attributes;
+    require(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather)), "kernels");
+    return "";
+  } catch (const std::runtime_error& error) {
+    // A failure here must not be reported by the next launch.
+    cudaGetLastError();
+    return error.what();
+  }
 }
 
 int64_t cuda_scratch(const std::vector<int64_t>& sizes) {
@@ -332,7 +351,8 @@ int64_t cuda_scratch(const std::vector<int64_t>& sizes) {
   return total;
 }
 
-void run_on_cuda(const Problem& problem, uintptr_t stream, uintptr_t scratch) {
+void run_on_cuda(const Problem& problem, int device, uintptr_t stream, uintptr_t scratch) {
+  const OnDevice guard(device);
   using Launch = void (*)(const Problem&, cudaStream_t, double*);
 #define TORCHOPT_RULE(name, Rule) launch_dtype<Rule>,
   static const Launch by_rule[] = {

@@ -153,7 +153,8 @@ class _Tree:
             lr = lr(as_float(count))
             changes[ScaleByScheduleState] = {'steps': count + 1}
             if not isinstance(lr, torch.Tensor):
-                lr = torch.tensor(lr, dtype=torch.float64)
+                # Filled where it is needed: a CUDA graph can't hold a copy from the host.
+                lr = torch.full((), lr, dtype=torch.float64, device=count.device)
         return steps, lr if isinstance(lr, torch.Tensor) else None, changes
 
 
