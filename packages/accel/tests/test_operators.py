@@ -15,16 +15,17 @@ from torchopt_accel.launch import RULES, STATES
 HYPER = [0.1, 1.0, 0.1, 0.0, 0.7, 0.8, 1e-2, 1e-2, 0.0]
 
 
-def arguments(rule: str, lr: bool) -> tuple[Any, ...]:
+def arguments(rule: str, lr: bool, device: str) -> tuple[Any, ...]:
     source = generator(0)
     shapes = [(3,), (2, 3), (), (0,)]
 
     def tensors() -> list[torch.Tensor]:
-        return [torch.rand(shape, generator=source) + 0.1 for shape in shapes]
+        return [(torch.rand(shape, generator=source) + 0.1).to(device) for shape in shapes]
 
     states = [tensor for _ in range(STATES[rule]) for tensor in tensors()]
-    rate = torch.tensor(0.1) if lr else None
-    return tensors(), tensors(), states, torch.tensor([3, 5, 7, 9]), [0, 1, 2, 3], rate, HYPER
+    steps = torch.tensor([3, 5, 7, 9], device=device)
+    rate = torch.tensor(0.1, device=device) if lr else None
+    return tensors(), tensors(), states, steps, [0, 1, 2, 3], rate, HYPER
 
 
 def operator(rule: str, kind: str) -> Any:
@@ -33,8 +34,8 @@ def operator(rule: str, kind: str) -> Any:
 
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('lr', [False, True])
-def test_opcheck(rule: str, lr: bool) -> None:
-    given = arguments(rule, lr)
+def test_opcheck(rule: str, lr: bool, device: str) -> None:
+    given = arguments(rule, lr, device)
     torch.library.opcheck(operator(rule, 'forward'), given)
     torch.library.opcheck(operator(rule, 'forward_'), given)
     count = len(given[0]) * (1 + STATES[rule])
