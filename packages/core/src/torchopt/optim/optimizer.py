@@ -142,9 +142,12 @@ class Optimizer:
                     self._transformations, self.param_groups, self._states
                 )
             ]
-            for position, (updates, state) in enumerate(results):
-                apply_updates(self.param_groups[position]['params'], updates)
-                self._states[position] = state
+            # In one call, so that a tensor that can't be written stops all groups.
+            apply_updates(
+                [group['params'] for group in self.param_groups],
+                [updates for updates, _ in results],
+            )
+            self._states = [state for _, state in results]
         return loss
 
     def state_dict(self) -> tuple[OptState, ...]:
