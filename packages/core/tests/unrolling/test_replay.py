@@ -141,6 +141,28 @@ def test_autocast(backward: Strategy) -> None:
 
 
 @pytest.mark.parametrize('backward', MODES[:-1], ids=str)
+def test_autocast_that_the_step_changes(backward: Strategy) -> None:
+    """What it exempts stays exact in the derivative, and what it casts is cast again."""
+
+    def step(w: torch.Tensor, x: torch.Tensor, k: torch.Tensor) -> Any:
+        with torch.autocast('cpu', enabled=False):
+            exact = unrolling.grad(lambda w, *, x, k: ((x @ w).tanh() * k).square().mean())
+            w = w - 0.1 * exact(w, x=x, k=k) @ w
+        with torch.autocast('cpu', dtype=torch.float16):
+            cast = unrolling.grad(lambda w, *, x, k: ((x @ w).float().tanh() * k).mean())
+            return w - 0.1 * cast(w, x=x, k=k), None
+
+    def gradients(mode: Strategy) -> Any:
+        torch.manual_seed(0)
+        w, k = torch.randn(16, 16, requires_grad=True), torch.tensor(0.7, requires_grad=True)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            end, _ = torchopt.unroll(step, w, torch.randn(3, 8, 16), k, backward=mode)
+        return torch.autograd.grad(end.square().sum(), (w, k))
+
+    torch.testing.assert_close(gradients(backward), gradients(Stored()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('backward', MODES[:-1], ids=str)
 def test_buffers_of_batch_norm(backward: Strategy) -> None:
     def gradients(mode: Strategy) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         torch.manual_seed(0)
