@@ -108,6 +108,15 @@ def test_schedule_of_numbers(device: str) -> None:
     assert_trees_close(*results)
 
 
+@pytest.mark.parametrize('inplace', [True, False])
+def test_schedule_of_vectors_raises_as_the_rule_does(inplace: bool) -> None:
+    optimizer = torchopt.adam(lambda count: torch.ones(1), use_accelerated_op=True)
+    gradients = [torch.ones(3)]
+    with pytest.raises(ValueError, match='0-dim'):
+        optimizer.update(gradients, optimizer.init(gradients), inplace=inplace)
+    assert torch.equal(gradients[0], torch.ones(3))
+
+
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_inplace(case: OptimizerCase, device: str, launches: list[str]) -> None:
     results = []

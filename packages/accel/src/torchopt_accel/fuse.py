@@ -155,6 +155,8 @@ class _Tree:
             if not isinstance(lr, torch.Tensor):
                 # Filled where it is needed: a CUDA graph can't hold a copy from the host.
                 lr = torch.full((), lr, dtype=torch.float64, device=count.device)
+            elif lr.dim() != 0:
+                raise Mismatch('a schedule must return a number or a 0-dim tensor')
         return steps, lr if isinstance(lr, torch.Tensor) else None, changes
 
 
