@@ -5,6 +5,7 @@ it to that.
 """
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ def main(wheel: Path) -> None:
         symbols = _output('nm', '-DC', path).splitlines()
         needed = re.findall(r'\(NEEDED\).*\[(.*)\]', _output('readelf', '-d', path))
         carries_cuda = '.nv_fatbin' in _output('readelf', '-SW', path)
+        kernels = _kernels(path) if carries_cuda else 'no CUDA kernels'
         size = path.stat().st_size
     defined = [line.split()[-1] for line in symbols if not line.startswith(' ')]
     assert defined == ['PyInit__C'], f'{library} exports {defined[:5]}'
@@ -35,8 +37,23 @@ def main(wheel: Path) -> None:
     assert not foreign, f'{library} has symbols of torch or CUDA: {foreign[:5]}'
     strange = [name for name in needed if not SYSTEM.fullmatch(name)]
     assert not strange, f'{library} needs {strange}'
-    kinds = 'CPU and CUDA' if carries_cuda else 'CPU'
-    print(f'{wheel.name}: {kinds}, {size / 2**20:.1f} MiB, needs {", ".join(needed)}')
+    print(f'{wheel.name}: {kernels}, {size / 2**20:.1f} MiB, needs {", ".join(needed)}')
+
+
+def _kernels(library: Path) -> str:
+    """Check that CUDA kernels keep everything in registers; needs the cuobjdump of CUDA."""
+    if not shutil.which('cuobjdump'):
+        return 'CUDA kernels that were not looked at, since cuobjdump is missing'
+    for kind, wanted in (('elf', {'80', '90'}), ('ptx', {'90'})):
+        found = set(re.findall(r'\.sm_(\d+)\w*\.', _output('cuobjdump', f'--list-{kind}', library)))
+        assert found >= wanted, f'{library.name} has {kind} for {found}'
+    usage = _output('cuobjdump', '--dump-resource-usage', library)
+    kernels = re.findall(r'Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)', usage)
+    assert kernels, usage[:500]
+    spilling = [name for name, _, *bytes_ in kernels if any(map(int, bytes_))]
+    assert not spilling, f'these kernels use local memory: {spilling}'
+    most = max(int(registers) for _, registers, *_ in kernels)
+    return f'{len(kernels)} CUDA kernels in up to {most} registers'
 
 
 def _output(*command: str | Path) -> str:

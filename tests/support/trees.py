@@ -16,12 +16,12 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def sample_params(dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+def sample_params(dtype: torch.dtype = torch.float64, device: str = 'cpu') -> dict[str, Any]:
     """A nested tree with a matrix, a transposed one, a vector, a 0-dim and an empty tensor."""
     source = generator(0)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=source, dtype=torch.float64).to(dtype)
+        return torch.randn(shape, generator=source, dtype=torch.float64).to(device, dtype)
 
     return {
         'layers': [(normal(3, 2), normal(2)), (normal(2, 3).t(), None)],
@@ -45,7 +45,7 @@ def sample_gradients(params: Tree, step: int, *, sparse: bool = False) -> Tree:
             continue
         gradient = torch.randn(leaf.shape, generator=source, dtype=torch.float64)
         zero = torch.rand(leaf.shape, generator=source) < 0.1
-        gradients.append(gradient.masked_fill(zero, 0.0).to(leaf.dtype))
+        gradients.append(gradient.masked_fill(zero, 0.0).to(leaf.device, leaf.dtype))
     return pytree.tree_unflatten(structure, gradients)
 
 
@@ -55,7 +55,7 @@ def copied(tree: Tree) -> Tree:
     def copy(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        new = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype)
+        new = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
         new.copy_(leaf.detach())
         return new.requires_grad_(leaf.requires_grad)
 

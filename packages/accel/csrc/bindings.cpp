@@ -128,8 +128,8 @@ NB_MODULE(_C, m) {
     names.append(nb::make_tuple(rule.name, rule.states));
   m.attr("RULES") = nb::tuple(names);
 #ifdef TORCHOPT_WITH_CUDA
-  m.def("run_on_cuda", &torchopt::run_on_cuda, nb::arg("problem"), nb::arg("stream"),
-        nb::arg("scratch"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("run_on_cuda", &torchopt::run_on_cuda, nb::arg("problem"), nb::arg("device"),
+        nb::arg("stream"), nb::arg("scratch"), nb::call_guard<nb::gil_scoped_release>());
   m.def("cuda_scratch", &torchopt::cuda_scratch, nb::arg("sizes"));
   m.def("cuda_obstacle", &torchopt::cuda_obstacle, nb::arg("device"));
 #endif

@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 import torchopt_accel.ops
 from torchopt_accel._extension import C
+from torchopt_accel.devices import obstacle
+
+_NO_CUDA = obstacle(torch.device('cuda'))
+_CUDA = pytest.param(
+    'cuda', marks=[pytest.mark.cuda, pytest.mark.skipif(bool(_NO_CUDA), reason=_NO_CUDA)]
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,10 +37,21 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-@pytest.fixture(params=C.supported_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test with the kernels of every instruction set that this machine has."""
+# For the session, so that Hypothesis may draw many examples on one device.
+@pytest.fixture(scope='session', params=['cpu', _CUDA])
+def device(request: pytest.FixtureRequest) -> str:
+    """Runs a test on every kind of device."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=[*C.supported_isas(), _CUDA])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test with the kernels of every instruction set, and of CUDA; is their device."""
+    if request.param == 'cuda':
+        yield 'cuda'
+        return
     before = C.current_isa()
     C.use_isa(request.param)
-    yield request.param
+    yield 'cpu'
     C.use_isa(before)

@@ -15,16 +15,17 @@ from torchopt_accel.launch import RULES, STATES
 HYPER = [0.1, 1.0, 0.1, 0.0, 0.7, 0.8, 1e-2, 1e-2, 0.0]
 
 
-def arguments(rule: str, lr: bool) -> tuple[Any, ...]:
+def arguments(rule: str, lr: bool, device: str) -> tuple[Any, ...]:
     source = generator(0)
     shapes = [(3,), (2, 3), (), (0,)]
 
     def tensors() -> list[torch.Tensor]:
-        return [torch.rand(shape, generator=source) + 0.1 for shape in shapes]
+        return [(torch.rand(shape, generator=source) + 0.1).to(device) for shape in shapes]
 
     states = [tensor for _ in range(STATES[rule]) for tensor in tensors()]
-    rate = torch.tensor(0.1) if lr else None
-    return tensors(), tensors(), states, torch.tensor([3, 5, 7, 9]), [0, 1, 2, 3], rate, HYPER
+    steps = torch.tensor([3, 5, 7, 9], device=device)
+    rate = torch.tensor(0.1, device=device) if lr else None
+    return tensors(), tensors(), states, steps, [0, 1, 2, 3], rate, HYPER
 
 
 def operator(rule: str, kind: str) -> Any:
@@ -33,10 +34,11 @@ def operator(rule: str, kind: str) -> Any:
 
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('lr', [False, True])
-def test_opcheck(rule: str, lr: bool) -> None:
-    given = arguments(rule, lr)
+def test_opcheck(rule: str, lr: bool, device: str) -> None:
+    given = arguments(rule, lr, device)
     torch.library.opcheck(operator(rule, 'forward'), given)
     torch.library.opcheck(operator(rule, 'forward_'), given)
+    torch.library.opcheck(operator(rule, 'step_'), given)
     count = len(given[0]) * (1 + STATES[rule])
     cotangents: list[torch.Tensor | None] = [*(torch.ones_like(x) for x in (*given[0], *given[2]))]
     cotangents[0] = cotangents[count - 1] = None
@@ -77,7 +79,7 @@ BAD = {
 
 
 @pytest.mark.parametrize('changes', BAD.values(), ids=BAD)
-@pytest.mark.parametrize('kind', ['FORWARD', 'FORWARD_INPLACE', 'BACKWARD'])
+@pytest.mark.parametrize('kind', ['FORWARD', 'FORWARD_INPLACE', 'STEP_INPLACE', 'BACKWARD'])
 def test_mismatch_raises(changes: dict[str, Any], kind: str) -> None:
     given = adam_arguments(**changes)
     if kind == 'BACKWARD':
@@ -108,6 +110,23 @@ def test_inplace_refuses_shared_memory() -> None:
         ops.FORWARD_INPLACE['adam'](*adam_arguments(grads=[torch.ones(6)[::2], torch.ones(2)]))
     # Tensors beside each other in one buffer are right.
     ops.FORWARD_INPLACE['adam'](*adam_arguments(grads=[whole[:3], whole[3:]]))
+
+
+def test_step_refuses_what_it_cannot_write() -> None:
+    def step(**changes: Any) -> None:
+        given = {'params': [torch.ones(3), torch.ones(2)], **changes}
+        ops.STEP_INPLACE['adam'](*adam_arguments(**given))
+
+    whole = torch.ones(5)
+    with pytest.raises(ValueError, match='share memory'):
+        step(params=[whole[:3], whole[2:4]])
+    with pytest.raises(ValueError, match='share memory'):
+        step(params=[whole[:3], whole[3:]], grads=[whole[:3], torch.ones(2)])
+    with pytest.raises(ValueError, match='contiguous'):
+        step(params=[torch.ones(6)[::2], torch.ones(2)])
+    with pytest.raises(ValueError, match='with params'):
+        step(params=[])
+    step()
 
 
 def test_empty_list() -> None:

@@ -32,8 +32,11 @@ def one_step(case: OptimizerCase, gradient: Any, moment: float, **options: Any) 
 @pytest.mark.parametrize('case', FUSED, ids=str)
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('moment', [0.0, 0.5])
-def test_zero_and_tiny_gradients(case: OptimizerCase, dtype: torch.dtype, moment: float) -> None:
-    gradient = torch.tensor([0.0, -0.0, 1e-30, -1e-12, 1e-8, 1.0, 1e10], dtype=dtype)
+def test_zero_and_tiny_gradients(
+    case: OptimizerCase, dtype: torch.dtype, moment: float, device: str
+) -> None:
+    numbers = [0.0, -0.0, 1e-30, -1e-12, 1e-8, 1.0, 1e10]
+    gradient = torch.tensor(numbers, dtype=dtype, device=device)
     expected = one_step(case, gradient, moment)
     actual = one_step(case, gradient, moment, use_accelerated_op=True)
     resolution = 1e-11 if dtype == torch.float64 else 2e-5
@@ -43,8 +46,8 @@ def test_zero_and_tiny_gradients(case: OptimizerCase, dtype: torch.dtype, moment
 
 
 @pytest.mark.parametrize('case', FUSED, ids=str)
-def test_infinite_and_nan_gradients(case: OptimizerCase) -> None:
-    gradient = torch.tensor([INF, -INF, NAN, 0.5], dtype=torch.float64)
+def test_infinite_and_nan_gradients(case: OptimizerCase, device: str) -> None:
+    gradient = torch.tensor([INF, -INF, NAN, 0.5], dtype=torch.float64, device=device)
     expected, actual = (
         one_step(case, gradient, 0.5, use_accelerated_op=accelerated)[0]
         for accelerated in (False, True)
@@ -55,9 +58,9 @@ def test_infinite_and_nan_gradients(case: OptimizerCase) -> None:
 
 @pytest.mark.parametrize('name', ['adam', 'radam', 'rmsprop', 'adagrad'])
 @pytest.mark.parametrize('eps', [0.0, 1e3])
-def test_extreme_eps(name: str, eps: float) -> None:
+def test_extreme_eps(name: str, eps: float, device: str) -> None:
     case = next(case for case in FUSED if str(case) == f'{name}-defaults')
-    gradient = torch.tensor([0.3, -2.0], dtype=torch.float64)
+    gradient = torch.tensor([0.3, -2.0], dtype=torch.float64, device=device)
     expected = one_step(case, gradient, 0.1, eps=eps)
     actual = one_step(case, gradient, 0.1, eps=eps, use_accelerated_op=True)
     for mine, theirs in zip(pytree.tree_leaves(actual), pytree.tree_leaves(expected)):

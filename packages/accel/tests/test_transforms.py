@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -22,8 +23,15 @@ SHAPES = {'w': (2, 3), 'b': (2,)}
 each_case = pytest.mark.parametrize('case', FUSED, ids=str)
 
 
+@pytest.fixture(autouse=True)
+def everywhere(device: str) -> Iterator[None]:
+    with nullcontext() if device == 'cpu' else torch.device(device):
+        yield
+
+
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+    drawn = torch.randn(shape, generator=generator(seed), dtype=torch.float64, device='cpu')
+    return drawn.to(torch.get_default_device())
 
 
 def params_of(seed: int = 0, batch: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:

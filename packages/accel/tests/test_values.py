@@ -45,8 +45,8 @@ def unrolled(
     return params, state
 
 
-def derivatives(case: OptimizerCase, **overrides: Any) -> list[Any]:
-    params = requiring_grad(sample_params())
+def derivatives(case: OptimizerCase, device: str, **overrides: Any) -> list[Any]:
+    params = requiring_grad(sample_params(device=device))
     result = unrolled(case.make(**overrides), params)
     inputs = pytree.tree_leaves(params)
     if isinstance(overrides.get('lr'), torch.Tensor):
@@ -58,10 +58,10 @@ def derivatives(case: OptimizerCase, **overrides: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_values_and_derivatives(case: OptimizerCase, launches: list[str]) -> None:
-    expected = derivatives(case)
+def test_values_and_derivatives(case: OptimizerCase, device: str, launches: list[str]) -> None:
+    expected = derivatives(case, device)
     assert not launches
-    actual = derivatives(case, use_accelerated_op=True)
+    actual = derivatives(case, device, use_accelerated_op=True)
     assert bool(launches) == fused(case)
     assert any(name.endswith('_backward') for name in launches) == fused(case)
     assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
@@ -70,12 +70,12 @@ def test_values_and_derivatives(case: OptimizerCase, launches: list[str]) -> Non
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 def test_learnable_learning_rate(
-    case: OptimizerCase, dtype: torch.dtype, launches: list[str]
+    case: OptimizerCase, dtype: torch.dtype, device: str, launches: list[str]
 ) -> None:
     results = []
     for accelerated in (False, True):
-        lr = torch.tensor(0.03, dtype=dtype, requires_grad=True)
-        results.append(derivatives(case, lr=lr, use_accelerated_op=accelerated))
+        lr = torch.tensor(0.03, dtype=dtype, device=device, requires_grad=True)
+        results.append(derivatives(case, device, lr=lr, use_accelerated_op=accelerated))
     assert bool(launches) == fused(case)
     # The learning rate's gradient is rounded to its own dtype.
     tolerance = 1e-11 if dtype == torch.float64 else 1e-4
@@ -83,13 +83,13 @@ def test_learnable_learning_rate(
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
-def test_schedule(case: OptimizerCase, launches: list[str]) -> None:
-    start = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+def test_schedule(case: OptimizerCase, device: str, launches: list[str]) -> None:
+    start = torch.tensor(0.1, dtype=torch.float64, device=device, requires_grad=True)
     schedule = torchopt.schedule.linear_schedule(start, 0.01, 3)
     results = []
     for accelerated in (False, True):
         params, _ = unrolled(
-            case.make(lr=schedule, use_accelerated_op=accelerated), sample_params()
+            case.make(lr=schedule, use_accelerated_op=accelerated), sample_params(device=device)
         )
         loss = sum(x.square().sum() for x in pytree.tree_leaves(params))
         results.append((params, torch.autograd.grad(loss, start)))
@@ -97,22 +97,44 @@ def test_schedule(case: OptimizerCase, launches: list[str]) -> None:
     assert_trees_close(*results, rtol=1e-12, atol=1e-12)
 
 
-def test_schedule_of_numbers() -> None:
+def test_schedule_of_numbers(device: str) -> None:
     results = [
-        unrolled(torchopt.adam(lambda count: 0.5, use_accelerated_op=accelerated), sample_params())
+        unrolled(
+            torchopt.adam(lambda count: 0.5, use_accelerated_op=accelerated),
+            sample_params(device=device),
+        )
         for accelerated in (False, True)
     ]
     assert_trees_close(*results)
 
 
+@pytest.mark.parametrize('inplace', [True, False])
+def test_schedule_of_vectors_raises_as_the_rule_does(inplace: bool) -> None:
+    optimizer = torchopt.adam(lambda count: torch.ones(1), use_accelerated_op=True)
+    gradients = [torch.ones(3)]
+    with pytest.raises(ValueError, match='0-dim'):
+        optimizer.update(gradients, optimizer.init(gradients), inplace=inplace)
+    assert torch.equal(gradients[0], torch.ones(3))
+
+
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_inplace(case: OptimizerCase, launches: list[str]) -> None:
+def test_inplace(case: OptimizerCase, device: str, launches: list[str]) -> None:
     results = []
     for accelerated in (False, True):
         optimizer = case.make(use_accelerated_op=accelerated)
-        results.append(unrolled(optimizer, sample_params(), inplace=True))
+        results.append(unrolled(optimizer, sample_params(device=device), inplace=True))
     assert bool(launches) == fused(case)
     assert_trees_close(*results)
+
+
+def test_inplace_cuts_graphs() -> None:
+    params = [torch.tensor([1.0, 2.0], requires_grad=True)]
+    gradients = torch.autograd.grad((params[0] ** 3).sum(), params, create_graph=True)
+    optimizer = torchopt.sgd(0.1, use_accelerated_op=True)
+    updates, _ = optimizer.update(list(gradients), optimizer.init(params))
+    assert not updates[0].requires_grad
+    assert torchopt.apply_updates(params, updates)[0] is params[0]
+    torch.testing.assert_close(params[0].detach(), torch.tensor([0.7, 0.8]))
 
 
 def test_inplace_writes_where_it_says() -> None:
@@ -136,10 +158,10 @@ def test_inplace_writes_where_it_says() -> None:
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize('scale', [1.0, 1e-3])
-def test_precision(case: OptimizerCase, dtype: torch.dtype, scale: float, isa: str) -> None:
+def test_precision(case: OptimizerCase, dtype: torch.dtype, scale: float, kernels: str) -> None:
     """Values and derivatives of one step against those of the same numbers in float64."""
     resolution = torch.finfo(dtype).eps
-    params = sample_params(dtype)
+    params = sample_params(dtype, kernels)
     state = case.make().init(params)
     state = pytree.tree_map(lambda s: (s + 0.5).detach() if s.is_floating_point() else s, state)
     gradients = pytree.tree_map(lambda g: g * scale, sample_gradients(params, 0))

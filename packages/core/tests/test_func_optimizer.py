@@ -37,6 +37,18 @@ def test_inplace_equals_functional(case: OptimizerCase) -> None:
     assert_trees_close(fixed, moving)
 
 
+@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+def test_inplace_writes_into_params_alone(case: OptimizerCase) -> None:
+    """Gradients of a sum are expanded from a single number; an extracted state is the caller's."""
+    params = [torch.tensor([1.0, -2.0], requires_grad=True)]
+    optimizer = torchopt.FuncOptimizer(case.make())
+    optimizer.step(params[0].sum(), params, inplace=True)
+    state = optimizer.state_dict()
+    before = copied(state)
+    optimizer.step(params[0].sum(), params, inplace=True)
+    assert_trees_equal(state, before)
+
+
 def test_first_order_treats_gradients_as_constants() -> None:
     x, phi = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (2.0, 3.0))
     optimizer = torchopt.FuncOptimizer(torchopt.sgd(lr=0.5))

@@ -74,6 +74,27 @@ def test_meta_sgd_gradient_to_the_tree_of_rates(case: OptimizerCase) -> None:
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+def test_tensors_changed_in_place_take_effect(case: OptimizerCase) -> None:
+    """An outer optimizer changes what it learns in place, under the inner one."""
+    options = case.tensor_options()
+    rates = pytree.tree_map(lambda x: torch.full_like(x, 0.1).requires_grad_(), START)
+    for changed in (options, {**options, 'lr': rates}):
+        optimizer = case.make(**changed)
+        with torch.no_grad():
+            for leaf in pytree.tree_leaves(changed):
+                leaf.mul_(0.9)
+        assert_trees_close(run(optimizer, START), run(case.make(**changed), START))
+
+
+def test_a_learning_rate_learns_wherever_the_optimizer_is_made() -> None:
+    rate = torch.tensor(0.1, requires_grad=True)
+    with torch.no_grad():
+        optimizer = torchopt.sgd(lr=rate)
+    (update,), _ = optimizer.update([torch.ones(2)], optimizer.init([torch.ones(2)]), inplace=False)
+    assert torch.autograd.grad(update.sum(), rate)[0].item() == -2.0
+
+
+@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_meta_gradient_to_the_tensors_of_a_schedule(case: OptimizerCase) -> None:
     first, rate = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.2, 0.8))
 

@@ -226,3 +226,15 @@ def test_a_step_that_raises_changes_no_group() -> None:
     with pytest.raises(ValueError, match=r'lr\[0\] does not fit'):
         run(optimizer, params, range(1))
     assert_trees_equal([p.detach() for p in params], [p.detach() for p in before])
+
+
+def test_a_tensor_that_cannot_be_written_changes_no_group() -> None:
+    params = [torch.ones(2, requires_grad=True), torch.ones(1).expand(3).requires_grad_()]
+    optimizer = torchopt.Adam([{'params': params[:1]}, {'params': params[1:]}])
+    state = optimizer.state_dict()
+    for param in params:
+        param.grad = torch.ones(param.shape)
+    with pytest.raises(ValueError, match='cannot write into an expanded tensor'):
+        optimizer.step()
+    assert [p.tolist() for p in params] == [[1.0] * 2, [1.0] * 3]
+    assert optimizer.state_dict() == state

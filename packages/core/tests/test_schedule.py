@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import torchopt
+from support.trees import assert_trees_equal, copied
 
 values = st.floats(-10, 10, allow_subnormal=False)
 counts = st.integers(0, 200)
@@ -129,3 +130,13 @@ def test_arguments_out_of_range(make: Any, arguments: tuple[Any, ...], message: 
 def test_a_schedule_must_be_callable() -> None:
     with pytest.raises(TypeError, match='schedule must be callable, got 3'):
         torchopt.transform.scale_by_schedule(3)
+
+
+@pytest.mark.parametrize('inplace', [True, False])
+def test_a_schedule_must_return_one_value(inplace: bool) -> None:
+    optimizer = torchopt.adam(lr=lambda count: torch.ones(1))
+    params = [torch.ones(2), torch.ones(())]
+    gradients, state = copied(params), optimizer.init(params)
+    with pytest.raises(ValueError, match=r'a schedule must return a number .* of shape \(1,\)'):
+        optimizer.update(gradients, state, inplace=inplace)
+    assert_trees_equal((gradients, state), (params, optimizer.init(params)))

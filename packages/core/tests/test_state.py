@@ -139,3 +139,42 @@ def test_expanded_tensors_are_not_written(case: OptimizerCase) -> None:
     with pytest.raises(ValueError, match='cannot write into an expanded tensor'):
         optimizer.update({'w': torch.tensor(1.0).expand(3)}, state, params=params)
     assert_trees_equal(state, before)
+
+
+@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+def test_gradients_that_are_one_tensor_get_an_update_each(case: OptimizerCase) -> None:
+    """Autograd gives both summands of a sum the same tensor, or a view of it."""
+    params = [torch.tensor([1.0, 2.0]), torch.tensor([5.0, 7.0]), torch.tensor([[0.5], [3.0]])]
+    results = []
+    for inplace in (True, False):
+        optimizer = case.make()
+        leaves = [p.clone().requires_grad_() for p in params]
+        loss = (leaves[0] + leaves[1] + leaves[2].squeeze()).square().sum()
+        gradients = torch.autograd.grad(loss, leaves)
+        assert gradients[0] is gradients[1]
+        assert gradients[0].data_ptr() == gradients[2].data_ptr()
+        state = optimizer.init(params)
+        results.append(optimizer.update(list(gradients), state, params=params, inplace=inplace))
+    assert_trees_close(*pytree.tree_map(torch.Tensor.detach, results), rtol=1e-6)
+
+
+def test_views_of_one_tensor_that_lie_apart_are_written() -> None:
+    flat = torch.ones(5)
+    views = list(flat.split([2, 3]))
+    optimizer = torchopt.sgd(lr=0.5)
+    updates, _ = optimizer.update(views, optimizer.init(views))
+    assert all(update is view for update, view in zip(updates, views))
+    assert flat.tolist() == [-0.5] * 5
+
+
+@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+def test_inplace_leaves_no_graph_of_what_it_has_overwritten(case: OptimizerCase) -> None:
+    param = torch.tensor([1.0, -2.0], requires_grad=True)
+    optimizer = case.make()
+    (gradient,) = torch.autograd.grad((param**3).sum(), param, create_graph=True)
+    _, state = optimizer.update([gradient], optimizer.init([param]), params=[param], inplace=False)
+    (gradient,) = torch.autograd.grad((param**3).sum(), param, create_graph=True)
+    updates, state = optimizer.update([gradient], state, params=[param])
+    assert updates[0].data_ptr() == gradient.data_ptr()
+    assert all(leaf.grad_fn is None for leaf in pytree.tree_leaves((updates, state)))
+    assert torchopt.apply_updates([param], updates)[0] is param

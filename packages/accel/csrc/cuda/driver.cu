@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../step.h"
+#include "../work.h"
 
 namespace torchopt {
 namespace {
@@ -25,6 +25,25 @@ void require(cudaError_t status, const char* what) {
     throw std::runtime_error(std::string("torchopt_accel: ") + what + ": " +
                              cudaGetErrorString(status));
 }
+
+// Makes a device the current one of this library's runtime, which need not be that of torch.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    require(cudaGetDevice(&before_), "device");
+    changed_ = before_ != device;
+    if (changed_) require(cudaSetDevice(device), "device");
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
 
 int64_t chunks(int64_t size) { return (size + kBlockChunk - 1) / kBlockChunk; }
 
@@ -97,44 +116,6 @@ __device__ __forceinline__ int tensor_of(const Arguments<kRoles>& arguments, int
   }
   return low;
 }
-
-// The element's work in the forward direction: inputs grad, param, states; outputs update, states.
-template <template <class> class Rule, class Storage>
-struct Forward {
-  using T = typename Storage::Compute;
-  using M = typename Storage::Memory;
-  static constexpr int K = Rule<T>::kStates;
-  static constexpr int kInputs = K + 2, kOutputs = K + 1;
-
-  __device__ __forceinline__ static T run(const Step<Rule, T>& step, const M* in, M* out) {
-    T s[slots(K)], t[slots(K)];
-    for (int k = 0; k < K; ++k) s[k] = Storage::load(in[2 + k]);
-    out[0] = Storage::store(step.forward(Storage::load(in[0]), Storage::load(in[1]), s, t));
-    for (int k = 0; k < K; ++k) out[1 + k] = Storage::store(t[k]);
-    return T(0);
-  }
-};
-
-// Backward: inputs cotangents of update and states, grad, param, states; outputs their cotangents.
-template <template <class> class Rule, class Storage>
-struct Backward {
-  using T = typename Storage::Compute;
-  using M = typename Storage::Memory;
-  static constexpr int K = Rule<T>::kStates;
-  static constexpr int kInputs = 2 * K + 3, kOutputs = K + 2;
-
-  __device__ __forceinline__ static T run(const Step<Rule, T>& step, const M* in, M* out) {
-    T s[slots(K)], dt[slots(K)], ds[slots(K)], dg, dp;
-    for (int k = 0; k < K; ++k) dt[k] = Storage::load(in[1 + k]);
-    for (int k = 0; k < K; ++k) s[k] = Storage::load(in[K + 3 + k]);
-    T dscale = step.vjp(Storage::load(in[K + 1]), Storage::load(in[K + 2]), s,
-                        Storage::load(in[0]), dt, dg, dp, ds);
-    out[0] = Storage::store(dg);
-    out[1] = Storage::store(dp);
-    for (int k = 0; k < K; ++k) out[2 + k] = Storage::store(ds[k]);
-    return dscale;
-  }
-};
 
 template <class Work, class Kernel>
 __device__ double run_chunk(const Kernel& step, void* const* roles, int64_t start, int64_t size) {
@@ -315,17 +296,17 @@ void launch_dtype(const Problem& problem, cudaStream_t stream, double* scratch) 
 }  // namespace
 
 std::string cuda_obstacle(int device) {
-  // The runtime loads the device's machine code, or compiles that for it, or says that it can't.
-  int before = 0;
-  cudaError_t status = cudaGetDevice(&before);
-  if (status == cudaSuccess) status = cudaSetDevice(device);
-  cudaFuncAttributes attributes;
-  if (status == cudaSuccess)
-    status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather));
-  cudaSetDevice(before);
-  // A failure here must not be reported by the next launch.
-  cudaGetLastError();
-  return status == cudaSuccess ? "" : cudaGetErrorString(status);
+  try {
+    const OnDevice guard(device);
+    // The runtime loads the device's machine code, or compiles that for it, or says that it can't.
+    cudaFuncAttributes attributes;
+    require(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather)), "kernels");
+    return "";
+  } catch (const std::runtime_error& error) {
+    // A failure here must not be reported by the next launch.
+    cudaGetLastError();
+    return error.what();
+  }
 }
 
 int64_t cuda_scratch(const std::vector<int64_t>& sizes) {
@@ -334,7 +315,8 @@ int64_t cuda_scratch(const std::vector<int64_t>& sizes) {
   return total;
 }
 
-void run_on_cuda(const Problem& problem, uintptr_t stream, uintptr_t scratch) {
+void run_on_cuda(const Problem& problem, int device, uintptr_t stream, uintptr_t scratch) {
+  const OnDevice guard(device);
   using Launch = void (*)(const Problem&, cudaStream_t, double*);
 #define TORCHOPT_RULE(name, Rule) launch_dtype<Rule>,
   static const Launch by_rule[] = {

@@ -41,18 +41,28 @@ def obstacle(device: torch.device) -> str:
         return ''
     if device.type != 'cuda':
         return f'there are no kernels for {device.type}'
+    return _cuda_obstacle(device.index)
+
+
+def _cuda_obstacle(index: int | None) -> str:
     if not HAS_CUDA:
         return 'this build has no CUDA kernels'
     if torch.version.cuda is None:
         return 'this torch is built without CUDA'
     if not torch.cuda.is_available():
         return 'torch finds no GPU'
-    index = torch.cuda.current_device() if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        return f'there are {torch.cuda.device_count()} GPUs'
-    return _cuda_obstacle(index)
+    if index is not None and index >= torch.cuda.device_count():
+        return f'the number of GPUs is {torch.cuda.device_count()}'
+    try:
+        return _obstacle_of(torch.cuda.current_device() if index is None else index)
+    except RuntimeError as error:
+        # For one in a fork of a process that has used CUDA.
+        return str(error)
 
 
 @functools.cache
-def _cuda_obstacle(index: int) -> str:
-    return C.cuda_obstacle(index)
+def _obstacle_of(index: int) -> str:
+    # With its own guard torch remembers not to make a context on a device that is not used.
+    with torch.cuda.device(index):
+        obstacle: str = C.cuda_obstacle(index)
+        return obstacle

@@ -58,16 +58,20 @@ def fuse(
             try:
                 if not inplace:
                     return tree.update()
-                if tree.writable(applied=False):
+                if tree.writable():
                     return tree.update_inplace()
             except Mismatch:
                 pass
         return composite.update(updates, state, params=params, inplace=inplace)
 
-    def stage(updates: Updates, state: OptState, params: Params) -> Callable[[], OptState] | None:
+    def stage(
+        updates: Updates, state: OptState, params: Params, keep_state: bool
+    ) -> Callable[[], OptState] | None:
+        if transforming():
+            return None
         tree = _read(planned, updates, state, params, applied=True)
         try:
-            return tree.staged() if tree is not None and tree.writable(applied=True) else None
+            return None if tree is None else tree.staged(keep_state)
         except Mismatch:
             return None
 
@@ -99,11 +103,8 @@ class _Tree:
         # Positions of the leaves that go into one call: of one dtype, on one device.
         self._groups = groups
 
-    def writable(self, *, applied: bool) -> bool:
-        """Tell whether the results can be written where the given tensors lie.
-
-        Args:
-            applied: The new parameters into the old ones; else updates and states into theirs.
+    def writable(self) -> bool:
+        """Tell whether updates and states can be written where they lie.
 
         Raises:
             Mismatch: they do not fit together. No group may be written before all are known to.
@@ -113,11 +114,11 @@ class _Tree:
         for group in self._groups:
             grads, params, *columns = self._roles(group)
             layout_of(grads, params, *columns)
-            others = [*grads, *_joined(columns)]
-            written, read = (params, others) if applied else (others, params)
-            if not all(tensor.is_contiguous() for tensor in written):
+            written = [*grads, *_joined(columns)]
+            # What has a graph is cut from it where it is written, which core does.
+            if not all(tensor.is_contiguous() and tensor.grad_fn is None for tensor in written):
                 return False
-            if overlap([*written, *contiguous(read)]):
+            if overlap([*written, *contiguous(params)]):
                 return False
         return True
 
@@ -146,19 +147,34 @@ class _Tree:
                 getattr(find(self._state, owner), field).copy_(value)
         return self._updates, self._state
 
-    def staged(self) -> Callable[[], OptState]:
-        """Return the function that writes new parameters into the old ones."""
+    def staged(self, keep_state: bool) -> Callable[[], OptState]:
+        """Return the function that writes new parameters, and new states, into the old ones.
+
+        Args:
+            keep_state: Write the new states into copies.
+
+        Raises:
+            Mismatch: the tensors do not fit together, or can't be written where they lie.
+        """
         steps, lr, changes = self._counts()
         plan = self._plan
+        staged = []
+        results = [*map(list, self._columns)]
+        for group in self._groups:
+            grads, params, *columns = self._roles(group)
+            states = _joined(columns)
+            if keep_state:
+                states = [*map(torch.clone, states)]
+                _scatter(states, group, results)
+            staged.append(
+                ops.STAGE[plan.kernel.rule](
+                    grads, params, states, steps, group, lr, plan.hyper
+                )
+            )
 
         def take_step() -> OptState:
-            results = [*map(list, self._columns)]
-            for group in self._groups:
-                grads, params, *columns = self._roles(group)
-                outputs = ops.STEP_INPLACE[plan.kernel.rule](
-                    grads, params, _joined(columns), steps, group, lr, plan.hyper
-                )
-                _scatter(outputs, group, results)
+            for take in staged:
+                take()
             return self._next(results, changes)
 
         return take_step
@@ -188,7 +204,10 @@ class _Tree:
             lr = lr(as_float(count))
             changes[ScaleByScheduleState] = {'steps': count + 1}
             if not isinstance(lr, torch.Tensor):
-                lr = torch.tensor(lr, dtype=torch.float64)
+                # Filled where it is needed: a CUDA graph can't hold a copy from the host.
+                lr = torch.full((), lr, dtype=torch.float64, device=count.device)
+            elif lr.dim() != 0:
+                raise Mismatch('a schedule must return a number or a 0-dim tensor')
         return steps, lr if isinstance(lr, torch.Tensor) else None, changes
 
 

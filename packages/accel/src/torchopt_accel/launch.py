@@ -159,4 +159,4 @@ def launch(
         if lr_grad is not None:
             scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=device)
         stream = torch.cuda.current_stream(device).cuda_stream
-        C.run_on_cuda(problem, stream, 0 if scratch is None else scratch.data_ptr())
+        C.run_on_cuda(problem, device.index, stream, 0 if scratch is None else scratch.data_ptr())

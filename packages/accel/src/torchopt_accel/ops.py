@@ -1,7 +1,7 @@
 """The operators ``torchopt::<rule>_forward``, ``_forward_``, ``_step_`` and ``_backward``.
 
 ``_forward_`` writes updates and new states into the tensors that it was given, ``_step_`` new
-parameters into the old ones. All take lists with one tensor for every leaf: gradients, parameters (an empty list for a
+parameters and states into the old ones. All take lists with one tensor for every leaf: gradients, parameters (an empty list for a
 rule without weight decay) and states, role after role. They know nothing of autograd, which is
 in ``step.py``; they are what fake tensors and the compiler see. Where nothing looks on, a step
 calls what is behind them.
@@ -9,6 +9,7 @@ calls what is behind them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ _COMMON = 'Tensor? steps, int[] positions, Tensor? lr, float[] hyper'
 _SCHEMAS = {
     'forward': f'(Tensor[] grads, Tensor[] params, Tensor[] states, {_COMMON}) -> Tensor[]',
     'forward_': f'(Tensor(a!)[] grads, Tensor[] params, Tensor(b!)[] states, {_COMMON}) -> ()',
-    'step_': f'(Tensor[] grads, Tensor(a!)[] params, Tensor[] states, {_COMMON}) -> Tensor[]',
+    'step_': f'(Tensor[] grads, Tensor(a!)[] params, Tensor(b!)[] states, {_COMMON}) -> ()',
     'backward': (
         '(Tensor?[] cotangents, Tensor[] grads, Tensor[] params, Tensor[] states, '
         f'{_COMMON}, bool[] wanted) -> Tensor[]'
@@ -95,7 +96,9 @@ def _forward_inplace(rule: str) -> Callable[..., None]:
         layout = layout_of(grads, params, *columns)
         params = contiguous(params)
         steps, lr = _scalars(layout, steps, positions, lr)
-        _prepare_writing([*grads, *states], params)
+        written = [*grads, *states]
+        _require_writable(written, params)
+        _increment_versions(written)
         launch(
             rule,
             layout,
@@ -110,10 +113,10 @@ def _forward_inplace(rule: str) -> Callable[..., None]:
     return forward_
 
 
-def _step_inplace(rule: str) -> Callable[..., list[torch.Tensor]]:
+def _stage(rule: str) -> Callable[..., Callable[[], None]]:
     count = STATES[rule]
 
-    def step_(
+    def stage(
         grads: Tensors,
         params: Tensors,
         states: Tensors,
@@ -121,37 +124,52 @@ def _step_inplace(rule: str) -> Callable[..., list[torch.Tensor]]:
         positions: Sequence[int],
         lr: Maybe,
         hyper: Sequence[float],
-    ) -> list[torch.Tensor]:
+    ) -> Callable[[], None]:
         if not grads:
-            return []
+            return lambda: None
         columns = _columns(count, states)
         layout = layout_of(grads, params, *columns)
-        grads, *columns = map(contiguous, (grads, *columns))
+        grads = contiguous(grads)
         steps, lr = _scalars(layout, steps, positions, lr)
-        _prepare_writing(params, [tensor for role in (grads, *columns) for tensor in role])
-        results = [allocate(layout) for _ in range(count)]
-        launch(
-            rule,
-            layout,
-            apply=True,
-            inputs=(grads, params, *columns),
-            outputs=[pointers(params), *(addresses for _, addresses in results)],
-            steps=steps,
-            positions=positions,
-            lr=lr,
-            hyper=hyper,
-        )
-        return [tensor for tensors, _ in results for tensor in tensors]
+        written = [*params, *states]
+        _require_writable(written, grads)
+
+        def take_step() -> None:
+            _increment_versions(written)
+            launch(
+                rule,
+                layout,
+                apply=True,
+                inputs=(grads, params, *columns),
+                outputs=[*map(pointers, (params, *columns))],
+                steps=steps,
+                positions=positions,
+                lr=lr,
+                hyper=hyper,
+            )
+
+        return take_step
+
+    return stage
+
+
+def _step_inplace(rule: str) -> Callable[..., None]:
+    stage = _stage(rule)
+
+    def step_(*arguments: Any) -> None:
+        stage(*arguments)()
 
     return step_
 
 
-def _prepare_writing(written: Tensors, read: Tensors) -> None:
-    """Raise unless tensors can be written in place, and tell autograd that they are."""
-    if not all(tensor.is_contiguous() for tensor in written):
-        raise ValueError('only contiguous tensors can be written in place')
+def _require_writable(written: Tensors, read: Tensors) -> None:
+    if not all([tensor.is_contiguous() for tensor in written]):
+        raise Mismatch('only contiguous tensors can be written in place')
     if overlap([*written, *read]):
-        raise ValueError('tensors that share memory cannot be written in place')
+        raise Mismatch('tensors that share memory cannot be written in place')
+
+
+def _increment_versions(written: Tensors) -> None:
     torch.autograd.graph.increment_version(
         [tensor for tensor in written if not tensor.is_inference()]
     )
@@ -212,14 +230,8 @@ def _forward_fake(
     return [_like(tensor) for tensor in (*grads, *states)]
 
 
-def _forward_inplace_fake(grads: Tensors, params: Tensors, states: Tensors, *rest: Any) -> None:
+def _inplace_fake(*given: Any) -> None:
     return None
-
-
-def _step_inplace_fake(
-    grads: Tensors, params: Tensors, states: Tensors, *rest: Any
-) -> list[torch.Tensor]:
-    return [_like(tensor) for tensor in states]
 
 
 def _backward_fake(
@@ -305,10 +317,23 @@ def _operator(
     return call
 
 
+def _staged(rule: str) -> Callable[..., Callable[[], None]]:
+    stage = _stage(rule)
+
+    def staged(*arguments: Any) -> Callable[[], None]:
+        if dispatching():
+            return functools.partial(STEP_INPLACE[rule], *arguments)
+        return stage(*arguments)
+
+    return staged
+
+
 # The library lives as long as this module: with it the operators would go.
 _LIBRARY = torch.library.Library('torchopt', 'DEF')
 
 FORWARD = _register(_LIBRARY, 'forward', _forward, _forward_fake)
-FORWARD_INPLACE = _register(_LIBRARY, 'forward_', _forward_inplace, _forward_inplace_fake)
-STEP_INPLACE = _register(_LIBRARY, 'step_', _step_inplace, _step_inplace_fake)
+FORWARD_INPLACE = _register(_LIBRARY, 'forward_', _forward_inplace, _inplace_fake)
+# Of a step, all that can raise; returns what is left to do.
+STAGE = {rule: _staged(rule) for rule in RULES}
+STEP_INPLACE = _register(_LIBRARY, 'step_', _step_inplace, _inplace_fake)
 BACKWARD = _register(_LIBRARY, 'backward', _backward, _backward_fake)

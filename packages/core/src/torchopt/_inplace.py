@@ -17,7 +17,8 @@ def lower_inplace(
     """Give the functional ``update(updates, state, params)`` its keyword ``inplace``.
 
     Everything is computed before anything is written, so that an update that raises leaves the
-    tensors of its caller as they were.
+    tensors of its caller as they were. What is returned has no graph, also where a given tensor
+    has one: it belongs to the value that has been overwritten.
     """
 
     def lowered(
@@ -32,8 +33,9 @@ def lower_inplace(
             return new
         with torch.no_grad():
             new = update(updates, state, params)
-            written: tuple[TreeT, OptState] = write_back((updates, state), new)
-        return written
+            written = write_back((_apart(updates), state), new)
+            result: tuple[TreeT, OptState] = _without_graph(written)
+        return result
 
     return lowered
 
@@ -63,3 +65,42 @@ def _write(old: Any, new: Any) -> Any:
     if old is new or not isinstance(old, torch.Tensor) or not isinstance(new, torch.Tensor):
         return new
     return old.copy_(new)
+
+
+def _without_graph(tree: TensorTree) -> Any:
+    def cut(leaf: Any) -> Any:
+        return leaf if getattr(leaf, 'grad_fn', None) is None else leaf.detach()
+
+    return pytree.tree_map(cut, tree, none_is_leaf=True)
+
+
+def _apart(tree: TensorTree) -> Any:
+    """Return ``tree`` without the tensors that share memory with one before them.
+
+    Autograd gives one tensor for the gradients of both summands of a sum. Each has an update of
+    its own, which only the first can keep there.
+    """
+    claimed: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
+
+    def claim(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        base = leaf if leaf._base is None else leaf._base
+        # The base is kept, because an id is unique only while its tensor lives.
+        _, members = claimed.setdefault(id(base), (base, []))
+        if any(leaf is member or _overlap(leaf, member) for member in members):
+            return None
+        members.append(leaf)
+        return leaf
+
+    return pytree.tree_map(claim, tree, none_is_leaf=True)
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Tell whether the spans of two views of one tensor meet."""
+    return a.storage_offset() < _end(b) and b.storage_offset() < _end(a)
+
+
+def _end(tensor: torch.Tensor) -> int:
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return int(tensor.storage_offset()) + 1 + reach

@@ -44,16 +44,17 @@ class GradientTransformation(NamedTuple):
         return chain(self, after)
 
 
-Stage: TypeAlias = Callable[[Updates, OptState, Params], Callable[[], OptState] | None]
+Stage: TypeAlias = Callable[[Updates, OptState, Params, bool], Callable[[], OptState] | None]
 
 
 class FusedTransformation(GradientTransformation):
     """One that can take a whole step, its update and its application, in one pass over memory.
 
     Attributes:
-        stage: ``stage(updates, state, params)`` returns the function that writes the new parameters
-            into the tensors of ``params`` and returns the next state; None where that can't be
-            done in one pass. Whatever can raise does so before anything is written.
+        stage: ``stage(updates, state, params, keep_state)`` returns the function that writes the
+            new parameters into the tensors of ``params`` and returns the next state, which, unless
+            ``keep_state``, takes the place of the old one; None where that can't be done in one
+            pass. Whatever can raise does so before anything is written.
     """
 
     stage: Stage

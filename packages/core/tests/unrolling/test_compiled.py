@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import torchopt
 from support.optimizer_cases import MAIN_CASES, OptimizerCase
 from support.unrolls import DTYPE, assert_equal, problem
 from torchopt import unrolling
-from torchopt.unrolling import Recomputed, Snapshots, Stored
+from torchopt.unrolling import Recomputed, Snapshots, Stored, Strategy
 
 DEFAULTS = [case for case in MAIN_CASES if case.label == 'defaults']
 
@@ -58,6 +59,60 @@ def test_the_layout_of_the_outer_gradient_makes_no_graph_of_its_own() -> None:
         end, _ = torchopt.unroll(step, w, length=3, backward=Recomputed(compile=backend))
         torch.autograd.grad(end, w, outer.to(DTYPE))
     assert backend.graphs == 2
+
+
+def test_the_layout_of_the_first_carry_makes_no_graph_of_its_own() -> None:
+    backend = Counting()
+    k = torch.ones(4, dtype=DTYPE, requires_grad=True)
+
+    def step(w: torch.Tensor, x: None, k: torch.Tensor) -> Any:
+        return (w * k).sin(), None
+
+    def end_of(w: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        mode = Recomputed(compile=backend)
+        return torchopt.unroll(step, w, consts=k, length=3, backward=mode)[0]
+
+    for w in (torch.ones(2, 3), torch.ones(3, 2).t(), torch.ones(3).expand(2, 3)):
+        ends = torch.vmap(end_of, (None, 0))(w.to(DTYPE), k)
+        torch.autograd.grad(ends.sum(), k)
+    assert backend.graphs == 2
+
+
+def test_any_number_of_steps_of_one_code() -> None:
+    backend = Counting()
+
+    def make_step(power: int) -> Any:
+        return lambda w, x, consts: (w**power, None)
+
+    for power in range(2, 14):
+        for _ in range(2):
+            w = torch.ones(3, dtype=DTYPE, requires_grad=True)
+            mode = Recomputed(compile=backend)
+            end, _ = torchopt.unroll(make_step(power), w, length=2, backward=mode)
+            (gradient,) = torch.autograd.grad(end.sum(), w)
+            assert (gradient == power**2).all()
+    assert backend.graphs == 2 * 12
+
+
+@pytest.mark.parametrize('mode', [Recomputed(compile='eager'), Snapshots(1, compile='eager')])
+def test_dictionaries_without_tensors(mode: Strategy) -> None:
+    # With keys that are not in alphabetical order, and a module without buffers.
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).to(DTYPE)
+    weights = torch.rand(8, 1, dtype=DTYPE, requires_grad=True)
+    xs = torch.rand(4, 8, 3, dtype=DTYPE)
+
+    def loss(net: nn.Module, x: torch.Tensor, consts: Any) -> torch.Tensor:
+        assert consts['empty'] == {}
+        return (net(x).square() * consts['weights'] * consts['options']['scale']).mean()
+
+    def gradients(backward: Strategy) -> list[torch.Tensor]:
+        step = unrolling.ModuleStep(net, torchopt.adam(0.01), loss)
+        consts = {'weights': weights, 'options': {'scale': 2.0}, 'empty': {}}
+        carry, losses = torchopt.unroll(step, step.init(), xs, consts, backward=backward)
+        outer = losses.sum() + sum(p.square().sum() for p in carry.params.values())
+        return list(torch.autograd.grad(outer, [weights, *net.parameters()]))
+
+    assert_equal(gradients(mode), gradients(Stored()))
 
 
 @pytest.mark.parametrize('case', DEFAULTS, ids=str)

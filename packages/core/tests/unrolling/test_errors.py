@@ -121,6 +121,16 @@ def test_a_tensor_from_elsewhere_is_named_or_gets_its_gradient(
     assert torch.autograd.grad(out, captured)[0].any()
 
 
+@every_mode
+def test_no_gradient_is_lost_where_none_is_taken(backward: Strategy) -> None:
+    step, _ = of_a_module()
+    with torch.no_grad():
+        end, _ = torchopt.unroll(step, number(), length=3, backward=backward)
+        mapped = torch.vmap(lambda c: torchopt.unroll(step, c, length=3, backward=backward)[0])
+        torch.testing.assert_close(mapped(number().expand(2))[0], end)
+    assert not end.requires_grad
+
+
 @pytest.mark.parametrize('backward', LOSSLESS[:-1], ids=str)
 def test_a_tensor_that_comes_in_late_is_named_too(backward: Strategy) -> None:
     late = number()

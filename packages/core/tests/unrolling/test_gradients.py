@@ -170,6 +170,21 @@ def test_nothing_to_differentiate_by(backward: Strategy) -> None:
 
 
 @every_mode
+def test_complex_numbers(backward: Strategy) -> None:
+    def gradient(mode: Strategy) -> torch.Tensor:
+        k = torch.tensor([0.7, 0.4], dtype=DTYPE, requires_grad=True)
+        start = torch.tensor([1 + 2j, 0.3 - 1j], dtype=torch.complex128)
+
+        def step(c: torch.Tensor, x: Any, k: torch.Tensor) -> Any:
+            return c * torch.exp(1j * k) * 0.9 + k.flip(0), c.abs()
+
+        end, path = torchopt.unroll(step, start, consts=k, length=LENGTH, backward=mode)
+        return torch.autograd.grad((end * (0.2 + 0.5j)).imag.sum() + path.sum(), k)[0]
+
+    assert_equal([gradient(backward)], [gradient(Stored())])
+
+
+@every_mode
 def test_no_step(backward: Strategy) -> None:
     example = problem(length=LENGTH)
     carry, ys = example.run(backward, until=lambda carry: True)

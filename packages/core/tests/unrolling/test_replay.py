@@ -91,6 +91,44 @@ def test_a_window_that_is_run_again_draws_what_it_drew(backward: Strategy) -> No
     assert_equal(same_numbers, numbers)
 
 
+GENERATOR = torch.Generator()
+
+
+@pytest.mark.parametrize('place', ['GENERATOR', 'own', 'self.own', 'consts'])
+def test_generators_that_are_not_set_back_are_refused(place: str) -> None:
+    own = torch.Generator()
+
+    class Step:
+        def __init__(self) -> None:
+            self.own = own
+
+        def __call__(self, w: torch.Tensor, x: torch.Tensor, k: Any) -> Any:
+            return w * k[0] * torch.rand((), generator=self.own), None
+
+    steps = {
+        'GENERATOR': lambda w, x, k: (w * k[0] * torch.rand((), generator=GENERATOR), None),
+        'own': lambda w, x, k: (w * k[0] * torch.rand((), generator=own), None),
+        'self.own': Step(),
+        'consts': lambda w, x, k: (w * k[0] * torch.rand((), generator=k[1]), None),
+    }
+    k = torch.tensor(0.6, requires_grad=True)
+
+    def run(step: Any, **options: Any) -> None:
+        torchopt.unroll(step, torch.ones(2), None, (k, torch.Generator()), length=3, **options)
+
+    for backward in (Recomputed(), Snapshots(1)):
+        with pytest.raises(RuntimeError, match=rf'torch\.Generator of its own \({place}\)'):
+            run(steps[place], backward=backward)
+        with torch.no_grad():
+            run(steps[place], backward=backward)
+    with pytest.raises(RuntimeError, match='of its own'):
+        run(steps[place], backward=Truncated(2), until=lambda w: False)
+    run(steps[place], backward=Stored())
+    run(steps[place], backward=ForwardMode())
+    # One that is seen, but not drawn from, is no reason to refuse.
+    run(lambda w, x, k: (w * k[0] + (own is GENERATOR), None), backward=Recomputed())
+
+
 def test_random_numbers_in_the_second_derivative() -> None:
     def second(backward: Strategy) -> torch.Tensor:
         torch.manual_seed(1)
@@ -138,6 +176,28 @@ def test_autocast(backward: Strategy) -> None:
     torch.testing.assert_close(loss, expected)
     # 16-bit intermediate results are rounded in another order.
     torch.testing.assert_close(found[-1], plain[-1], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize('backward', MODES[:-1], ids=str)
+def test_autocast_that_the_step_changes(backward: Strategy) -> None:
+    """What it exempts stays exact in the derivative, and what it casts is cast again."""
+
+    def step(w: torch.Tensor, x: torch.Tensor, k: torch.Tensor) -> Any:
+        with torch.autocast('cpu', enabled=False):
+            exact = unrolling.grad(lambda w, *, x, k: ((x @ w).tanh() * k).square().mean())
+            w = w - 0.1 * exact(w, x=x, k=k) @ w
+        with torch.autocast('cpu', dtype=torch.float16):
+            cast = unrolling.grad(lambda w, *, x, k: ((x @ w).float().tanh() * k).mean())
+            return w - 0.1 * cast(w, x=x, k=k), None
+
+    def gradients(mode: Strategy) -> Any:
+        torch.manual_seed(0)
+        w, k = torch.randn(16, 16, requires_grad=True), torch.tensor(0.7, requires_grad=True)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            end, _ = torchopt.unroll(step, w, torch.randn(3, 8, 16), k, backward=mode)
+        return torch.autograd.grad(end.square().sum(), (w, k))
+
+    torch.testing.assert_close(gradients(backward), gradients(Stored()), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('backward', MODES[:-1], ids=str)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
-from torchopt import _checks, pytree
+from torchopt import _checks
 from torchopt._per_tensor import map_updates, stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.scale_by_schedule import scale_by_schedule
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+
+
+def _same(factor: torch.Tensor) -> torch.Tensor:
+    return factor
 
 
 def scale(factor: Scalar | TensorTree) -> GradientTransformation:
@@ -23,7 +27,9 @@ def scale(factor: Scalar | TensorTree) -> GradientTransformation:
     return _multiply(factor, 'factor')
 
 
-def _multiply(factor: Scalar | TensorTree, name: str) -> GradientTransformation:
+def _multiply(
+    factor: Scalar | TensorTree, name: str, sign: Callable[[torch.Tensor], torch.Tensor] = _same
+) -> GradientTransformation:
     if isinstance(factor, (int, float)):
         # A number costs every multiplication, and every one of its derivatives, a conversion that
         # takes as long as a small product. To 16 bits it is not rounded, as torch rounds none.
@@ -40,12 +46,13 @@ def _multiply(factor: Scalar | TensorTree, name: str) -> GradientTransformation:
     elif isinstance(factor, torch.Tensor) and factor.dim() == 0:
 
         def update(updates: Updates, params: Params | None) -> Updates:
-            return map_updates(lambda g: g * factor, updates)
+            signed = sign(factor)
+            return map_updates(lambda g: g * signed, updates)
 
     else:
 
         def update(updates: Updates, params: Params | None) -> Updates:
-            return map_updates(lambda g, f: g * f, updates, {name: factor}, broadcast=True)
+            return map_updates(lambda g, f: g * sign(f), updates, {name: factor}, broadcast=True)
 
     return stateless(update)
 
@@ -67,12 +74,9 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
         ValueError: ``lr`` is a negative number.
     """
     _checks.learning_rate('lr', lr)
-    if isinstance(lr, (int, float, torch.Tensor)):
+    if isinstance(lr, (int, float)):
         return _multiply(-lr, 'lr')
     if _checks.is_function(lr):
         return scale_by_schedule(lambda count: -lr(count))
-    rates: Any = lr
-    negative = pytree.tree_map(
-        lambda rate: None if rate is None else -rate, rates, none_is_leaf=True
-    )
-    return _multiply(negative, 'lr')
+    # Negated at each update, not once: who learns a rate changes it in place.
+    return _multiply(lr, 'lr', torch.neg)

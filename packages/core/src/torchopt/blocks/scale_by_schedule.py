@@ -32,6 +32,7 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
 
     Raises:
         TypeError: ``schedule`` is not callable.
+        ValueError: at ``update``, the schedule returns a tensor that is not 0-dim.
     """
     if not callable(schedule):
         raise TypeError(f'schedule must be callable, got {schedule!r}')
@@ -45,6 +46,11 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
         updates: Updates, state: ScaleByScheduleState, params: Params | None
     ) -> tuple[Any, ScaleByScheduleState]:
         factor = schedule(as_float(state.steps))
+        if isinstance(factor, torch.Tensor) and factor.dim() != 0:
+            raise ValueError(
+                'a schedule must return a number or a 0-dim tensor, '
+                f'got a tensor of shape {tuple(factor.shape)}'
+            )
         return map_updates(lambda g: g * factor, updates), ScaleByScheduleState(state.steps + 1)
 
     return transformation(init, update, ScaleByScheduleState)

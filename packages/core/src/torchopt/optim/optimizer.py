@@ -53,6 +53,8 @@ class Optimizer:
         self._impl = impl
         self._transformations: list[GradientTransformation] = []
         self._states: list[OptState] = []
+        # Whether somebody else holds the states, which then must stay as they are.
+        self._states_are_lent = False
         self.param_groups: list[dict[str, Any]] = []
         members: list[Any] = list(params)
         if not members:
@@ -135,7 +137,8 @@ class Optimizer:
         return loss
 
     def state_dict(self) -> tuple[OptState, ...]:
-        """Return the states of the groups, by reference."""
+        """Return the states of the groups, by reference: steps leave them as they are."""
+        self._states_are_lent = True
         return tuple(self._states)
 
     def load_state_dict(self, state: tuple[OptState, ...]) -> None:
@@ -145,6 +148,7 @@ class Optimizer:
             ValueError: the states do not fit this optimizer; nothing has changed then.
         """
         self._states = list(checked_like(tuple(self._states), state, 'state'))
+        self._states_are_lent = True
 
     def _step(self) -> None:
         # Whatever can raise comes first, for all groups.
@@ -155,7 +159,9 @@ class Optimizer:
             gradients = [param.grad if param.requires_grad else None for param in params]
             take_step = None
             if isinstance(transformation, FusedTransformation):
-                take_step = transformation.stage(gradients, state, params)
+                take_step = transformation.stage(
+                    gradients, state, params, self._states_are_lent
+                )
             if take_step is not None:
                 fused[position] = take_step
             else:
@@ -171,6 +177,7 @@ class Optimizer:
             self._states[position] = state
         for position, take_step in fused.items():
             self._states[position] = take_step()
+        self._states_are_lent = False
 
     def __copy__(self) -> Optimizer:
         """Return an optimizer of the same tensors whose steps leave the state of this one."""
@@ -178,6 +185,7 @@ class Optimizer:
         clone._impl = self._impl
         clone._transformations = list(self._transformations)
         clone._states = list(self._states)
+        clone._states_are_lent = self._states_are_lent = True
         clone.param_groups = [
             {**group, 'params': list(group['params'])} for group in self.param_groups
         ]

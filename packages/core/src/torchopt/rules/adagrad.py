@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt import _checks
+from torchopt._initial import initial_like
 from torchopt._numerics import safe_sqrt
 from torchopt._per_tensor import (
     as_float,
-    filled_like,
     map_rule,
     next_steps,
     transformation,
@@ -39,7 +39,7 @@ class ScaleByRssState(NamedTuple):
 
 
 def scale_by_rss(
-    initial_accumulator_value: float = 0.0,
+    initial_accumulator_value: Scalar = 0.0,
     eps: Scalar = 1e-10,
     *,
     lr_decay: Scalar = 0.0,
@@ -80,7 +80,7 @@ def scale_by_rss(
         return update, total
 
     def init(params: Params) -> ScaleByRssState:
-        sums = filled_like(params, initial_accumulator_value, requires_grad=moment_requires_grad)
+        sums = initial_like(params, initial_accumulator_value, requires_grad=moment_requires_grad)
         return ScaleByRssState(sums, () if constant else zero_steps(params))
 
     def update(
@@ -101,7 +101,7 @@ def adagrad(
     lr: LearningRate = 1e-2,
     lr_decay: Scalar = 0.0,
     weight_decay: Scalar = 0.0,
-    initial_accumulator_value: float = 0.0,
+    initial_accumulator_value: Scalar = 0.0,
     eps: Scalar = 1e-10,
     *,
     moment_requires_grad: bool = False,
@@ -110,8 +110,7 @@ def adagrad(
 ) -> GradientTransformation:
     """AdaGrad; see :func:`scale_by_rss`.
 
-    It equals :class:`torch.optim.Adagrad`. Every float but ``initial_accumulator_value`` may be a
-    0-dim tensor that requires grad.
+    It equals :class:`torch.optim.Adagrad`. Every float may be a 0-dim tensor that requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.

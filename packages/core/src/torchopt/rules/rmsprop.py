@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt import _checks
+from torchopt._initial import initial_like
 from torchopt._numerics import ema, ema_of_square, safe_sqrt
 from torchopt._per_tensor import filled_like, map_rule, transformation
 from torchopt._state import saveable
@@ -45,7 +46,7 @@ class ScaleByStddevState(NamedTuple):
 def scale_by_rms(
     alpha: Scalar = 0.99,
     eps: Scalar = 1e-8,
-    initial_scale: float = 0.0,
+    initial_scale: Scalar = 0.0,
     *,
     moment_requires_grad: bool = False,
 ) -> GradientTransformation:
@@ -77,7 +78,7 @@ def scale_by_rms(
 
     def init(params: Params) -> ScaleByRmsState:
         return ScaleByRmsState(
-            filled_like(params, initial_scale, requires_grad=moment_requires_grad)
+            initial_like(params, initial_scale, requires_grad=moment_requires_grad)
         )
 
     def update(
@@ -92,7 +93,7 @@ def scale_by_rms(
 def scale_by_stddev(
     alpha: Scalar = 0.99,
     eps: Scalar = 1e-8,
-    initial_scale: float = 0.0,
+    initial_scale: Scalar = 0.0,
     *,
     moment_requires_grad: bool = False,
 ) -> GradientTransformation:
@@ -127,7 +128,7 @@ def scale_by_stddev(
     def init(params: Params) -> ScaleByStddevState:
         return ScaleByStddevState(
             filled_like(params, requires_grad=moment_requires_grad),
-            filled_like(params, initial_scale, requires_grad=moment_requires_grad),
+            initial_like(params, initial_scale, requires_grad=moment_requires_grad),
         )
 
     def update(
@@ -148,7 +149,7 @@ def rmsprop(
     momentum: Scalar = 0.0,
     centered: bool = False,
     *,
-    initial_scale: float = 0.0,
+    initial_scale: Scalar = 0.0,
     nesterov: bool = False,
     moment_requires_grad: bool = False,
     maximize: bool = False,
@@ -156,8 +157,8 @@ def rmsprop(
 ) -> GradientTransformation:
     """RMSProp, the centred variant and momentum if asked.
 
-    It equals :class:`torch.optim.RMSprop`, which has no Nesterov momentum. Every float but
-    ``initial_scale`` may be a 0-dim tensor that requires grad.
+    It equals :class:`torch.optim.RMSprop`, which has no Nesterov momentum. Every float may
+    be a 0-dim tensor that requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -100,17 +101,35 @@ def captured_tensors(fn: Any) -> Iterator[tuple[str, torch.Tensor]]:
     Tensors, trees of them and modules in its closure, in the globals that it names, in its
     defaults, in the object that it is bound to and in the functions that it calls in turn.
     """
+    for name, value in _captured(fn, in_trees=True):
+        if isinstance(value, torch.Tensor):
+            yield name, value
+
+
+def captured_generators(fn: Any) -> Iterator[tuple[str, torch.Generator]]:
+    """Yield the random number generators that ``fn`` sees in the same places, but not in trees.
+
+    This is asked before every loop: a tree may be a whole data set, and an object a whole program,
+    of which only so much is looked at.
+    """
+    for name, value in _captured(fn, in_trees=False, at_most=300):
+        if isinstance(value, torch.Generator):
+            yield name, value
+
+
+def _captured(fn: Any, *, in_trees: bool, at_most: float = math.inf) -> Iterator[tuple[str, Any]]:
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [('', fn)]
-    while waiting:
+    while waiting and len(seen) < at_most:
         name, value = waiting.pop()
         if id(value) in seen or isinstance(value, type):
             continue
         seen.add(id(value))
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, (torch.Tensor, torch.Generator)):
             yield name, value
         elif isinstance(value, torch.nn.Module):
-            yield from ((f'{name}.{key}', leaf) for key, leaf in value.named_parameters())
+            if in_trees:
+                yield from ((f'{name}.{key}', leaf) for key, leaf in value.named_parameters())
             waiting.extend(
                 (f'{name}.{key}', part) for key, part in vars(value).items() if callable(part)
             )
@@ -122,14 +141,18 @@ def captured_tensors(fn: Any) -> Iterator[tuple[str, torch.Tensor]]:
         elif hasattr(value, '__code__'):
             waiting.extend(_visible(value))
         elif isinstance(value, (tuple, list, dict)):
-            leaves, structure = flatten(value)
-            accessors = structure.accessors()
-            waiting.extend((entry.codify(name), leaf) for entry, leaf in zip(accessors, leaves))
+            if in_trees:
+                leaves, structure = flatten(value)
+                accessors = structure.accessors()
+                waiting.extend((entry.codify(name), leaf) for entry, leaf in zip(accessors, leaves))
         elif hasattr(value, '__dict__') and not hasattr(value, '__path__'):
             own = vars(value) if type(value).__module__ != 'builtins' else {}
             waiting.extend((f'{name or "self"}.{key}', part) for key, part in own.items())
             if name == '':
                 waiting.append(('', value.__call__))
+
+
+_SEEN_IN_GLOBALS = (torch.Tensor, torch.Generator, torch.nn.Module, tuple, list, dict)
 
 
 def _visible(function: Any) -> Iterator[tuple[str, Any]]:
@@ -141,7 +164,7 @@ def _visible(function: Any) -> Iterator[tuple[str, Any]]:
             continue
     for name in code.co_names:
         value = function.__globals__.get(name)
-        if isinstance(value, (torch.Tensor, torch.nn.Module, tuple, list, dict)) or (
+        if isinstance(value, _SEEN_IN_GLOBALS) or (
             hasattr(value, '__code__') and value.__module__ == function.__module__
         ):
             yield name, value

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import types
-from collections.abc import Callable
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator
 from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
@@ -15,7 +15,15 @@ from torchopt import pytree
 from torchopt.unrolling.closures import function_of
 from torchopt.unrolling.derivatives import Cotangents
 from torchopt.unrolling.engine import Eager, Engine, Point, Pulled, wanted_of
-from torchopt.unrolling.leaves import Leaves, flatten, frame_of, is_differentiable, tensors_of
+from torchopt.unrolling.internals import too_many_graphs
+from torchopt.unrolling.leaves import (
+    Leaves,
+    flatten,
+    frame_of,
+    is_differentiable,
+    map_tensors,
+    tensors_of,
+)
 from torchopt.unrolling.loop import Loop, Step
 
 Compilation: TypeAlias = bool | str | Callable[..., Any]
@@ -58,6 +66,7 @@ class Compiled:
         def compiled_step(carry: Any, x: Any, consts: Any) -> Any:
             return self._compiled.step(step, carry, x, consts)
 
+        point = point._replace(carry=_laid_out(point))
         return Eager().advance(loop._replace(step=compiled_step), point, x)
 
     def pull(
@@ -66,7 +75,7 @@ class Compiled:
         """Run the compiled derivative of a step."""
         # Of the first step, too: another choice would be another graph.
         wanted = wanted._replace(carry=wanted_of(point.carry))
-        masks = tuple(tuple(part is not None for part in group) for group in wanted)
+        masks = [[part is not None for part in group] for group in wanted]
         # One layout, too: the first cotangent is often expanded, of stride 0.
         carry_bars = [
             _in_order(torch.zeros_like(tensor) if bar is None else bar)
@@ -75,13 +84,13 @@ class Compiled:
         ]
         y_mask = tuple(bar is not None for bar in y)
         y_bars = [_in_order(bar) for bar in y if bar is not None]
+        structures = (loop.carry_structure, loop.xs_structure, loop.consts_structure)
+        parts = (_laid_out(point), x, loop.consts)
         found = iter(
             self._compiled.pull(
                 loop.step,
-                pytree.tree_unflatten(loop.carry_structure, point.carry),
-                pytree.tree_unflatten(loop.xs_structure, x),
-                pytree.tree_unflatten(loop.consts_structure, loop.consts),
-                masks,
+                tuple(map(pytree.tree_unflatten, structures, parts)),
+                tuple(map(pytree.tree_unflatten, structures, _places(parts, masks))),
                 y_mask,
                 [*carry_bars, *y_bars],
             )
@@ -89,10 +98,48 @@ class Compiled:
         return Pulled(*([next(found) if need else None for need in mask] for mask in masks))
 
 
+def _places(parts: Iterable[Leaves], masks: Iterable[list[bool]]) -> Iterator[Leaves]:
+    """Number the tensors that are differentiated by, and put None in place of all else."""
+    numbers = itertools.count()
+    for leaves, mask in zip(parts, masks):
+        places = iter([next(numbers) if need else None for need in mask])
+        yield [next(places) if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
+
+
+def _laid_out(point: Point) -> Leaves:
+    # The first carry has the layout that the caller gave it, those after it that of the step.
+    return map_tensors(_in_order, point.carry) if point.number == 0 else point.carry
+
+
 def _in_order(tensor: torch.Tensor) -> torch.Tensor:
     # contiguous() would leave any stride to a dimension of size 1, and guards compare it.
-    strides = [*accumulate(tensor.shape[:0:-1], mul, initial=1)][::-1]
+    strides = [*itertools.accumulate(tensor.shape[:0:-1], mul, initial=1)][::-1]
     return tensor.contiguous().as_strided(tensor.shape, strides[: tensor.dim()])
+
+
+class _Compilation:
+    """A compiled function, which is compiled anew where Dynamo has compiled it often enough."""
+
+    def __init__(self, fn: Callable[..., Any], backend: str | Callable[..., Any]) -> None:
+        self._fn = fn
+        self._backend = backend
+        self._compiled = self._compile()
+
+    def __call__(self, *args: Any) -> Any:
+        try:
+            return self._compiled(*args)
+        except too_many_graphs():
+            # One code may be that of many steps (of all that a factory or ModuleStep makes), and
+            # torch allows few graphs for it. Those of the steps before are given up.
+            self._compiled = self._compile()
+            return self._compiled(*args)
+
+    def _compile(self) -> Callable[..., Any]:
+        # Random numbers from torch's generators, so that both graphs draw the same.
+        options: Any = {'fallback_random': True} if self._backend == 'inductor' else None
+        return torch.compile(
+            _copy(self._fn), fullgraph=True, dynamic=False, backend=self._backend, options=options
+        )
 
 
 class _CompiledStep(NamedTuple):
@@ -107,14 +154,10 @@ _by_code: WeakKeyDictionary[types.CodeType, _Backends] = WeakKeyDictionary()
 def _compiled_for(step: Step, backend: str | Callable[..., Any]) -> _CompiledStep:
     by_backend = _by_code.setdefault(function_of(step).__code__, {})
     if backend not in by_backend:
-        by_backend[backend] = _CompiledStep(*(_compile(_copy(fn), backend) for fn in (_run, _pull)))
+        by_backend[backend] = _CompiledStep(
+            _Compilation(_run, backend), _Compilation(_pull, backend)
+        )
     return by_backend[backend]
-
-
-def _compile(fn: Callable[..., Any], backend: str | Callable[..., Any]) -> Callable[..., Any]:
-    # Random numbers from torch's generators, so that both graphs draw the same.
-    options: Any = {'fallback_random': True} if backend == 'inductor' else None
-    return torch.compile(fn, fullgraph=True, dynamic=False, backend=backend, options=options)
 
 
 def _copy(fn: types.FunctionType | Any) -> Callable[..., Any]:
@@ -128,33 +171,38 @@ def _run(step: Step, carry: Any, x: Any, consts: Any) -> Any:
 
 def _pull(
     step: Step,
-    carry: Any,
-    x: Any,
-    consts: Any,
-    masks: tuple[tuple[bool, ...], ...],
+    trees: tuple[Any, Any, Any],
+    places: tuple[Any, Any, Any],
     y_mask: tuple[bool, ...],
     bars: list[torch.Tensor],
 ) -> list[torch.Tensor]:
-    trees = [flatten(tree) for tree in (carry, x, consts)]
-    tensors = [tensor for leaves, _ in trees for tensor in tensors_of(leaves)]
-    chosen = [position for position, need in enumerate(sum(masks, ())) if need]
-
     def outputs(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        replaced = list(tensors)
-        for position, part in zip(chosen, parts):
-            replaced[position] = part
-        supply = iter(replaced)
-        args = [
-            pytree.tree_unflatten(
-                structure,
-                [next(supply) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves],
-            )
-            for leaves, structure in trees
-        ]
+        args = pytree.tree_map(
+            lambda leaf, place: leaf if place is None else parts[place],
+            trees,
+            places,
+            none_is_leaf=True,
+        )
         new_carry, y = step(*args)
-        of_carry = [leaf for leaf in flatten(new_carry)[0] if is_differentiable(leaf)]
         of_y = [leaf for leaf, need in zip(tensors_of(flatten(y)[0]), y_mask) if need]
-        return (*of_carry, *of_y)
+        # Of the carry that goes in and that comes out the same tensors have a derivative.
+        return (*_by_place(new_carry, places[0]), *of_y)
 
-    pulled: Any = torch.func.vjp(outputs, *[tensors[position] for position in chosen])
+    pulled: Any = torch.func.vjp(outputs, *_by_place(trees, places))
     return list(pulled[1](tuple(bars)))
+
+
+def _by_place(tree: Any, places: Any) -> list[torch.Tensor]:
+    """Return the leaves of ``tree`` in the order of the numbers at their places.
+
+    Without taking the tree apart: in torch 2.13 Dynamo cannot where one of its dictionaries is
+    empty, and it visits the keys of the others in another order.
+    """
+    found: dict[int, torch.Tensor] = {}
+
+    def put(leaf: Any, place: int | None) -> None:
+        if place is not None:
+            found[place] = leaf
+
+    pytree.tree_map(put, tree, places, none_is_leaf=True)
+    return [found[place] for place in range(len(found))]

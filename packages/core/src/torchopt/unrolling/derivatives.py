@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 import torch
 
+from torchopt.unrolling.random_state import Autocast
+
 Cotangents: TypeAlias = Sequence[torch.Tensor | None]
 """One for every tensor, or None for a derivative of zero."""
 
@@ -30,12 +32,15 @@ def partial_derivatives(
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     if not pairs or not wanted:
         return [None] * len(inputs)
-    found = torch.autograd.grad(
-        [output for output, _ in pairs],
-        wanted,
-        [cotangent for _, cotangent in pairs],
-        create_graph=create_graph,
-        allow_unused=True,
-    )
+    # As backward() is called after autocast: each operation has its cast in its graph already, and
+    # one that was exempt has none.
+    with Autocast.capture(wanted).off().replayed():
+        found = torch.autograd.grad(
+            [output for output, _ in pairs],
+            wanted,
+            [cotangent for _, cotangent in pairs],
+            create_graph=create_graph,
+            allow_unused=True,
+        )
     by_tensor = iter(found)
     return [next(by_tensor) if tensor.requires_grad else None for tensor in inputs]

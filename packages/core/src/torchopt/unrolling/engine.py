@@ -86,12 +86,13 @@ class Eager:
                     'in the forward pass: take inner gradients with torchopt.unrolling.grad or '
                     'torch.func.grad, or use backward=Stored()'
                 ) from error
-        require_no_captures(
-            loop.step,
-            [*new_carry, *y],
-            tensors_of([*carry, *x, *consts]),
-            place=loop.called(point.number),
-        )
+        if not loop.constant:
+            require_no_captures(
+                loop.step,
+                [*new_carry, *y],
+                tensors_of([*carry, *x, *consts]),
+                place=loop.called(point.number),
+            )
         return detached(new_carry), detached(y), structure
 
     def pull(

@@ -93,7 +93,8 @@ class _Carried(torch.autograd.Function):
         for cotangent, tangent in zip(cotangents, ctx.saved_tensors):
             if cotangent is None or tangent is None:
                 continue
-            part = tangent.reshape(len(tangent), -1) @ cotangent.reshape(-1)
+            # The real part of a complex product, since what is differentiated by is real.
+            part = torch.real(tangent.reshape(len(tangent), -1).conj() @ cotangent.reshape(-1))
             total = part if total is None else total + part
         return None, None, None, *_parted(total, ctx.kinds)
 
@@ -175,7 +176,8 @@ class _Tangents:
                 slopes, outputs = batched(*(bar for bar in tangents if bar is not None))
             else:
                 slopes, (_, outputs) = (), smooth_outputs()
-        require_no_captures(loop.step, outputs, tensors, place=loop.called(number))
+        if not loop.constant:
+            require_no_captures(loop.step, outputs, tensors, place=loop.called(number))
         found = iter([slope.detach() for slope in slopes])
         bars = [next(found, None) if is_differentiable(output) else None for output in outputs]
         frame_carry, frame_y, structure = results[0]

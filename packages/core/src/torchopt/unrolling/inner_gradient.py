@@ -145,12 +145,12 @@ def grad_and_value(
         (tensor(6.), tensor(9.))
     """
 
-    def gradient_and_value(*args: Any) -> Any:
+    def gradient_and_value(*args: Any, **kwargs: Any) -> Any:
         tape: Tape | None = getattr(_active, 'tape', None)
         # Results of a transform that the step applies are of no use outside of it.
         if tape is None or active_transform() != 'none':
-            return torch.func.grad_and_value(fn, argnums, has_aux)(*args)
-        call, inputs = Call.of(fn, argnums, has_aux, args)
+            return torch.func.grad_and_value(fn, argnums, has_aux)(*args, **kwargs)
+        call, inputs = Call.of(fn, argnums, has_aux, args, kwargs)
         return tape.gradient(call, inputs)
 
     return gradient_and_value
@@ -172,8 +172,8 @@ def grad(
     """
     with_value = grad_and_value(fn, argnums, has_aux)
 
-    def gradient(*args: Any) -> Any:
-        result, value = with_value(*args)
+    def gradient(*args: Any, **kwargs: Any) -> Any:
+        result, value = with_value(*args, **kwargs)
         return (result, value[1]) if has_aux else result
 
     return gradient

@@ -43,6 +43,7 @@ class Loop(NamedTuple):
         until: Stops the loop before the step whose carry satisfies it.
         progress: Is told the number of steps taken, the carry and ``y`` after every step.
         first: Number of the first step, where the loop is the end of another.
+        constant: Whether no derivative is wanted, so that none is lost.
     """
 
     step: Step
@@ -56,6 +57,7 @@ class Loop(NamedTuple):
     until: Callable[[Any], Any] | None
     progress: Callable[[int, Any, Any], object] | None
     first: int = 0
+    constant: bool = False
 
     def called(self, number: int) -> str:
         """Return what messages call a step."""
@@ -223,7 +225,10 @@ def hollow(loop: Loop) -> Loop:
 def without_history(loop: Loop) -> Loop:
     """Return ``loop`` with all its tensors detached."""
     return loop._replace(
-        carry=detached(loop.carry), xs=detached(loop.xs), consts=detached(loop.consts)
+        carry=detached(loop.carry),
+        xs=detached(loop.xs),
+        consts=detached(loop.consts),
+        constant=True,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
 from torchopt import pytree
+from torchopt.unrolling.closures import captured_generators
 from torchopt.unrolling.derivatives import Cotangents, partial_derivatives
 from torchopt.unrolling.engine import (
     Engine,
@@ -113,7 +115,7 @@ class _Unrolled(torch.autograd.Function):
         def advance(number: int, carry: Leaves) -> tuple[Leaves, Leaves, pytree.PyTreeSpec]:
             return run.engine.advance(loop, current[-1], x(number))
 
-        with run.autocast.replayed():
+        with run.autocast.replayed(), require_no_draws(loop if differentiated else None):
             result = sweep(loop, advance, visit)
         run.result = result._replace(carry=frame_of(result.carry), ys=frame_of(result.ys))
         run.points = points
@@ -132,6 +134,30 @@ class _Unrolled(torch.autograd.Function):
                 return None, None, *_differentiable_pull(run, inputs, needed, cotangents)
             loop = with_inputs(run.loop, [tensor.detach() for tensor in inputs])
             return None, None, *_pull_through(run, loop, needed, cotangents)
+
+
+@contextmanager
+def require_no_draws(loop: Loop | None) -> Iterator[None]:
+    """Raise if random numbers were drawn in the block that would be others when drawn again.
+
+    Raises:
+        RuntimeError: ``loop``, if given, has drawn from a generator that it sees.
+    """
+    sources: list[tuple[str, torch.Generator]] = []
+    if loop is not None:
+        sources.extend(captured_generators(loop.step))
+        sources.extend(
+            ('consts', leaf) for leaf in loop.consts if isinstance(leaf, torch.Generator)
+        )
+    before = [generator.get_state() for _, generator in sources]
+    yield
+    for (name, generator), state in zip(sources, before):
+        if not torch.equal(state, generator.get_state()):
+            raise RuntimeError(
+                f'the step draws from a torch.Generator of its own ({name}), which is not set back '
+                "when the step is run again: draw from torch's own generators (torch.manual_seed), "
+                'pass the numbers through xs, or use backward=Stored()'
+            )
 
 
 def _pull_through(

@@ -12,7 +12,7 @@ from torchopt import pytree
 from torchopt.unrolling.closures import require_no_captures
 from torchopt.unrolling.derivatives import Cotangents, partial_derivatives
 from torchopt.unrolling.leaves import Leaves, fill, flatten, frame_of, is_hole, tensors_of
-from torchopt.unrolling.random_state import RandomState
+from torchopt.unrolling.random_state import Autocast, RandomState
 
 Order: TypeAlias = Literal['reverse-over-reverse', 'forward-over-reverse']
 """How the derivative of an inner gradient is taken.
@@ -30,8 +30,9 @@ class Call(NamedTuple):
         fn: Returns a scalar, or a pair of a scalar and a tree.
         argnums: Arguments to differentiate by.
         has_aux: Whether it returns the pair.
-        frame: Leaves of the arguments, with holes for the tensors.
+        frame: Leaves of the arguments and of those by name, with holes for the tensors.
         structure: Their tree.
+        autocast: What was cast where it was called.
     """
 
     fn: Callable[..., Any]
@@ -39,35 +40,48 @@ class Call(NamedTuple):
     has_aux: bool
     frame: Leaves
     structure: pytree.PyTreeSpec
+    autocast: Autocast
 
     @classmethod
     def of(
-        cls, fn: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bool, args: Any
+        cls,
+        fn: Callable[..., Any],
+        argnums: int | tuple[int, ...],
+        has_aux: bool,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> tuple[Call, list[torch.Tensor]]:
         """Return the call and the tensors among its arguments."""
-        leaves, structure = flatten(args)
-        return cls(fn, argnums, has_aux, frame_of(leaves), structure), tensors_of(leaves)
+        leaves, structure = flatten((args, kwargs))
+        tensors = tensors_of(leaves)
+        autocast = Autocast.capture(tensors)
+        return cls(fn, argnums, has_aux, frame_of(leaves), structure, autocast), tensors
 
-    def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[Any, ...]:
-        """Return the arguments, with ``tensors`` in their places."""
-        args: Any = pytree.tree_unflatten(self.structure, fill(self.frame, tensors))
-        return tuple(args)
+    def arguments(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments, and those by name, with ``tensors`` in their places."""
+        arguments: Any = pytree.tree_unflatten(self.structure, fill(self.frame, tensors))
+        args, kwargs = arguments
+        return args, kwargs
 
     def gradient(self, tensors: Sequence[torch.Tensor]) -> Any:
         """Return what ``torch.func.grad_and_value`` gives."""
-        args = self.arguments(tensors)
-        return torch.func.grad_and_value(self.fn, self.argnums, self.has_aux)(*args)
+        args, kwargs = self.arguments(tensors)
+        with self.autocast.replayed():
+            return torch.func.grad_and_value(self.fn, self.argnums, self.has_aux)(*args, **kwargs)
 
     def evaluate(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the value and the auxiliary tensors."""
-        value = self.fn(*self.arguments(tensors))
+        args, kwargs = self.arguments(tensors)
+        with self.autocast.replayed():
+            value = self.fn(*args, **kwargs)
         return tensors_of(flatten(value)[0])
 
     def positions(self) -> list[int]:
         """Return which of the tensors are differentiated by, in the gradient's order."""
         numbers = itertools.count()
         tagged = [next(numbers) if is_hole(leaf) else None for leaf in self.frame]
-        args: Any = pytree.tree_unflatten(self.structure, tagged)
+        unflattened: Any = pytree.tree_unflatten(self.structure, tagged)
+        args, _ = unflattened
         argnums = (self.argnums,) if isinstance(self.argnums, int) else self.argnums
         chosen, _ = flatten([args[number] for number in argnums])
         return [position for position in chosen if position is not None]
@@ -124,7 +138,8 @@ def products(
         return gradient
 
     primals = tuple(inputs[position] for position in along)
-    with torch.no_grad():
+    # The inner backward pass, too, was run where the step stood.
+    with torch.no_grad(), call.autocast.replayed():
         moved: Any = torch.func.jvp(full_gradient, primals, tuple(directions))
     supply = iter(moved[1])
     mixed = [next(supply) if need else None for need in needed]

@@ -90,7 +90,12 @@ class Autocast(NamedTuple):
         with ExitStack() as stack:
             for kind, enabled, dtype in self.settings:
                 # The cache would hold the casts of every step until the last is done.
-                stack.enter_context(
-                    torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
-                )
+                if enabled or torch.is_autocast_enabled(kind):
+                    stack.enter_context(
+                        torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
+                    )
             yield
+
+    def off(self) -> Autocast:
+        """Return the settings with which no device casts."""
+        return Autocast(tuple((kind, False, dtype) for kind, _, dtype in self.settings))

@@ -12,6 +12,7 @@ import torch
 from torchopt import pytree
 from torchopt.unrolling.leaves import Leaves, detached, flatten, map_tensors, require_alike
 from torchopt.unrolling.loop import Loop, Sweep, rows_of, sweep, tensor_inputs, without_history
+from torchopt.unrolling.node import require_no_draws
 from torchopt.unrolling.random_state import RandomState
 from torchopt.unrolling.stored import Stored
 from torchopt.unrolling.strategy import Strategy, run_with
@@ -65,7 +66,8 @@ class Truncated(Strategy):
             last = window[-1][1] if window else None
             window.append((carry, RandomState.capture(inputs, last)))
 
-        head = _without_graph(loop, remember)
+        with require_no_draws(loop):
+            head = _without_graph(loop, remember)
         if not window:
             return head._replace(carry=loop.carry).unflatten(loop)
         prefix = head.taken - len(window)

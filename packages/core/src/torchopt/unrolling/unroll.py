@@ -41,7 +41,7 @@ def unroll(
     Args:
         step: ``step(carry, x, consts) -> (carry, y)``, a function of its arguments alone, which
             writes into none of them. Inner gradients are taken with ``torch.func.grad`` or
-            :func:`torchopt.unrolling.grad`.
+            :func:`torchopt.unrolling.grad`, and random numbers from torch's own generators.
         carry: Tree of what changes from step to step: parameters, optimizer states, buffers.
             Leaves are tensors, whose shapes and dtypes stay, or immutable values such as a count.
         xs: Tree of tensors, of which each step gets one slice along the first dimension.
@@ -64,7 +64,8 @@ def unroll(
         TypeError: an argument is of the wrong type, or the step returns what cannot be stored.
         ValueError: the number of steps is not given, or twice and differently; or the carry
             changes its structure, shapes or dtypes.
-        RuntimeError: the step writes into its arguments; or it depends on a tensor that requires
+        RuntimeError: the step writes into its arguments; or draws from a ``torch.Generator`` that
+            ``backward`` would not set back; or it depends on a tensor that requires
             grad and is no argument, where ``backward`` would lose its gradient; or ``backward``
             does not work where it is called.
 
