@@ -1,6 +1,7 @@
 // The seam between the driver and the kernels, of which every instruction set has a copy.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "../problem.h"
@@ -11,6 +12,9 @@ namespace torchopt {
 // from memory would stall at their ends.
 constexpr int64_t kChunk = 16384;
 
+// What is streamed past the caches begins at multiples of this.
+constexpr size_t kStreamAlignment = 64;
+
 struct Chunk {
   const void* inputs[12];
   void* outputs[6];
@@ -19,6 +23,8 @@ struct Chunk {
   int64_t step;
   double lr;
   bool apply;
+  // The outputs, by bit, that go past the caches.
+  unsigned streamed;
 };
 
 // Returns the cotangent of lr, 0 where it is not asked for.

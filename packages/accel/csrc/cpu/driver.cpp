@@ -56,6 +56,25 @@ bool forked = false;
 [[maybe_unused]] const int registered =
     pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
+// A step that touches more than this leaves little of it in the caches for whoever comes next. What
+// virtual machines say of their caches is of no use.
+constexpr int64_t kCaches = int64_t(32) << 20;
+
+bool outgrows_caches(const Problem& problem) {
+  int64_t elements = 0, roles = 0;
+  for (int64_t size : problem.sizes) elements += size;
+  for (const auto* lists : {&problem.inputs, &problem.outputs})
+    for (const auto& pointers : *lists) roles += !pointers.empty();
+  return elements * roles * kItemSize[problem.dtype] > kCaches;
+}
+
+// Whether a tensor's output can be streamed: it is not one of its inputs, in the caches already.
+bool can_stream(const Problem& problem, uintptr_t output, int64_t tensor) {
+  for (const auto& pointers : problem.inputs)
+    if (!pointers.empty() && pointers[tensor] == output) return false;
+  return output && output % kStreamAlignment == 0;
+}
+
 struct Piece {
   int64_t tensor, start;
 };
@@ -68,7 +87,7 @@ std::vector<Piece> cut(const std::vector<int64_t>& sizes) {
   return pieces;
 }
 
-double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece) {
+double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece, bool streamed) {
   alignas(64) static thread_local char scratch[kChunk * sizeof(double)];
   Chunk chunk;
   int64_t offset = piece.start * kItemSize[problem.dtype];
@@ -77,9 +96,11 @@ double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece) {
     uintptr_t base = pointers.empty() ? 0 : pointers[piece.tensor];
     chunk.inputs[role] = base ? reinterpret_cast<const void*>(base + offset) : zeros;
   }
+  chunk.streamed = 0;
   for (size_t role = 0; role < problem.outputs.size(); ++role) {
     const auto& pointers = problem.outputs[role];
     uintptr_t base = pointers.empty() ? 0 : pointers[piece.tensor];
+    if (streamed && can_stream(problem, base, piece.tensor)) chunk.streamed |= 1u << role;
     chunk.outputs[role] = base ? reinterpret_cast<void*>(base + offset) : scratch;
   }
   chunk.size = std::min(kChunk, problem.sizes[piece.tensor] - piece.start);
@@ -99,9 +120,10 @@ void run_on_cpu(const Problem& problem, int threads) {
                                             : rule.backward)[problem.dtype];
   const std::vector<Piece> pieces = cut(problem.sizes);
   const int64_t count = int64_t(pieces.size());
+  const bool streamed = outgrows_caches(problem);
   std::vector<double> lr_grads(problem.lr_grad ? pieces.size() : 0);
   auto run = [&](int64_t i) {
-    double lr_grad = run_piece(problem, kernel, pieces[i]);
+    double lr_grad = run_piece(problem, kernel, pieces[i], streamed);
     if (problem.lr_grad) lr_grads[i] = lr_grad;
   };
   int64_t elements = 0;

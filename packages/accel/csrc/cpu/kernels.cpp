@@ -1,25 +1,31 @@
 // The loops over one chunk; compiled once for every instruction set.
+#include <algorithm>
+
 #include "../work.h"
 #include "chunk.h"
+#include "stream.h"
 
 namespace torchopt {
 namespace TORCHOPT_ISA {
 namespace {
 
-template <template <class> class Rule, class Work, bool with_lr>
-double run(const Chunk& chunk) {
+// Elements that are computed, and then streamed, while the reads of the next ones are on their way.
+constexpr int64_t kBlock = 128;
+
+// The loop that vectorises. Returns the cotangent of the learning rate.
+template <class Work, bool with_lr, int64_t most, class Kernel, class M>
+TORCHOPT_FN double loop(const Kernel& step, const M* const* inputs, M* const* outputs,
+                        int64_t size) {
   using T = typename Work::T;
-  using M = typename Work::M;
   constexpr int I = Work::kInputs, O = Work::kOutputs;
-  const Step<Rule, T> step(chunk.hyper, chunk.step, chunk.lr, chunk.apply);
   const M* in[I];
   M* out[O];
-  for (int r = 0; r < I; ++r) in[r] = static_cast<const M*>(chunk.inputs[r]);
-  for (int r = 0; r < O; ++r) out[r] = static_cast<M*>(chunk.outputs[r]);
+  for (int r = 0; r < I; ++r) in[r] = inputs[r];
+  for (int r = 0; r < O; ++r) out[r] = outputs[r];
   // Summed in a loop of its own: a reduction in the big one would keep it from vectorising.
-  T scale_grad[with_lr ? kChunk : 1];
+  T scale_grad[with_lr ? most : 1];
 #pragma GCC ivdep
-  for (int64_t i = 0; i < chunk.size; ++i) {
+  for (int64_t i = 0; i < size; ++i) {
     M x[I], y[O];
     for (int r = 0; r < I; ++r) x[r] = in[r][i];
     T dscale = Work::run(step, x, y);
@@ -29,8 +35,35 @@ double run(const Chunk& chunk) {
   if (!with_lr) return 0;
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < chunk.size; ++i) sum += scale_grad[i];
+  for (int64_t i = 0; i < size; ++i) sum += scale_grad[i];
   return -double(sum);
+}
+
+template <template <class> class Rule, class Work, bool with_lr>
+double run(const Chunk& chunk) {
+  using M = typename Work::M;
+  constexpr int I = Work::kInputs, O = Work::kOutputs;
+  const Step<Rule, typename Work::T> step(chunk.hyper, chunk.step, chunk.lr, chunk.apply);
+  const M* in[I];
+  M* out[O];
+  for (int r = 0; r < I; ++r) in[r] = static_cast<const M*>(chunk.inputs[r]);
+  for (int r = 0; r < O; ++r) out[r] = static_cast<M*>(chunk.outputs[r]);
+  if (!chunk.streamed) return loop<Work, with_lr, kChunk>(step, in, out, chunk.size);
+
+  alignas(kStreamAlignment) M computed[O][kBlock];
+  double sum = 0;
+  for (int64_t start = 0; start < chunk.size; start += kBlock) {
+    const int64_t size = std::min(kBlock, chunk.size - start);
+    M* target[O];
+    for (int r = 0; r < O; ++r) target[r] = chunk.streamed >> r & 1 ? computed[r] : out[r];
+    sum += loop<Work, with_lr, kBlock>(step, in, target, size);
+    for (int r = 0; r < O; ++r)
+      if (chunk.streamed >> r & 1) stream(out[r], computed[r], size_t(size) * sizeof(M));
+    for (int r = 0; r < I; ++r) in[r] += size;
+    for (int r = 0; r < O; ++r) out[r] += size;
+  }
+  end_streaming();
+  return sum;
 }
 
 template <template <class> class Rule>

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.dlpack import from_dlpack
 
 from torchopt_accel._extension import C
+from torchopt_accel.modes import from_dlpack
 
 DTYPES = {
     torch.float32: 0,

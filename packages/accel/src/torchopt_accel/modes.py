@@ -1,12 +1,19 @@
-"""What torch is in the middle of, which it tells fast only through names that are not public.
+"""What torch tells, or does, fast only through names that are not public.
 
 Each has an answer for a torch to come in which the name is gone: steps stay right and fused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.autograd import forward_ad
+from torch.utils import dlpack
+
+# The public function asks what it was given, which takes as long as the rest; it is given capsules.
+from_dlpack: Callable[[Any], torch.Tensor] = getattr(torch._C, '_from_dlpack', dlpack.from_dlpack)
 
 
 def forward_mode() -> bool:
