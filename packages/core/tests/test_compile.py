@@ -186,6 +186,16 @@ def test_trees(kind: str) -> None:
     assert_trees_close(compiled(meta_gradient)(params), meta_gradient(params))
 
 
+def test_dictionaries_in_which_the_mask_leaves_nothing() -> None:
+    params = {'w': START['w'], 'frozen': {'w': START['b'], 'none': None}}
+    optimizer = torchopt.adamw(0.1, mask={'w': True, 'frozen': False})
+
+    def step(params: Any) -> Any:
+        return optimizer.update(params, optimizer.init(params), params=params, inplace=False)
+
+    assert_trees_close(compiled(step)(params), step(params))
+
+
 def test_transforms() -> None:
     loss = meta_loss(lambda: torchopt.adam(0.1))
     tangent = torch.ones_like(TASKS)

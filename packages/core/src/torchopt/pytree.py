@@ -4,6 +4,14 @@ The library's own trees are read with ``none_is_leaf=True``: a None stands for a
 (a parameter without gradient, a layer without bias) and keeps its place.
 """
 
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import optree
+import torch
 from optree import PyTree as PyTree
 from optree import PyTreeAccessor as PyTreeAccessor
 from optree import PyTreeSpec as PyTreeSpec
@@ -12,11 +20,9 @@ from optree import register_pytree_node_class as register_pytree_node_class
 from optree import tree_accessors as tree_accessors
 from optree import tree_all as tree_all
 from optree import tree_any as tree_any
-from optree import tree_flatten as tree_flatten
 from optree import tree_flatten_with_accessor as tree_flatten_with_accessor
 from optree import tree_flatten_with_path as tree_flatten_with_path
 from optree import tree_iter as tree_iter
-from optree import tree_leaves as tree_leaves
 from optree import tree_map as tree_map
 from optree import tree_map_ as tree_map_
 from optree import tree_map_with_accessor as tree_map_with_accessor
@@ -25,4 +31,52 @@ from optree import tree_paths as tree_paths
 from optree import tree_reduce as tree_reduce
 from optree import tree_structure as tree_structure
 from optree import tree_transpose as tree_transpose
-from optree import tree_unflatten as tree_unflatten
+
+_Function = TypeVar('_Function', bound=Callable[..., Any])
+
+
+class _Held:
+    """Wraps a leaf that is no tensor, in traced code.
+
+    With optree 0.20, Dynamo of torch 2.13 evaluates a dictionary's flattening and its reverse where
+    all values are constants, such as None, and then cannot read its own result.
+    """
+
+    def __init__(self, leaf: Any) -> None:
+        self.leaf = leaf
+
+
+def _hold(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, torch.Tensor) else _Held(leaf)
+
+
+def _release(leaf: Any) -> Any:
+    return leaf.leaf if isinstance(leaf, _Held) else leaf
+
+
+def _of_held_leaves(fn: _Function) -> _Function:
+    """Let a function that takes a tree apart see no constants in traced code."""
+
+    @functools.wraps(fn)
+    def traceable(tree: Any, /, *args: Any, none_is_leaf: bool = False, **options: Any) -> Any:
+        if not torch.compiler.is_compiling() or args or options:
+            return fn(tree, *args, none_is_leaf=none_is_leaf, **options)
+        held = optree.tree_map(_hold, tree, none_is_leaf=none_is_leaf)
+        result = fn(held, none_is_leaf=none_is_leaf)
+        if isinstance(result, tuple):
+            return [_release(leaf) for leaf in result[0]], result[1]
+        return [_release(leaf) for leaf in result]
+
+    return cast(_Function, traceable)
+
+
+def _unflatten(structure: PyTreeSpec, leaves: Any) -> Any:
+    if not torch.compiler.is_compiling():
+        return optree.tree_unflatten(structure, leaves)
+    held = optree.tree_unflatten(structure, [_hold(leaf) for leaf in leaves])
+    return optree.tree_map(_release, held, none_is_leaf=True)
+
+
+tree_flatten = _of_held_leaves(optree.tree_flatten)
+tree_leaves = _of_held_leaves(optree.tree_leaves)
+tree_unflatten = functools.wraps(optree.tree_unflatten)(_unflatten)

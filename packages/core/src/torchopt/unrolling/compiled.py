@@ -171,13 +171,13 @@ def _run(step: Step, carry: Any, x: Any, consts: Any) -> Any:
 
 def _pull(
     step: Step,
-    trees: tuple[Any, Any, Any],
-    places: tuple[Any, Any, Any],
+    trees: Any,
+    places: Any,
     y_mask: tuple[bool, ...],
     bars: list[torch.Tensor],
 ) -> list[torch.Tensor]:
     def outputs(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        args = pytree.tree_map(
+        args: Any = pytree.tree_map(
             lambda leaf, place: leaf if place is None else parts[place],
             trees,
             places,
