@@ -55,6 +55,19 @@ def test_sizes(case: OptimizerCase, threads: int, device: str) -> None:
     assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_larger_than_the_caches(dtype: torch.dtype, kernels: str, launches: list[str]) -> None:
+    # With a part that is no whole number of chunks, blocks or vectors, and one that is unaligned.
+    numbers = torch.linspace(-1, 1, 5_000_003, dtype=dtype, device=kernels)
+    case = next(case for case in MAIN_CASES if str(case) == 'adam-defaults')
+    expected, actual = compared(
+        case, [numbers[:3_000_000], numbers[3_000_001:]], weight_decay=0.05, eps_root=1e-3
+    )
+    assert launches == ['adam', 'adam', 'adam_backward', 'adam_backward']
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    assert_trees_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_layouts(case: OptimizerCase, launches: list[str], kernels: str) -> None:
     base = torch.randn(40, 30, generator=generator(1), dtype=torch.float64).to(kernels)

@@ -67,9 +67,7 @@ def test_what_is_written(launches: list[str]) -> None:
 
 def test_a_later_group_that_does_not_fit_stops_the_first() -> None:
     params = [torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)]
-    optimizer = torchopt.Adam(
-        [{'params': [param]} for param in params], use_accelerated_op=True
-    )
+    optimizer = torchopt.Adam([{'params': [param]} for param in params], use_accelerated_op=True)
     for param in params:
         param.grad = torch.ones_like(param)
     params[1].data = torch.ones(2, dtype=torch.float64)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import torchopt
+from cotangents import pulled
 from torchopt import pytree
 
 Run = Callable[[], object]
@@ -55,7 +56,7 @@ def differentiable(name: str, size: str, *, accelerated: bool) -> tuple[Run, Run
         updates, after = optimizer.update(grads, state, params=params, inplace=False)
         return [*updates, *(x for x in pytree.tree_leaves(after) if x.is_floating_point())]
 
-    return step, lambda: torch.autograd.grad(step(), inputs, cotangents)
+    return step, lambda: pulled(step(), cotangents, inputs)
 
 
 def in_place(kind: str, size: str) -> Run:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from adapters import Adapter, Tensors
+from cotangents import pulled
 from sinusoids import Size, problem
 
 Problem = Callable[[Adapter, torch.dtype, float], Callable[[], Tensors]]
@@ -30,7 +31,7 @@ def adam_step(count: int, *shape: int) -> Problem:
         step = adapter.adam_step(
             inputs[:count], inputs[count : 2 * count], inputs[2 * count :], eps_root
         )
-        return lambda: list(torch.autograd.grad(step(), inputs, cotangents))
+        return lambda: pulled(step(), cotangents, inputs)
 
     return make
 

@@ -167,9 +167,7 @@ class _Tree:
                 states = [*map(torch.clone, states)]
                 _scatter(states, group, results)
             staged.append(
-                ops.STAGE[plan.kernel.rule](
-                    grads, params, states, steps, group, lr, plan.hyper
-                )
+                ops.STAGE[plan.kernel.rule](grads, params, states, steps, group, lr, plan.hyper)
             )
 
         def take_step() -> OptState:
@@ -216,8 +214,7 @@ def _read(
 ) -> _Tree | None:
     """Take the trees apart; None if they differ in structure or no kernel takes them.
 
-    Args:
-        applied: Parameters are needed even where no weights decay.
+    With ``applied``, parameters are needed even where no weights decay.
     """
     grads, structure = pytree.tree_flatten(updates, none_is_leaf=True)
     needed = plan.decays or applied

@@ -1,10 +1,10 @@
 """The operators ``torchopt::<rule>_forward``, ``_forward_``, ``_step_`` and ``_backward``.
 
 ``_forward_`` writes updates and new states into the tensors that it was given, ``_step_`` new
-parameters and states into the old ones. All take lists with one tensor for every leaf: gradients, parameters (an empty list for a
-rule without weight decay) and states, role after role. They know nothing of autograd, which is
-in ``step.py``; they are what fake tensors and the compiler see. Where nothing looks on, a step
-calls what is behind them.
+parameters and states. All take lists with one tensor for every leaf: gradients, parameters (but
+for ``_step_`` an empty list for a rule without weight decay) and states, role after role. They
+know nothing of autograd, which is in ``step.py``; they are what fake tensors and the compiler
+see. Where nothing looks on, a step calls what is behind them.
 """
 
 from __future__ import annotations

@@ -47,9 +47,7 @@ class Forward(torch.autograd.Function):
     """The forward kernel; ``apply(call, lr, steps, *tensors)``."""
 
     @staticmethod
-    def forward(
-        ctx: Any, call: Call, lr: Maybe, steps: Maybe, *tensors: torch.Tensor
-    ) -> Outputs:
+    def forward(ctx: Any, call: Call, lr: Maybe, steps: Maybe, *tensors: torch.Tensor) -> Outputs:
         """Run the forward kernel and save its inputs."""
         _save(ctx, call, lr, steps, *tensors)
         return tuple(_forward(call, lr, steps, tensors))

@@ -159,9 +159,7 @@ class Optimizer:
             gradients = [param.grad if param.requires_grad else None for param in params]
             take_step = None
             if isinstance(transformation, FusedTransformation):
-                take_step = transformation.stage(
-                    gradients, state, params, self._states_are_lent
-                )
+                take_step = transformation.stage(gradients, state, params, self._states_are_lent)
             if take_step is not None:
                 fused[position] = take_step
             else:
