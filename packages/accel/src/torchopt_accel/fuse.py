@@ -28,14 +28,14 @@ def fuse(
 ) -> GradientTransformation:
     """Return the transformation that computes ``composite`` with fused kernels.
 
-    Its states are those of ``composite``. An object-oriented step in place is one kernel, too. It
-    hands over to ``composite`` what no kernel does:
-    ``amsgrad``, a ``mask``, hyperparameters other than ``lr`` that are tensors, a tree of learning
-    rates; leaves of another dtype than float32, float64, bfloat16 and float16, on another device
-    than the CPU and CUDA, or of a subclass of Tensor; in-place updates of tensors that are not
-    contiguous, share memory or are being transformed by ``torch.func``; and what
-    ``torch.compile`` traces, since its compiler fuses the rule itself. What does not fit together
-    goes there too, for the error.
+    Its states are those of ``composite``. The step of a plain optimizer is one kernel, too, which
+    writes the parameters. ``composite`` does what no kernel does: ``amsgrad``, a ``mask``,
+    hyperparameters other than ``lr`` that are tensors, a tree of learning rates; leaves of another
+    dtype than float32, float64, bfloat16 and float16, on another device than the CPU and CUDA, or
+    of a subclass of Tensor; in-place updates of tensors that are not contiguous, share memory,
+    carry a graph or are being transformed by ``torch.func``; and what ``torch.compile`` traces,
+    since its compiler fuses the rule itself. What does not fit together goes there too, for the
+    error.
 
     Args:
         name: Name of the optimizer's function.
