@@ -87,14 +87,14 @@ def extract_state_dict(
     params_copier = copier(by, device)
     buffers_copier = copier('deepcopy', device) if detach_buffers else params_copier
     if isinstance(target, nn.Module):
-        names: dict[str, torch.Tensor] = {
-            visual_prefix + name: p for name, p in target.named_parameters()
-        }
+        names: dict[str, torch.Tensor] | None = None
+        if enable_visual:
+            names = {visual_prefix + name: p for name, p in target.named_parameters()}
         modules = list(target.modules())
         target = ModuleState(
             tuple(dict(module._parameters) for module in modules),
             tuple(dict(module._buffers) for module in modules),
-            names if enable_visual else None,
+            names,
         )
     if isinstance(target, ModuleState):
         kind = type(target)

@@ -74,10 +74,12 @@ def _recover_module(module: nn.Module, state: ModuleState) -> None:
         pairs += _fitting('buffer', list(submodules), buffers, state.buffers)
     _require_tied(pairs)
 
-    as_it_is = copier('reference')
+    new_params, new_buffers = state.params, state.buffers
     renewed = renewer()
-    new_params = (renewed if isinstance(state, ModuleSnapshot) else as_it_is).slots(state.params)
-    new_buffers = (renewed if isinstance(state, BufferSnapshot) else as_it_is).slots(state.buffers)
+    if isinstance(state, ModuleSnapshot):
+        new_params = renewed.slots(new_params)
+    if isinstance(state, BufferSnapshot):
+        new_buffers = renewed.slots(new_buffers)
     for submodule, slots in zip(submodules.values(), new_params):
         for name, tensor in slots.items():
             ParameterSlot(submodule, name).write(tensor)
