@@ -142,6 +142,28 @@ def pins(session: nox.Session) -> None:
     session.run('pytest', 'tests/packaging/test_pins.py')
 
 
+# What torch 2.4 has not got: a compiler that reads optree's trees and lists that operators return,
+# the name that tells a backward pass whether its graph is retained, state for later groups of its
+# own Adagrad, and silence about its age.
+OLDEST_LACKS = (
+    *('compile', 'opcheck', 'internals', 'snapshots_is', 'snapshots_are', 'nodes_refuse'),
+    'groups_with_hyperparameters',
+)
+OLDEST_WARNS = ('FutureWarning', 'DeprecationWarning', 'UserWarning')
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Everything but compilation with the lowest torch and optree that the packages allow."""
+    session.install('torch==2.4.0', 'optree==0.13.0', 'numpy<2.3', 'nanobind-backend')
+    session.install('--no-deps', *build_wheels(session).values())
+    session.install('pytest', 'pytest-xdist', 'hypothesis', 'expecttest', 'packaging')
+    tests = [f'{package}/tests' for package in PACKAGES]
+    without = ' and '.join(f'not {name}' for name in OLDEST_LACKS)
+    ignored = [f'-Wignore::{category}' for category in OLDEST_WARNS]
+    session.run('pytest', '-n', '2', *ignored, '-k', without, *tests, env={'OMP_NUM_THREADS': '1'})
+
+
 @nox.session
 def crosscheck(session: nox.Session) -> None:
     """Meta-gradients against those of optax under JAX."""

@@ -337,3 +337,13 @@ def test_parameter_removed_from_its_module_is_named():
     net[0].bias = None
     with pytest.raises(RuntimeError, match=r"'0.bias' has been removed"):
         optimizer.step(loss)
+
+
+def test_parameter_that_is_shared_no_longer_is_named():
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    net[1].weight = net[0].weight
+    optimizer = torchopt.MetaSGD(net, lr=0.1)
+    net[1].weight = own = nn.Parameter(torch.ones(2, 2))
+    with pytest.raises(RuntimeError, match=r"'0.weight' was shared"):
+        optimizer.step(net(torch.ones(1, 2)).sum())
+    assert net[1].weight is own

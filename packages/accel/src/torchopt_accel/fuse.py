@@ -223,7 +223,7 @@ def _read(
     try:
         trees = [getattr(find(state, owner), field) for owner, field in plan.kernel.columns]
         columns = [structure.flatten_up_to(tree) for tree in trees]
-        flat = structure.flatten_up_to(params) if needed else []
+        flat = [] if params is None or not needed else structure.flatten_up_to(params)
     except ValueError:
         return None
     present = [i for i, leaf in enumerate(grads) if leaf is not None]

@@ -170,9 +170,10 @@ def _require_writable(written: Tensors, read: Tensors) -> None:
 
 
 def _increment_versions(written: Tensors) -> None:
-    torch.autograd.graph.increment_version(
-        [tensor for tensor in written if not tensor.is_inference()]
-    )
+    for tensor in written:
+        # Lists are taken since torch 2.5 only.
+        if not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
 
 
 def _backward(rule: str) -> Callable[..., list[torch.Tensor]]:

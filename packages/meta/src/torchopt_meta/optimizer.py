@@ -27,10 +27,15 @@ class _Group:
 
     def params(self) -> dict[str, torch.Tensor]:
         params = {}
-        for name, (first, *_) in self.slots.items():
+        for name, (first, *others) in self.slots.items():
             tensor = first.read()
             if tensor is None:
                 raise RuntimeError(f'parameter {name!r} has been removed from its module')
+            if any(slot.read() is not tensor for slot in others):
+                raise RuntimeError(
+                    f'parameter {name!r} was shared when its module was added, but is not any '
+                    'more: make a new optimizer'
+                )
             params[name] = tensor
         return params
 
@@ -151,7 +156,8 @@ class MetaOptimizer:
             TypeError: ``loss`` is not a tensor.
             ValueError: ``loss`` is not a scalar, or depends on no parameter.
             RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function, or
-                a parameter that was frozen when its module was added requires grad now.
+                since its module was added a parameter has begun to require grad, is shared no
+                longer, or was removed.
         """
         self._require_frozen()
         params = [group.params() for group in self._groups]
