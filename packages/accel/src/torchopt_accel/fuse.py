@@ -199,14 +199,19 @@ class _Tree:
             changes[counted] = {'steps': steps}
         if callable(lr) and not isinstance(lr, torch.Tensor):
             count = schedule_count(self._state)
-            lr = lr(as_float(count))
+            lr = _rate(lr(as_float(count)), count.device)
             changes[ScaleByScheduleState] = {'steps': count + 1}
-            if not isinstance(lr, torch.Tensor):
-                # Filled where it is needed: a CUDA graph can't hold a copy from the host.
-                lr = torch.full((), lr, dtype=torch.float64, device=count.device)
-            elif lr.dim() != 0:
-                raise Mismatch('a schedule must return a number or a 0-dim tensor')
         return steps, lr if isinstance(lr, torch.Tensor) else None, changes
+
+
+def _rate(value: Any, device: torch.device) -> torch.Tensor:
+    """Return what a schedule gave as a tensor."""
+    if not isinstance(value, torch.Tensor):
+        # Filled where it is needed: a CUDA graph can't hold a copy from the host.
+        return torch.full((), value, dtype=torch.float64, device=device)
+    if value.dim() != 0:
+        raise Mismatch('a schedule must return a number or a 0-dim tensor')
+    return value
 
 
 def _read(

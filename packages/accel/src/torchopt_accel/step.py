@@ -91,7 +91,7 @@ class TransformedForward(Forward):
         _save(ctx, *inputs)
 
     @staticmethod
-    def vmap(
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
         info: Any, in_dims: tuple[Any, ...], call: Call, lr: Maybe, steps: Maybe, *tensors: Any
     ) -> tuple[Outputs, tuple[int, ...]]:
         """Run the kernel over all elements of the batch at once."""
@@ -140,7 +140,7 @@ class Backward(torch.autograd.Function):
         return (None, None, lr_grad, None, *cotangent_grads, *grads)
 
     @staticmethod
-    def vmap(
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
         info: Any,
         in_dims: tuple[Any, ...],
         call: Call,
