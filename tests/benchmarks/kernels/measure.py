@@ -29,36 +29,37 @@ def main() -> None:
     """Print one record."""
     threads, device, quick = int(sys.argv[1]), sys.argv[2], sys.argv[3] == 'quick'
     torch.set_num_threads(threads)
-    torch.set_default_device(device)
     seconds = 0.05 if quick else 1.5
     optimizers = ['adam'] if quick else list(OPTIMIZERS)
     differentiated = {
         size: {
             name: _medians(
                 {
-                    kind: differentiable(name, size, accelerated=kind == 'accelerated')[1]
+                    kind: differentiable(name, size, device, accelerated=kind == 'accelerated')[1]
                     for kind in ('composite', 'accelerated')
                 },
                 seconds,
+                device,
             )
             for name in optimizers
         }
         for size in SIZES
     }
     written = {
-        size: _medians({kind: in_place(kind, size) for kind in IN_PLACE}, seconds) for size in SIZES
+        size: _medians({kind: in_place(kind, size, device) for kind in IN_PLACE}, seconds, device)
+        for size in SIZES
     }
     record = {
         'threads': threads,
         'differentiated': differentiated,
         'in place': written,
-        'bandwidth': _bandwidth(seconds),
-        'held': _held(),
+        'bandwidth': _bandwidth(seconds, device),
+        'held': _held(device),
     }
     print(json.dumps(record))
 
 
-def _medians(runs: Mapping[str, Run], seconds: float) -> dict[str, float]:
+def _medians(runs: Mapping[str, Run], seconds: float, device: str) -> dict[str, float]:
     """Time each in turn, so that what the machine does meanwhile befalls all alike."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -66,31 +67,31 @@ def _medians(runs: Mapping[str, Run], seconds: float) -> dict[str, float]:
             run()
     while sum(map(sum, times.values())) < seconds or len(next(iter(times.values()))) < 5:
         for name, run in runs.items():
-            times[name].append(_time(run))
+            times[name].append(_time(run, device))
     return {name: median(values) for name, values in times.items()}
 
 
-def _time(run: Run) -> float:
-    _wait()
+def _time(run: Run, device: str) -> float:
+    _wait(device)
     begin = time.perf_counter()
     result = run()
-    _wait()
+    _wait(device)
     seconds = time.perf_counter() - begin
     del result  # freed outside of what is timed
     return seconds
 
 
-def _wait() -> None:
-    if torch.get_default_device().type == 'cuda':
+def _wait(device: str) -> None:
+    if device == 'cuda':
         torch.cuda.synchronize()
 
 
-def _bandwidth(seconds: float) -> dict[str, float]:
+def _bandwidth(seconds: float, device: str) -> dict[str, float]:
     """Return the bytes per second of a copy and of Adam's kernels, with all around them."""
-    copy, copied = copying()
-    step, both = differentiable('adam', LARGEST, accelerated=True)
-    times = _medians({'copy': copy, 'forward': step, 'both': both}, seconds)
-    tensors = sum(x.nbytes for x in normal(LARGEST, 0))
+    copy, copied = copying(device)
+    step, both = differentiable('adam', LARGEST, device, accelerated=True)
+    times = _medians({'copy': copy, 'forward': step, 'both': both}, seconds, device)
+    tensors = sum(x.nbytes for x in normal(LARGEST, 0, device))
     return {
         'copy': copied / times['copy'],
         # Gradient and two moments in; update and two moments out.
@@ -100,12 +101,12 @@ def _bandwidth(seconds: float) -> dict[str, float]:
     }
 
 
-def _held() -> dict[str, float]:
+def _held(device: str) -> dict[str, float]:
     """Return what a differentiable step keeps, in tensors of the size of the parameters."""
     import torchopt
 
     held = {}
-    tensors = sum(x.nbytes for x in normal(LARGEST, 0))
+    tensors = sum(x.nbytes for x in normal(LARGEST, 0, device))
     for kind in ('composite', 'accelerated'):
         optimizer = torchopt.adam(0.01, eps_root=1e-8, use_accelerated_op=kind == 'accelerated')
 
@@ -113,9 +114,9 @@ def _held() -> dict[str, float]:
             steps: int, optimizer: torchopt.GradientTransformation = optimizer
         ) -> list[object]:
             kept: list[object] = []
-            params = normal(LARGEST, 1)
+            params = normal(LARGEST, 1, device)
             state = optimizer.init(params)
-            scale = torch.ones((), requires_grad=True)
+            scale = torch.ones((), requires_grad=True, device=device)
             for _ in range(steps):
                 # A gradient that needs no other tensor for its own derivative.
                 grads = [scale.expand_as(x).contiguous() for x in params]
@@ -127,7 +128,7 @@ def _held() -> dict[str, float]:
         unroll(2)
         peaks = {}
         for steps in (2, 8):
-            with PeakMemory(torch.get_default_device().type) as memory:
+            with PeakMemory(device) as memory:
                 kept = unroll(steps)
             del kept
             peaks[steps] = memory.mebibytes

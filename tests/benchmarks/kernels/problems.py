@@ -33,17 +33,17 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def normal(size: str, seed: int) -> list[torch.Tensor]:
+def normal(size: str, seed: int, device: str) -> list[torch.Tensor]:
     """Return the tensors of a size with random values."""
     count, shape = SIZES[size]
-    random = torch.Generator(torch.get_default_device()).manual_seed(seed)
-    return [torch.randn(shape, generator=random) for _ in range(count)]
+    random = torch.Generator(device).manual_seed(seed)
+    return [torch.randn(shape, generator=random, device=device) for _ in range(count)]
 
 
-def differentiable(name: str, size: str, *, accelerated: bool) -> tuple[Run, Run]:
+def differentiable(name: str, size: str, device: str, *, accelerated: bool) -> tuple[Run, Run]:
     """Return a step, and a step with its derivative by gradients and floating-point states."""
     optimizer = getattr(torchopt, name)(lr=0.01, **OPTIMIZERS[name], use_accelerated_op=accelerated)
-    grads, params = normal(size, 0), normal(size, 1)
+    grads, params = normal(size, 0, device), normal(size, 1, device)
     leaves, structure = pytree.tree_flatten(optimizer.init(grads))
     floating = [i for i, leaf in enumerate(leaves) if leaf.is_floating_point()]
     for i in floating:
@@ -59,19 +59,19 @@ def differentiable(name: str, size: str, *, accelerated: bool) -> tuple[Run, Run
     return step, lambda: pulled(step(), cotangents, inputs)
 
 
-def in_place(kind: str, size: str) -> Run:
+def in_place(kind: str, size: str, device: str) -> Run:
     """Return the step of an object-oriented Adam that writes into its parameters."""
-    params = normal(size, 0)
-    for param, grad in zip(params, normal(size, 1)):
+    params = normal(size, 0, device)
+    for param, grad in zip(params, normal(size, 1, device)):
         param.requires_grad_().grad = grad
     if kind == 'torch.optim.Adam(fused=True)':
         return torch.optim.Adam(params, lr=0.01, fused=True).step
     return torchopt.Adam(params, lr=0.01, use_accelerated_op=kind == 'accelerated').step
 
 
-def copying() -> tuple[Run, int]:
+def copying(device: str) -> tuple[Run, int]:
     """Return a copy between tensors as large as a step's, and the bytes that it moves."""
-    source = normal(LARGEST, 0)
+    source = normal(LARGEST, 0, device)
     target = [torch.empty_like(x) for x in source]
 
     def copy() -> None:

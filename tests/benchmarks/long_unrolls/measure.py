@@ -16,12 +16,13 @@ from memory import PeakMemory
 def measure(problem: str, library: str, way: str, steps: int, device: str) -> dict[str, object]:
     """Return peak memory, time and some of the meta-gradient."""
     torch.set_num_threads(1)
-    torch.set_default_device(device)
     run = WAYS[library, way]
 
     def compute(length: int) -> tuple[float, float, torch.Tensor]:
         torch.manual_seed(0)
-        made = PROBLEMS[problem](length)
+        # Not as the default of the whole process, which would add Python to every operation.
+        with torch.device(device):
+            made = PROBLEMS[problem](length)
         with PeakMemory(device) as memory:
             begin = time.perf_counter()
             gradient = run(made)

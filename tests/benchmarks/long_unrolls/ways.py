@@ -20,7 +20,7 @@ Way = Callable[[Problem], Tensor]
 
 def outer_loss(problem: Problem, logits: Tensor) -> Tensor:
     """Return the loss of held-out examples."""
-    return weighted_loss(logits, problem.held_out[1], torch.ones(len(logits)))
+    return weighted_loss(logits, problem.held_out[1], logits.new_ones(len(logits)))
 
 
 def functional_step(
@@ -59,7 +59,7 @@ def unrolled(mode: str, by: str = 'weights') -> Way:
         from torchopt import unrolling
 
         backward = eval(mode, vars(unrolling).copy())
-        consts = {'weights': problem.weights.detach(), 'lr': torch.tensor(LR)}
+        consts = {'weights': problem.weights.detach(), 'lr': problem.weights.new_tensor(LR)}
         if by == 'weights':
             del consts['lr']
         consts[by].requires_grad_()
