@@ -38,7 +38,7 @@ def markdown(found: dict[str, Results], rounds: int, limit: float, device: str) 
         f'- {machine()}, {_device(device)}',
         f'- {versions()}, float32',
         '- Every figure is from a process of its own: peak memory beyond what it held before, and '
-        f'time, of one meta-gradient through Adam. Medians of {rounds} processes below 100 '
+        f'time, of one meta-gradient through Adam. Medians of {rounds} processes below 64 '
         f'steps. *Italic*: would not fit, extrapolated. Empty: would take over {limit:.0f} s.',
         '- By the weights of all examples; "by lr": by the learning rate alone. `Truncated(10)` '
         'gives another, biased gradient. For `torch.utils.checkpoint` every step is checkpointed. '

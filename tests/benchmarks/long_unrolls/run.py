@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument('--steps', type=int, nargs='+', default=[2, 16, 64, 100, 1000])
-    made.add_argument('--rounds', type=int, default=3, help='of unrolls of less than 100 steps')
+    made.add_argument('--rounds', type=int, default=3, help='of unrolls of less than 64 steps')
     made.add_argument('--limit', type=float, default=300, help='seconds that an unroll may take')
     made.add_argument('--device', default='cpu', help='or cuda')
     options = parse(made, arguments, 'long-unrolls-benchmarks.md')
@@ -61,7 +61,7 @@ def _measured(problem: str, pythons: dict[str, Path], options: argparse.Namespac
     results: Results = defaultdict(dict)
     for steps in sorted(options.steps):
         rounds: dict[Way, list[Result]] = defaultdict(list)
-        for number in range(options.rounds if steps < 100 else 1):
+        for number in range(options.rounds if steps < 64 else 1):
             # In turn, and back: what the machine does meanwhile befalls all alike.
             for way in list(WAYS)[:: -1 if number % 2 else 1]:
                 timed = {length: r for length, r in results[way].items() if r.seconds}
