@@ -15,8 +15,8 @@ from torchopt.typing import OptState, Params, TreeT, Updates
 from torchopt_accel import ops
 from torchopt_accel.call import Call
 from torchopt_accel.devices import runs_on
+from torchopt_accel.internals import transforming
 from torchopt_accel.launch import DTYPES, Mismatch, contiguous, layout_of, overlap
-from torchopt_accel.modes import transforming
 from torchopt_accel.plans import Plan, find, plan, replace, schedule_count
 from torchopt_accel.step import step
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt_accel._extension import C
-from torchopt_accel.modes import from_dlpack
+from torchopt_accel.internals import from_dlpack
 
 DTYPES = {
     torch.float32: 0,

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from torchopt_accel.internals import dispatching
 from torchopt_accel.launch import (
     HAS_CUDA,
     RULES,
@@ -28,7 +29,6 @@ from torchopt_accel.launch import (
     overlap,
     pointers,
 )
-from torchopt_accel.modes import dispatching
 
 Tensors = Sequence[torch.Tensor]
 Maybe = torch.Tensor | None

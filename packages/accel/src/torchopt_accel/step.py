@@ -17,7 +17,7 @@ import torch
 from torchopt_accel import composite, ops
 from torchopt_accel.batching import Batch
 from torchopt_accel.call import Call
-from torchopt_accel.modes import forward_mode, old_vmap, transforming
+from torchopt_accel.internals import forward_mode, old_vmap, transforming
 
 Maybe = torch.Tensor | None
 Outputs = tuple[torch.Tensor, ...]

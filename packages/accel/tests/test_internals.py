@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils import dlpack
 
 import torchopt
-from torchopt_accel import modes
+from torchopt_accel import internals, launch
 
 NAMES = {
     'forward_mode': (forward_ad, '_current_level'),
@@ -24,7 +25,7 @@ ONE = torch.tensor([1.0, -2.0], dtype=torch.float64)
 def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """Make torch as if it had never had the name.
 
-    Its own calls need the name, so that only ``modes`` is shown a torch without it.
+    Its own calls need the name, so that only ``internals`` is shown a torch without it.
     """
 
     class Without:
@@ -38,11 +39,11 @@ def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
 
     module, name = NAMES[mode]
     if module is forward_ad:
-        monkeypatch.setattr(modes, 'forward_ad', Without(module, name))
+        monkeypatch.setattr(internals, 'forward_ad', Without(module, name))
     else:
         torch_without = Without(torch, '_C')
         torch_without._C = Without(module, name)  # type: ignore[attr-defined]
-        monkeypatch.setattr(modes, 'torch', torch_without)
+        monkeypatch.setattr(internals, 'torch', torch_without)
 
 
 @pytest.fixture(params=['now', 'forward_mode', 'transforming', 'dispatching'])
@@ -60,7 +61,7 @@ def step(gradient: torch.Tensor, *, accelerated: bool = True) -> torch.Tensor:
 @pytest.mark.parametrize('mode', NAMES)
 def test_torch_has_the_names(mode: str) -> None:
     module, name = NAMES[mode]
-    assert hasattr(module, name), f'modes.{mode} needs another way'
+    assert hasattr(module, name), f'internals.{mode} needs another way'
 
 
 @pytest.mark.usefixtures('torch_to_come')
@@ -92,3 +93,9 @@ def test_unknown_batches_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     gradient = ONE.clone().requires_grad_()
     with pytest.raises(RuntimeError):
         torch.autograd.grad(step(gradient), gradient, torch.eye(2).double(), is_grads_batched=True)
+
+
+def test_results_come_through_the_public_function_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = step(ONE)
+    monkeypatch.setattr(launch, 'from_dlpack', dlpack.from_dlpack)
+    assert torch.equal(step(ONE), expected)
