@@ -134,7 +134,7 @@ def save_plot(found: dict[str, Results], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, ((*panels,),) = plt.subplots(
-        1, len(found), figsize=(14, 6), layout='constrained', squeeze=False
+        1, len(found), figsize=(14, 7), layout='constrained', squeeze=False
     )
     for axes, (problem, results) in zip(panels, found.items()):
         for number, ((library, way), row) in enumerate(results.items()):
@@ -148,5 +148,5 @@ def save_plot(found: dict[str, Results], path: Path) -> None:
                 axes.plot(length, result.mebibytes, marker, color=color)
         axes.set(xscale='log', yscale='log', xlabel='inner steps', title=problem)
     panels[0].set_ylabel('peak memory, MiB')
-    panels[-1].legend(fontsize='small')
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc='outside lower center', ncols=3)
     figure.savefig(path, dpi=120)
