@@ -113,7 +113,7 @@ def wheels(session: nox.Session) -> None:
 def sanitize(session: nox.Session) -> None:
     """Accel's tests with its CPU kernels under the address and undefined-behaviour sanitizers."""
     install(session, '-e', 'packages/core', 'nanobind-backend', 'pytest', 'hypothesis')
-    install(session, 'expecttest', 'pytest-xdist')
+    install(session, 'expecttest', 'numpy', 'pytest-xdist')
     settings = ['build-dir=build/sanitize', 'cmake.define.TORCHOPT_SANITIZE=ON']
     settings += ['cmake.define.TORCHOPT_CUDA=OFF']
     session.install('--no-deps', *(f'-C{setting}' for setting in settings), '-e', 'packages/accel')
