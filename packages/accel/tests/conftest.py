@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import torchopt_accel.ops
+from torchopt_accel import implementations
 from torchopt_accel._extension import C
 from torchopt_accel.devices import obstacle
 
@@ -27,13 +27,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The rules launched so far, with ``_backward`` after those of the derivative."""
     seen: list[str] = []
-    launch = torchopt_accel.ops.launch
+    launch = implementations.launch
 
     def recorded(rule: str, layout: Any, *, backward: bool = False, **rest: Any) -> None:
         seen.append(rule + ('_backward' if backward else ''))
         launch(rule, layout, backward=backward, **rest)
 
-    monkeypatch.setattr(torchopt_accel.ops, 'launch', recorded)
+    monkeypatch.setattr(implementations, 'launch', recorded)
     return seen
 
 

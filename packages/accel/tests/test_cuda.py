@@ -9,8 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import torchopt
+from support.gpu import waiting_raises
 from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
@@ -29,15 +28,6 @@ pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(_REASON), reason=_REASON
 FUSED = [case for case in MAIN_CASES if not {'amsgrad', 'mask'} & case.options.keys()]
 ADAM = next(case for case in FUSED if str(case) == 'adam-defaults')
 each_case = pytest.mark.parametrize('case', FUSED, ids=str)
-
-
-@contextmanager
-def waiting_raises() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode('error')
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
 
 
 def normal(*shape: int, seed: int = 0, **options: Any) -> torch.Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 
 import torchopt
+from support.gpu import waiting_raises
 from support.optimizer_cases import CASES, OptimizerCase
 from support.trees import assert_trees_close, copied, sample_gradients, sample_params
 from torchopt import pytree
@@ -18,15 +17,6 @@ pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'),
 ]
-
-
-@contextmanager
-def waiting_raises() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode('error')
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
 
 
 def on(device: str, tree: Any) -> Any:
