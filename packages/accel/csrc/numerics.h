@@ -1,4 +1,4 @@
-// The numerical building blocks that rules share; core's are in torchopt/_numerics.py.
+// The numerical building blocks that rules share; core's are in torchopt/authoring/numerics.py.
 #pragma once
 
 #include <cmath>

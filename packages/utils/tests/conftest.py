@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import torchopt
-from torchopt.module_slots import parameter_slots
+from torchopt.authoring.module_slots import parameter_slots
 
 
 class StandIn:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from torchopt._inplace import lower_inplace
-from torchopt._state import saveable
+from torchopt.authoring.inplace import lower_inplace
+from torchopt.authoring.state import saveable
 from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn, Updates
 
 __all__ = [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from torchopt import _checks, pytree
-from torchopt._per_tensor import map_updates, stateless
+from torchopt import pytree
+from torchopt.authoring import checks
+from torchopt.authoring.per_tensor import map_updates, stateless
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Scalar, Updates
 
@@ -30,8 +31,8 @@ def clip_grad_norm(
         ValueError: a number is out of its range.
         RuntimeError: at ``update``, the norm is not finite and ``error_if_nonfinite`` is set.
     """
-    _checks.nonnegative('max_norm', max_norm)
-    _checks.positive('norm_type', norm_type)
+    checks.nonnegative('max_norm', max_norm)
+    checks.positive('norm_type', norm_type)
 
     def update(updates: Updates, params: Params | None) -> Updates:
         map_updates(lambda g: g, updates)  # names a leaf that is no tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from torchopt import _checks
+from torchopt.authoring import checks
 from torchopt.typing import Scalar, Schedule
 
 __all__ = ['exponential_decay', 'linear_schedule', 'polynomial_schedule']
@@ -37,9 +37,9 @@ def polynomial_schedule(
     Raises:
         ValueError: ``power``, ``transition_steps`` or ``transition_begin`` is out of its range.
     """
-    _checks.positive('power', power)
-    _checks.positive('transition_steps', transition_steps)
-    _checks.nonnegative('transition_begin', transition_begin)
+    checks.positive('power', power)
+    checks.positive('transition_steps', transition_steps)
+    checks.nonnegative('transition_begin', transition_begin)
 
     def schedule(count: torch.Tensor) -> torch.Tensor:
         elapsed = (_float64(count) - transition_begin).clamp(0, transition_steps)
@@ -79,9 +79,9 @@ def exponential_decay(
     Raises:
         ValueError: an argument is out of its range.
     """
-    _checks.positive('transition_steps', transition_steps)
-    _checks.positive('decay_rate', decay_rate)
-    _checks.nonnegative('transition_begin', transition_begin)
+    checks.positive('transition_steps', transition_steps)
+    checks.positive('decay_rate', decay_rate)
+    checks.nonnegative('transition_begin', transition_begin)
     decays = isinstance(decay_rate, torch.Tensor) or decay_rate < 1
     bound = torch.maximum if decays else torch.minimum
 

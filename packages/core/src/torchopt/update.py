@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from torchopt import pytree
-from torchopt._inplace import write_back
-from torchopt._per_tensor import map_updates
+from torchopt.authoring.inplace import write_back
+from torchopt.authoring.per_tensor import map_updates
 from torchopt.typing import TensorTree, TreeT, Updates
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from torchopt import rules
-from torchopt.optim.arguments import Recipe, with_arguments_of
+from torchopt.authoring.arguments import Recipe, with_arguments_of
 from torchopt_meta.optimizer import MetaOptimizer
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchopt._gradients import gradients_of
-from torchopt._state import checked_like
+from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.gradients import gradients_of
+from torchopt.authoring.module_slots import ParameterSlot, parameter_slots
+from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
-from torchopt.module_slots import ParameterSlot, parameter_slots
-from torchopt.optim.arguments import Recipe
 from torchopt.typing import OptState
 from torchopt.update import apply_updates
 

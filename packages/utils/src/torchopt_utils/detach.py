@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchopt import pytree
-from torchopt.module_slots import parameter_slots
+from torchopt.authoring.module_slots import parameter_slots
 from torchopt_utils.state import ModuleState
 from torchopt_utils.targets import is_optimizer, tensors_of
 

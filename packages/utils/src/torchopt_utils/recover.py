@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchopt._likeness import alike, outline
-from torchopt.module_slots import ParameterSlot
+from torchopt.authoring.describe import alike, outline
+from torchopt.authoring.module_slots import ParameterSlot
 from torchopt_utils.copying import Slots, copier, renewer
 from torchopt_utils.state import BufferSnapshot, ModuleSnapshot, ModuleState
 from torchopt_utils.targets import Stateful, is_optimizer

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torchopt import _checks
-from torchopt._numerics import add_scaled
-from torchopt._per_tensor import map_updates, stateless
+from torchopt.authoring import checks
+from torchopt.authoring.numerics import add_scaled
+from torchopt.authoring.per_tensor import map_updates, stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.masked import masked
 from torchopt.typing import Mask, Params, Scalar, Updates
@@ -22,7 +22,7 @@ def add_decayed_weights(
     Raises:
         ValueError: ``weight_decay`` is negative; at ``update``, ``params`` is missing.
     """
-    _checks.nonnegative('weight_decay', weight_decay)
+    checks.nonnegative('weight_decay', weight_decay)
     if isinstance(weight_decay, (int, float)) and weight_decay == 0:
         return identity()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchopt import _checks, pytree
-from torchopt._per_tensor import transformation
+from torchopt import pytree
+from torchopt.authoring import checks
+from torchopt.authoring.per_tensor import transformation
 from torchopt.base import GradientTransformation
 from torchopt.typing import Mask, OptState, Params, TensorTree
 
@@ -25,10 +26,10 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     """
 
     def init(params: Params) -> OptState:
-        return inner.init(_choose(mask(params) if _checks.is_function(mask) else mask, params))
+        return inner.init(_choose(mask(params) if checks.is_function(mask) else mask, params))
 
     def update(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
-        flags = mask(updates if params is None else params) if _checks.is_function(mask) else mask
+        flags = mask(updates if params is None else params) if checks.is_function(mask) else mask
         chosen = _choose(flags, updates)
         if chosen is None:  # a bare tensor; its params become None, which would mean missing
             return updates, state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from torchopt._per_tensor import map_updates, stateless
+from torchopt.authoring.per_tensor import map_updates, stateless
 from torchopt.base import GradientTransformation
 
 

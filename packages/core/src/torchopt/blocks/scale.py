@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from torchopt import _checks
-from torchopt._per_tensor import map_updates, stateless
+from torchopt.authoring import checks
+from torchopt.authoring.per_tensor import map_updates, stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.scale_by_schedule import scale_by_schedule
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
@@ -73,10 +73,10 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
         TypeError: ``lr`` is none of these.
         ValueError: ``lr`` is a negative number.
     """
-    _checks.learning_rate('lr', lr)
+    checks.learning_rate('lr', lr)
     if isinstance(lr, (int, float)):
         return _multiply(-lr, 'lr')
-    if _checks.is_function(lr):
+    if checks.is_function(lr):
         return scale_by_schedule(lambda count: -lr(count))
     # Negated at each update, not once: who learns a rate changes it in place.
     return _multiply(lr, 'lr', torch.neg)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchopt._per_tensor import as_float, map_updates, shared_device, transformation
-from torchopt._state import saveable
+from torchopt.authoring.per_tensor import as_float, map_updates, shared_device, transformation
+from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Schedule, Updates
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchopt import _checks
-from torchopt._numerics import add_scaled
-from torchopt._per_tensor import (
+from torchopt.authoring import checks
+from torchopt.authoring.numerics import add_scaled
+from torchopt.authoring.per_tensor import (
     as_float,
     filled_like,
     map_rule,
@@ -16,7 +16,7 @@ from torchopt._per_tensor import (
     transformation,
     zero_steps,
 )
-from torchopt._state import saveable
+from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation, identity
 from torchopt.typing import Params, Scalar, TensorTree, Updates
 
@@ -62,8 +62,8 @@ def trace(
         ValueError: a hyperparameter is out of its range, or ``nesterov`` comes without momentum
             or with dampening.
     """
-    _checks.nonnegative('momentum', momentum)
-    _checks.fraction('dampening', dampening)
+    checks.nonnegative('momentum', momentum)
+    checks.fraction('dampening', dampening)
     undamped = isinstance(dampening, (int, float)) and dampening == 0
     still = isinstance(momentum, (int, float)) and momentum == 0
     if nesterov and (still or not undamped):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchopt import rules
-from torchopt.optim.arguments import Recipe, with_arguments_of
+from torchopt.authoring.arguments import Recipe, with_arguments_of
 from torchopt.optim.optimizer import Optimizer
 from torchopt.typing import ParamsLike
 

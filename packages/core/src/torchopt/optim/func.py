@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from torchopt import _checks, pytree
-from torchopt._gradients import gradients_of
-from torchopt._state import checked_like
+from torchopt import pytree
+from torchopt.authoring import checks
+from torchopt.authoring.gradients import gradients_of
+from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState, TreeT
 from torchopt.update import apply_updates
@@ -55,7 +56,7 @@ class FuncOptimizer:
             ValueError: ``loss`` is not a scalar, or does not depend on ``params``.
             RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function.
         """
-        leaves, structure = _checks.params(params)
+        leaves, structure = checks.params(params)
         found = gradients_of(loss, leaves, create_graph=not (first_order or inplace))
         gradients = pytree.tree_unflatten(structure, found)
         state = self._impl.init(params) if self._state is None else self._state

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from torchopt import _checks
-from torchopt._state import checked_like
+from torchopt.authoring import checks
+from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.state import checked_like
 from torchopt.base import FusedTransformation, GradientTransformation
-from torchopt.optim.arguments import Recipe
 from torchopt.typing import OptState, ParamsLike
 from torchopt.update import apply_updates
 
@@ -84,7 +84,7 @@ class Optimizer:
         for position, param in enumerate(params):
             if not isinstance(param, torch.Tensor):
                 raise TypeError(f'params[{position}] must be a tensor, got {param!r:.80}')
-        _checks.params(params)
+        checks.params(params)
         known = {id(p) for other in self.param_groups for p in other['params']}
         for position, param in enumerate(params):
             if id(param) in known:

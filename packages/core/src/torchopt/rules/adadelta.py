@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchopt import _checks
-from torchopt._numerics import ema_of_square, safe_sqrt
-from torchopt._per_tensor import filled_like, map_rule, transformation
-from torchopt._state import saveable
 from torchopt.accelerated import accelerable
+from torchopt.authoring import checks
+from torchopt.authoring.numerics import ema_of_square, safe_sqrt
+from torchopt.authoring.per_tensor import filled_like, map_rule, transformation
+from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
 from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
@@ -51,8 +51,8 @@ def scale_by_adadelta(
     Raises:
         ValueError: a hyperparameter is out of its range.
     """
-    _checks.decay_rate('rho', rho)
-    _checks.nonnegative('eps', eps)
+    checks.decay_rate('rho', rho)
+    checks.nonnegative('eps', eps)
 
     def rule(g: torch.Tensor, nu: torch.Tensor, delta: torch.Tensor) -> tuple[torch.Tensor, ...]:
         nu = ema_of_square(nu, g, rho)

@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchopt import _checks
-from torchopt._initial import initial_like
-from torchopt._numerics import safe_sqrt
-from torchopt._per_tensor import (
+from torchopt.accelerated import accelerable
+from torchopt.authoring import checks
+from torchopt.authoring.initial import initial_like
+from torchopt.authoring.numerics import safe_sqrt
+from torchopt.authoring.per_tensor import (
     as_float,
     map_rule,
     next_steps,
     transformation,
     zero_steps,
 )
-from torchopt._state import saveable
-from torchopt.accelerated import accelerable
+from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
 from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
@@ -65,9 +65,9 @@ def scale_by_rss(
     Raises:
         ValueError: a hyperparameter is out of its range.
     """
-    _checks.nonnegative('initial_accumulator_value', initial_accumulator_value)
-    _checks.nonnegative('eps', eps)
-    _checks.nonnegative('lr_decay', lr_decay)
+    checks.nonnegative('initial_accumulator_value', initial_accumulator_value)
+    checks.nonnegative('eps', eps)
+    checks.nonnegative('lr_decay', lr_decay)
     constant = isinstance(lr_decay, (int, float)) and lr_decay == 0
 
     def rule(

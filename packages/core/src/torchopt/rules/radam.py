@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchopt import _checks
-from torchopt._numerics import ema, ema_of_square, safe_sqrt
-from torchopt._per_tensor import (
+from torchopt.accelerated import accelerable
+from torchopt.authoring import checks
+from torchopt.authoring.numerics import ema, ema_of_square, safe_sqrt
+from torchopt.authoring.per_tensor import (
     as_float,
     filled_like,
     map_rule,
@@ -16,8 +17,7 @@ from torchopt._per_tensor import (
     transformation,
     zero_steps,
 )
-from torchopt._state import saveable
-from torchopt.accelerated import accelerable
+from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation, chain, identity
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
 from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
@@ -72,9 +72,9 @@ def scale_by_radam(
     Raises:
         ValueError: a hyperparameter is out of its range.
     """
-    beta1, beta2 = _checks.decay_rates('betas', betas)
-    _checks.nonnegative('eps', eps)
-    _checks.nonnegative('eps_root', eps_root)
+    beta1, beta2 = checks.decay_rates('betas', betas)
+    checks.nonnegative('eps', eps)
+    checks.nonnegative('eps_root', eps_root)
 
     def rule(
         g: torch.Tensor,

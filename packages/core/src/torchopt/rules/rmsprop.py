@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchopt import _checks
-from torchopt._initial import initial_like
-from torchopt._numerics import ema, ema_of_square, safe_sqrt
-from torchopt._per_tensor import filled_like, map_rule, transformation
-from torchopt._state import saveable
 from torchopt.accelerated import accelerable
+from torchopt.authoring import checks
+from torchopt.authoring.initial import initial_like
+from torchopt.authoring.numerics import ema, ema_of_square, safe_sqrt
+from torchopt.authoring.per_tensor import filled_like, map_rule, transformation
+from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.add_decayed_weights import add_decayed_weights
 from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
@@ -68,9 +68,9 @@ def scale_by_rms(
     Raises:
         ValueError: a hyperparameter is out of its range.
     """
-    _checks.decay_rate('alpha', alpha)
-    _checks.nonnegative('eps', eps)
-    _checks.nonnegative('initial_scale', initial_scale)
+    checks.decay_rate('alpha', alpha)
+    checks.nonnegative('eps', eps)
+    checks.nonnegative('initial_scale', initial_scale)
 
     def rule(g: torch.Tensor, nu: torch.Tensor) -> tuple[torch.Tensor, ...]:
         nu = ema_of_square(nu, g, alpha)
@@ -116,9 +116,9 @@ def scale_by_stddev(
     Raises:
         ValueError: a hyperparameter is out of its range.
     """
-    _checks.decay_rate('alpha', alpha)
-    _checks.nonnegative('eps', eps)
-    _checks.nonnegative('initial_scale', initial_scale)
+    checks.decay_rate('alpha', alpha)
+    checks.nonnegative('eps', eps)
+    checks.nonnegative('initial_scale', initial_scale)
 
     def rule(g: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor) -> tuple[torch.Tensor, ...]:
         mu = ema(mu, g, alpha)

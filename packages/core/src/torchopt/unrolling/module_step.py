@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from torchopt.authoring.module_slots import parameter_slots
 from torchopt.base import GradientTransformation
-from torchopt.module_slots import parameter_slots
 from torchopt.typing import OptState
 from torchopt.unrolling.inner_gradient import grad_and_value
 from torchopt.update import apply_updates

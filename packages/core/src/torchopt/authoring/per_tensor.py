@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from torchopt import _checks, pytree
-from torchopt._inplace import lower_inplace
+from torchopt import pytree
+from torchopt.authoring import checks
+from torchopt.authoring.inplace import lower_inplace
 from torchopt.base import EmptyState, GradientTransformation
 from torchopt.typing import InitFn, OptState, Params, TensorTree, Updates
 
@@ -28,7 +29,7 @@ def transformation(
     """Make a transformation from a functional pair: checked arguments, ``inplace`` lowered."""
 
     def checked_init(params: Params) -> OptState:
-        _checks.params(params)
+        checks.params(params)
         return init(params)
 
     def checked_update(updates: Any, state: Any, params: Params | None) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchopt import pytree
-from torchopt._likeness import alike, outline
+from torchopt.authoring.describe import alike, outline
 from torchopt.typing import TensorTree
 
 Class = TypeVar('Class', bound='type[tuple[Any, ...]]')

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from torchopt._per_tensor import filled_like, map_updates
+from torchopt.authoring.per_tensor import filled_like, map_updates
 from torchopt.typing import Params, Scalar
 
 
