@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from torchopt.authoring.inplace import lower_inplace
+from torchopt.authoring.inplace import functional, lower_inplace
 from torchopt.authoring.state import saveable
 from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn, Updates
 
@@ -104,6 +104,7 @@ class ChainedGradientTransformation(GradientTransformation):
 
     def __new__(cls, *transformations: GradientTransformation) -> ChainedGradientTransformation:
         """Compose ``transformations``, from first to last."""
+        steps = [functional(member.update) for member in transformations]
 
         def init(params: Params) -> OptState:
             return tuple(member.init(params) for member in transformations)
@@ -116,10 +117,8 @@ class ChainedGradientTransformation(GradientTransformation):
                     + (f' of length {len(state)}' if isinstance(state, tuple) else '')
                 )
             new_states = []
-            for member, member_state in zip(transformations, state):
-                updates, new_state = member.update(
-                    updates, member_state, params=params, inplace=False
-                )
+            for step, member_state in zip(steps, state):
+                updates, new_state = step(updates, member_state, params)
                 new_states.append(new_state)
             return updates, tuple(new_states)
 

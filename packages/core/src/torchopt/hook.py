@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from torchopt.authoring.per_tensor import map_updates, stateless
+from torchopt.authoring.per_tensor import pointwise
 from torchopt.base import GradientTransformation
 from torchopt.typing import Hook
 
@@ -46,4 +46,4 @@ def register_hook(hook: Hook) -> GradientTransformation:
         g.register_hook(hook)
         return g
 
-    return stateless(lambda updates, params: map_updates(attach, updates))
+    return pointwise(attach)

@@ -7,7 +7,7 @@ The library's own trees are read with ``none_is_leaf=True``: a None stands for a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 import optree
@@ -75,6 +75,11 @@ def _unflatten(structure: PyTreeSpec, leaves: Any) -> Any:
         return optree.tree_unflatten(structure, leaves)
     held = optree.tree_unflatten(structure, [_hold(leaf) for leaf in leaves])
     return optree.tree_map(_release, held, none_is_leaf=True)
+
+
+def unflatten_columns(structure: PyTreeSpec, columns: Iterable[Iterable[Any]]) -> list[Any]:
+    """Return a tree of ``structure`` for each of ``columns``, which hold its leaves in order."""
+    return [_unflatten(structure, column) for column in columns]
 
 
 tree_flatten = _of_held_leaves(optree.tree_flatten)

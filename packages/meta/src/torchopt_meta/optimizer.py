@@ -10,7 +10,12 @@ from torch import nn
 
 from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.gradients import gradients_of
-from torchopt.authoring.module_slots import ParameterSlot, parameter_slots
+from torchopt.authoring.module_slots import (
+    ParameterSlot,
+    parameter_slots,
+    read_params,
+    write_params,
+)
 from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
@@ -24,25 +29,6 @@ class _Group:
     transformation: GradientTransformation
     slots: dict[str, list[ParameterSlot]]
     state: OptState
-
-    def params(self) -> dict[str, torch.Tensor]:
-        params = {}
-        for name, (first, *others) in self.slots.items():
-            tensor = first.read()
-            if tensor is None:
-                raise RuntimeError(f'parameter {name!r} has been removed from its module')
-            if any(slot.read() is not tensor for slot in others):
-                raise RuntimeError(
-                    f'parameter {name!r} was shared when its module was added, but is not any '
-                    'more: make a new optimizer'
-                )
-            params[name] = tensor
-        return params
-
-    def write(self, params: dict[str, torch.Tensor]) -> None:
-        for name, tensor in params.items():
-            for slot in self.slots[name]:
-                slot.write(tensor)
 
 
 class MetaOptimizer:
@@ -134,7 +120,7 @@ class MetaOptimizer:
                 + (' and is not optimised already' if again else '')
             )
         group = _Group(transformation, added, None)
-        group.state = transformation.init(group.params())
+        group.state = transformation.init(read_params(added))
 
         for slots, slot in again:
             if slot not in slots:
@@ -160,7 +146,7 @@ class MetaOptimizer:
                 longer, or was removed.
         """
         self._require_frozen()
-        params = [group.params() for group in self._groups]
+        params = [read_params(group.slots) for group in self._groups]
         tensors = [tensor for old in params for tensor in old.values()]
         gradients = iter(gradients_of(loss, tensors, create_graph=not first_order))
         results = []
@@ -170,7 +156,7 @@ class MetaOptimizer:
             )
             results.append((apply_updates(old, updates, inplace=False), state))
         for group, (new, state) in zip(self._groups, results):
-            group.write(new)
+            write_params(group.slots, new)
             group.state = state
 
     def state_dict(self) -> tuple[OptState, ...]:
@@ -219,7 +205,7 @@ class MetaOptimizer:
         return [
             (tensor, group.slots[name])
             for group in self._groups
-            for name, tensor in group.params().items()
+            for name, tensor in read_params(group.slots).items()
         ]
 
     def _require_frozen(self) -> None:

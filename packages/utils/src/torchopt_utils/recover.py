@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchopt.authoring.describe import alike, outline
+from torchopt.authoring.describe import alike, describe
 from torchopt.authoring.module_slots import ParameterSlot
 from torchopt_utils.copying import Slots, copier, renewer
 from torchopt_utils.state import BufferSnapshot, ModuleSnapshot, ModuleState
@@ -111,8 +111,8 @@ def _fitting(
                 )
             if not alike(old, new):
                 raise ValueError(
-                    f'{kind} {qualified!r} does not fit: the module has {outline(old)}, '
-                    f'the state {outline(new)}'
+                    f'{kind} {qualified!r} does not fit: the module has {describe(old)}, '
+                    f'the state {describe(new)}'
                 )
             yield qualified, old, new
 

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.describe import describe
 from torchopt.typing import LearningRate, Params, Scalar
 
 
@@ -82,7 +83,7 @@ def learning_rate(name: str, value: LearningRate) -> None:
     for accessor, leaf in _leaves(value):
         if leaf is not None and not _is_floating(leaf):
             raise TypeError(
-                f'{accessor.codify(name)} must be a floating-point tensor, got {_describe(leaf)}'
+                f'{accessor.codify(name)} must be a floating-point tensor, got {describe(leaf)}'
             )
 
 
@@ -92,20 +93,12 @@ def params(tree: Params) -> tuple[list[torch.Tensor | None], pytree.PyTreeSpec]:
     for position, leaf in enumerate(leaves):
         if leaf is not None and not _is_floating(leaf):
             name = structure.accessors()[position].codify('params')
-            raise TypeError(
-                f'{name} must be a floating-point tensor or None, got {_describe(leaf)}'
-            )
+            raise TypeError(f'{name} must be a floating-point tensor or None, got {describe(leaf)}')
     return leaves, structure
 
 
 def _is_floating(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-
-
-def _describe(leaf: Any) -> str:
-    if isinstance(leaf, torch.Tensor):
-        return f'a tensor of dtype {leaf.dtype}'
-    return f'{type(leaf).__name__}: {leaf!r:.80}'
 
 
 def _leaves(tree: Any) -> zip[tuple[pytree.PyTreeAccessor, Any]]:

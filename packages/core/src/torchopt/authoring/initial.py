@@ -1,4 +1,4 @@
-"""First values of the state tensors that do not start from 0."""
+"""First values of states."""
 
 from __future__ import annotations
 
@@ -6,16 +6,35 @@ from typing import Any
 
 import torch
 
-from torchopt.authoring.per_tensor import filled_like, map_updates
+from torchopt import pytree
 from torchopt.typing import Params, Scalar
 
 
-def initial_like(params: Params, value: Scalar, *, requires_grad: bool) -> Any:
+def filled_like(params: Params, value: Scalar = 0.0, *, requires_grad: bool = False) -> Any:
     """Return a tree of new tensors like ``params``, each filled with ``value``.
 
     They are differentiable with respect to a ``value`` that is a tensor.
     """
-    if not isinstance(value, torch.Tensor):
-        return filled_like(params, value, requires_grad=requires_grad)
-    zeros = filled_like(params, requires_grad=requires_grad)
-    return map_updates(lambda zero: zero + value, zeros)
+
+    def fill(leaf: torch.Tensor | None) -> torch.Tensor | None:
+        if leaf is None:
+            return None
+        if not isinstance(value, torch.Tensor):
+            return torch.full_like(leaf, value, requires_grad=requires_grad)
+        # A 0-dim value of a wider dtype would widen a 0-dim leaf.
+        return (torch.zeros_like(leaf, requires_grad=requires_grad) + value).to(leaf.dtype)
+
+    return pytree.tree_map(fill, params, none_is_leaf=True)
+
+
+def zero_steps(params: Params) -> torch.Tensor:
+    """Return the int64 vector of steps taken by each leaf of ``params``, all zero."""
+    leaves = pytree.tree_leaves(params, none_is_leaf=True)
+    return torch.zeros(len(leaves), dtype=torch.int64, device=shared_device(params))
+
+
+def shared_device(params: Params) -> torch.device:
+    """Return the device of all leaves, or the CPU, whose scalars go with every device."""
+    leaves = pytree.tree_leaves(params, none_is_leaf=True)
+    devices = {leaf.device for leaf in leaves if leaf is not None}
+    return devices.pop() if len(devices) == 1 else torch.device('cpu')

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from torchopt import pytree
 from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
 
+FunctionalUpdate: TypeAlias = Callable[[Any, Any, Params | None], tuple[Any, OptState]]
+"""``update(updates, state, params) -> (updates, state)``, which writes into nothing."""
 
-def lower_inplace(
-    update: Callable[[Any, OptState, Params | None], tuple[Any, OptState]],
-) -> UpdateFn:
-    """Give the functional ``update(updates, state, params)`` its keyword ``inplace``.
+
+def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
+    """Give a functional update its keyword ``inplace``; :func:`functional` takes it away again.
 
     Everything is computed before anything is written, so that an update that raises leaves the
-    tensors of its caller as they were. What is returned has no graph, also where a given tensor
-    has one: it belongs to the value that has been overwritten.
+    caller's tensors as they were. The tensors that are returned have no graph, even where the
+    caller's tensors had one: that graph belongs to values that have been overwritten.
     """
 
     def lowered(
@@ -37,7 +38,16 @@ def lower_inplace(
             result: tuple[TreeT, OptState] = _without_graph(written)
         return result
 
+    lowered.functional = update  # type: ignore[attr-defined]
     return lowered
+
+
+def functional(update: UpdateFn) -> FunctionalUpdate:
+    """Return ``update`` with ``inplace=False``, as chains compose it."""
+    found: FunctionalUpdate | None = getattr(update, 'functional', None)
+    if found is not None:
+        return found
+    return lambda updates, state, params: update(updates, state, params=params, inplace=False)
 
 
 def write_back(old: TensorTree, new: TensorTree) -> Any:

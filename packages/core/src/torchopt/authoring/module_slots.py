@@ -6,12 +6,13 @@ parameters by tensors that carry a graph, so that it writes the registration its
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-__all__ = ['ParameterSlot', 'parameter_slots']
+__all__ = ['ParameterSlot', 'parameter_slots', 'read_params', 'write_params']
 
 
 class ParameterSlot(NamedTuple):
@@ -45,3 +46,32 @@ def parameter_slots(module: nn.Module) -> dict[str, ParameterSlot]:
         for prefix, owner in module.named_modules()
         for name in owner._parameters
     }
+
+
+def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch.Tensor]:
+    """Return the parameter that each name stands for; a tied one has several slots.
+
+    Raises:
+        RuntimeError: a parameter has been removed from its module, or is tied no longer.
+    """
+    params = {}
+    for name, (first, *others) in slots.items():
+        tensor = first.read()
+        if tensor is None:
+            raise RuntimeError(f'parameter {name!r} has been removed from its module')
+        if any(slot.read() is not tensor for slot in others):
+            raise RuntimeError(
+                f'parameter {name!r} was shared when its module was added, but is not any more: '
+                'make a new optimizer'
+            )
+        params[name] = tensor
+    return params
+
+
+def write_params(
+    slots: Mapping[str, Sequence[ParameterSlot]], params: Mapping[str, torch.Tensor]
+) -> None:
+    """Put each of ``params`` into all slots of its name."""
+    for name, tensor in params.items():
+        for slot in slots[name]:
+            slot.write(tensor)

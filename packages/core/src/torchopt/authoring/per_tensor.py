@@ -1,29 +1,35 @@
 """Lifts a rule for one tensor to a transformation of a tree of tensors.
 
-A rule sees one gradient with its state tensors and returns new ones. What it need not know is
-here: the tree, absent gradients, mismatches, 16-bit arithmetic and the number of steps that each
-tensor has taken.
+A rule sees one gradient with its state tensors and returns new ones. This module takes care of
+everything else: the tree, absent gradients, tensors that do not fit, 16-bit arithmetic, and the
+number of steps that each tensor has taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
-from torchopt.authoring.inplace import lower_inplace
+from torchopt.authoring.describe import describe
+from torchopt.authoring.initial import filled_like, zero_steps
+from torchopt.authoring.inplace import FunctionalUpdate, lower_inplace
+from torchopt.authoring.numerics import as_float
 from torchopt.base import EmptyState, GradientTransformation
-from torchopt.typing import InitFn, OptState, Params, TensorTree, Updates
+from torchopt.typing import InitFn, OptState, Params, Scalar, TensorTree, Updates
+
+State = TypeVar('State', bound='tuple[Any, ...]')
+Rule = Callable[..., tuple[torch.Tensor, ...]]
 
 _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
 
 
 def transformation(
     init: InitFn,
-    update: Callable[[Any, Any, Params | None], tuple[Any, Any]],
+    update: FunctionalUpdate,
     state_class: type[tuple[Any, ...]] | None = None,
 ) -> GradientTransformation:
     """Make a transformation from a functional pair: checked arguments, ``inplace`` lowered."""
@@ -51,15 +57,59 @@ def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransforma
     )
 
 
-def filled_like(params: Params, value: float = 0.0, *, requires_grad: bool = False) -> Any:
-    """Return a tree of new tensors like ``params``, each filled with ``value``."""
+def pointwise(fn: Callable[[torch.Tensor], torch.Tensor]) -> GradientTransformation:
+    """Make a transformation that keeps no state from a function of one update."""
+    return stateless(lambda updates, params: map_updates(fn, updates))
 
-    def fill(leaf: torch.Tensor | None) -> torch.Tensor | None:
-        if leaf is None:
-            return None
-        return torch.full_like(leaf, value, requires_grad=requires_grad)
 
-    return pytree.tree_map(fill, params, none_is_leaf=True)
+def elementwise(
+    state_class: type[State],
+    rule: Rule,
+    scalars: Callable[[torch.Tensor], Iterable[torch.Tensor]] | None = None,
+    *,
+    initial: Mapping[str, Scalar] | None = None,
+    unused: Sequence[str] = (),
+    moment_requires_grad: bool = False,
+) -> GradientTransformation:
+    """Make a transformation from a rule for one tensor.
+
+    Args:
+        state_class: A named tuple. Its fields are trees shaped like the parameters, in the order
+            in which the rule takes their tensors, except for ``steps``, the int64 vector of steps
+            that each parameter has taken.
+        rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``; see
+            :func:`map_rule`.
+        scalars: Maps the float64 vector of step counts, of which the first step's is 1, to vectors
+            with one scalar for each parameter, such as bias corrections. Without it no steps are
+            counted, and the field ``steps`` holds the empty tuple.
+        initial: First values of state tensors, by field; 0 where there is none.
+        unused: Fields that this variant of the rule does without. They hold the empty tuple, which
+            :func:`torch.vmap` takes for a tree without tensors.
+        moment_requires_grad: Let the initial state tensors require grad.
+    """
+    names: tuple[str, ...] = state_class._fields  # type: ignore[attr-defined]
+    moments = [name for name in names if name != 'steps' and name not in unused]
+    firsts = {name: (initial or {}).get(name, 0.0) for name in moments}
+
+    def init(params: Params) -> State:
+        fields: dict[str, Any] = dict.fromkeys(names, ())
+        for name, value in firsts.items():
+            fields[name] = filled_like(params, value, requires_grad=moment_requires_grad)
+        if scalars is not None:
+            fields['steps'] = zero_steps(params)
+        return state_class(**fields)
+
+    def update(updates: Updates, state: Any, params: Params | None) -> tuple[Any, State]:
+        old = state._asdict()
+        per_leaf: Iterable[torch.Tensor] = ()
+        if scalars is not None:
+            old['steps'] = next_steps(state.steps, updates)
+            per_leaf = scalars(as_float(old['steps']))
+        trees = {name: old[name] for name in moments}
+        updates, *new = map_rule(rule, updates, trees, tuple(per_leaf))
+        return updates, state_class(**{**old, **dict(zip(moments, new))})
+
+    return transformation(init, update, state_class)
 
 
 def map_updates(
@@ -78,14 +128,14 @@ def map_updates(
         others: Trees with the structure of ``updates``, by the name that errors call them.
         broadcast: Let the tensors of ``others`` have any shape and dtype that ``fn`` can use.
         absent: Name of the tree in ``others`` whose leaf is the result where there is no update;
-            by default that is None.
+            by default the result is None there.
 
     Returns:
         The tree of results, each in the dtype of its update.
 
     Raises:
-        ValueError: the trees differ in structure, a tensor of ``others`` in shape, dtype or
-            device from its update, or with ``broadcast`` a result in shape.
+        ValueError: the trees differ in structure; a tensor of ``others`` differs from its update
+            in shape, dtype or device; or, with ``broadcast``, a result does in shape.
         TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
     """
     leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
@@ -110,7 +160,7 @@ def map_updates(
 
 
 def map_rule(
-    rule: Callable[..., tuple[torch.Tensor, ...]],
+    rule: Rule,
     updates: Updates,
     state: Mapping[str, TensorTree],
     scalars: Sequence[torch.Tensor] = (),
@@ -119,9 +169,9 @@ def map_rule(
 
     Args:
         rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``, all of
-            one shape but the 0-dim scalars. 16-bit tensors reach it as float32, and what it
+            one shape except for the 0-dim scalars. 16-bit tensors reach it as float32, and what it
             returns is rounded to the dtype of the gradient.
-        updates: Tree of gradients; None where a parameter has none, whose state is kept.
+        updates: Tree of gradients; None where a parameter has none. Its state is kept then.
         state: Trees of state tensors, by name, in the order in which the rule takes them.
         scalars: Vectors with one entry for every leaf, in the order in which the rule takes them.
 
@@ -154,24 +204,15 @@ def map_rule(
         results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
-    return [pytree.tree_unflatten(structure, column) for column in zip(*results)]
-
-
-def zero_steps(params: Params) -> torch.Tensor:
-    """Return the int64 vector of steps taken by each leaf of ``params``, all zero."""
-    leaves = pytree.tree_leaves(params, none_is_leaf=True)
-    return torch.zeros(len(leaves), dtype=torch.int64, device=shared_device(params))
-
-
-def shared_device(params: Params) -> torch.device:
-    """Return the device of all leaves, or the CPU, whose scalars go with every device."""
-    leaves = pytree.tree_leaves(params, none_is_leaf=True)
-    devices = {leaf.device for leaf in leaves if leaf is not None}
-    return devices.pop() if len(devices) == 1 else torch.device('cpu')
+    return pytree.unflatten_columns(structure, zip(*results))
 
 
 def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
-    """Count one step more for every leaf that has a gradient."""
+    """Count one step more for every leaf that has a gradient.
+
+    Raises:
+        ValueError: the number of leaves is not the number of counts.
+    """
     taken = [leaf is not None for leaf in pytree.tree_leaves(updates, none_is_leaf=True)]
     if len(taken) != steps.shape[-1]:
         raise ValueError(
@@ -182,14 +223,6 @@ def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
         return steps + 1
     # A blocking copy would wait for the device.
     return steps + torch.tensor(taken).to(steps.device, non_blocking=True)
-
-
-def as_float(steps: torch.Tensor) -> torch.Tensor:
-    """Return step counts in float64, the widest type of their device.
-
-    Powers with an integer tensor as exponent would give float32.
-    """
-    return steps.to(torch.float32 if steps.device.type == 'mps' else torch.float64)
 
 
 class _Scalars:
@@ -230,7 +263,9 @@ def _require_alike(
     for position, leaf in enumerate(leaves):
         if leaf is not None and not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
             where = structure.accessors()[position].codify('updates')
-            raise TypeError(f'{where} must be a floating-point tensor or None, got {leaf!r:.80}')
+            raise TypeError(
+                f'{where} must be a floating-point tensor or None, got {describe(leaf)}'
+            )
     for name, column in columns.items():
         for position, (leaf, other) in enumerate(zip(leaves, column)):
             if leaf is not None and not (
@@ -242,11 +277,5 @@ def _require_alike(
                 accessor = structure.accessors()[position]
                 raise ValueError(
                     f'{accessor.codify(name)} does not fit {accessor.codify("updates")}: '
-                    f'{_outline(other)} against {_outline(leaf)}'
+                    f'{describe(other)} against {describe(leaf)}'
                 )
-
-
-def _outline(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f'shape {tuple(value.shape)}, {value.dtype}, {value.device}'
-    return repr(value)

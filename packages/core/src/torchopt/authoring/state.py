@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.describe import alike, outline
+from torchopt.authoring.describe import alike, describe
 from torchopt.typing import TensorTree
 
 Class = TypeVar('Class', bound='type[tuple[Any, ...]]')
@@ -35,6 +35,6 @@ def checked_like(expected: TensorTree, given: TensorTree, name: str) -> Any:
         if not alike(leaf, other):
             raise ValueError(
                 f'{structure.accessors()[position].codify(name)} does not fit: '
-                f'expected {outline(leaf)}, got {outline(other)}'
+                f'expected {describe(leaf)}, got {describe(other)}'
             )
     return given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from torchopt.authoring.per_tensor import map_updates, stateless
+from torchopt.authoring.per_tensor import pointwise
 from torchopt.base import GradientTransformation
 
 
@@ -15,8 +15,4 @@ def nan_to_num(
 
     None stands for the largest and the least finite value, as in :func:`torch.nan_to_num`.
     """
-    return stateless(
-        lambda updates, params: map_updates(
-            lambda g: torch.nan_to_num(g, nan=nan, posinf=posinf, neginf=neginf), updates
-        )
-    )
+    return pointwise(lambda g: torch.nan_to_num(g, nan=nan, posinf=posinf, neginf=neginf))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from torchopt.authoring import checks
-from torchopt.authoring.per_tensor import map_updates, stateless
+from torchopt.authoring.per_tensor import map_updates, pointwise, stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.scale_by_schedule import scale_by_schedule
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
@@ -38,23 +38,25 @@ def _multiply(
             for dtype in (torch.float32, torch.float64)
         }
 
-        def update(updates: Updates, params: Params | None) -> Updates:
+        def multiply(g: torch.Tensor) -> torch.Tensor:
             # A compiler folds the number; a tensor on the CPU would keep it from CUDA graphs.
-            factors = {} if torch.compiler.is_compiling() else as_tensor
-            return map_updates(lambda g: g * factors.get(g.dtype, factor), updates)
+            return g * (factor if torch.compiler.is_compiling() else as_tensor.get(g.dtype, factor))
 
-    elif isinstance(factor, torch.Tensor) and factor.dim() == 0:
+        return pointwise(multiply)
+
+    if isinstance(factor, torch.Tensor) and factor.dim() == 0:
 
         def update(updates: Updates, params: Params | None) -> Updates:
             signed = sign(factor)
             return map_updates(lambda g: g * signed, updates)
 
-    else:
+        return stateless(update)
 
-        def update(updates: Updates, params: Params | None) -> Updates:
-            return map_updates(lambda g, f: g * sign(f), updates, {name: factor}, broadcast=True)
-
-    return stateless(update)
+    return stateless(
+        lambda updates, params: map_updates(
+            lambda g, f: g * sign(f), updates, {name: factor}, broadcast=True
+        )
+    )
 
 
 def flip_sign(maximize: bool) -> GradientTransformation:

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchopt.authoring.per_tensor import as_float, map_updates, shared_device, transformation
+from torchopt.authoring.initial import shared_device
+from torchopt.authoring.numerics import as_float
+from torchopt.authoring.per_tensor import map_updates, transformation
 from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Schedule, Updates

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import add_scaled
-from torchopt.authoring.per_tensor import (
-    as_float,
-    filled_like,
-    map_rule,
-    next_steps,
-    transformation,
-    zero_steps,
-)
+from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation, identity
-from torchopt.typing import Params, Scalar, TensorTree, Updates
+from torchopt.typing import Scalar, TensorTree
 
 
 @saveable
@@ -77,18 +70,12 @@ def trace(
         m = add_scaled(g if undamped else weight * g, m, momentum)
         return (add_scaled(g, m, momentum) if nesterov else m), m
 
-    def init(params: Params) -> TraceState:
-        buffers = filled_like(params, requires_grad=moment_requires_grad)
-        return TraceState(buffers, () if undamped else zero_steps(params))
+    def weights(steps: torch.Tensor) -> list[torch.Tensor]:
+        return [1 - dampening * (steps > 1).to(steps.dtype)]
 
-    def update(
-        updates: Updates, state: TraceState, params: Params | None
-    ) -> tuple[Any, TraceState]:
-        steps, scalars = state.steps, []
-        if isinstance(steps, torch.Tensor):
-            steps = next_steps(steps, updates)
-            scalars = [1 - dampening * as_float(steps > 1)]
-        updates, m = map_rule(rule, updates, {'trace': state.trace}, scalars)
-        return updates, TraceState(m, steps)
-
-    return transformation(init, update, TraceState)
+    return elementwise(
+        TraceState,
+        rule,
+        None if undamped else weights,
+        moment_requires_grad=moment_requires_grad,
+    )

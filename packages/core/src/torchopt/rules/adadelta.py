@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema_of_square, safe_sqrt
-from torchopt.authoring.per_tensor import filled_like, map_rule, transformation
+from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
-from torchopt.base import GradientTransformation, chain
-from torchopt.blocks.add_decayed_weights import add_decayed_weights
-from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
-from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+from torchopt.base import GradientTransformation
+from torchopt.blocks.descend import descend
+from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
@@ -59,19 +58,7 @@ def scale_by_adadelta(
         update = safe_sqrt(delta, eps) / safe_sqrt(nu, eps) * g
         return update, nu, ema_of_square(delta, update, rho)
 
-    def init(params: Params) -> ScaleByAdadeltaState:
-        return ScaleByAdadeltaState(
-            filled_like(params, requires_grad=moment_requires_grad),
-            filled_like(params, requires_grad=moment_requires_grad),
-        )
-
-    def update(
-        updates: Updates, state: ScaleByAdadeltaState, params: Params | None
-    ) -> tuple[Any, ScaleByAdadeltaState]:
-        updates, nu, delta = map_rule(rule, updates, {'nu': state.nu, 'delta': state.delta})
-        return updates, ScaleByAdadeltaState(nu, delta)
-
-    return transformation(init, update, ScaleByAdadeltaState)
+    return elementwise(ScaleByAdadeltaState, rule, moment_requires_grad=moment_requires_grad)
 
 
 @accelerable
@@ -104,9 +91,9 @@ def adadelta(
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
         ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
-    return chain(
-        flip_sign(maximize),
-        add_decayed_weights(weight_decay),
+    return descend(
         scale_by_adadelta(rho, eps, moment_requires_grad=moment_requires_grad),
-        scale_by_learning_rate(lr),
+        lr=lr,
+        weight_decay=weight_decay,
+        maximize=maximize,
     )

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
-from torchopt.authoring.initial import initial_like
 from torchopt.authoring.numerics import safe_sqrt
-from torchopt.authoring.per_tensor import (
-    as_float,
-    map_rule,
-    next_steps,
-    transformation,
-    zero_steps,
-)
+from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
-from torchopt.base import GradientTransformation, chain
-from torchopt.blocks.add_decayed_weights import add_decayed_weights
-from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
-from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+from torchopt.base import GradientTransformation
+from torchopt.blocks.descend import descend
+from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
@@ -79,21 +71,16 @@ def scale_by_rss(
             update = update / factor
         return update, total
 
-    def init(params: Params) -> ScaleByRssState:
-        sums = initial_like(params, initial_accumulator_value, requires_grad=moment_requires_grad)
-        return ScaleByRssState(sums, () if constant else zero_steps(params))
+    def slowdown(steps: torch.Tensor) -> list[torch.Tensor]:
+        return [1 + (steps - 1) * lr_decay]
 
-    def update(
-        updates: Updates, state: ScaleByRssState, params: Params | None
-    ) -> tuple[Any, ScaleByRssState]:
-        steps, slowdown = state.steps, []
-        if isinstance(steps, torch.Tensor):
-            steps = next_steps(steps, updates)
-            slowdown = [1 + (as_float(steps) - 1) * lr_decay]
-        updates, sums = map_rule(rule, updates, {'sum_of_squares': state.sum_of_squares}, slowdown)
-        return updates, ScaleByRssState(sums, steps)
-
-    return transformation(init, update, ScaleByRssState)
+    return elementwise(
+        ScaleByRssState,
+        rule,
+        None if constant else slowdown,
+        initial={'sum_of_squares': initial_accumulator_value},
+        moment_requires_grad=moment_requires_grad,
+    )
 
 
 @accelerable
@@ -128,14 +115,14 @@ def adagrad(
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
         ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
-    return chain(
-        flip_sign(maximize),
-        add_decayed_weights(weight_decay),
+    return descend(
         scale_by_rss(
             initial_accumulator_value,
             eps,
             lr_decay=lr_decay,
             moment_requires_grad=moment_requires_grad,
         ),
-        scale_by_learning_rate(lr),
+        lr=lr,
+        weight_decay=weight_decay,
+        maximize=maximize,
     )

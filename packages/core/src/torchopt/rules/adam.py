@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema, safe_sqrt
-from torchopt.authoring.per_tensor import (
-    as_float,
-    filled_like,
-    map_rule,
-    next_steps,
-    transformation,
-    zero_steps,
-)
+from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
-from torchopt.base import GradientTransformation, chain, identity
-from torchopt.blocks.add_decayed_weights import add_decayed_weights
-from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
-from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+from torchopt.base import GradientTransformation
+from torchopt.blocks.descend import descend
+from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
@@ -92,25 +84,17 @@ def scale_by_adam(
         denominator = torch.addcmul(shift, safe_sqrt(bound / correction2, eps_root), correction1)
         return mu / denominator, mu, nu, *nu_max
 
-    def init(params: Params) -> ScaleByAdamState:
-        mu, nu, *nu_max = (
-            filled_like(params, requires_grad=moment_requires_grad) for _ in range(2 + amsgrad)
-        )
-        return ScaleByAdamState(mu, nu, zero_steps(params), *nu_max)
+    def corrections(steps: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        correction1, correction2 = 1 - beta1**steps, 1 - beta2**steps
+        return correction1, correction2, correction1 * eps
 
-    def update(
-        updates: Updates, state: ScaleByAdamState, params: Params | None
-    ) -> tuple[Any, ScaleByAdamState]:
-        steps = next_steps(state.steps, updates)
-        corrections = [1 - beta ** as_float(steps) for beta in (beta1, beta2)]
-        corrections.append(corrections[0] * eps)
-        moments = {'mu': state.mu, 'nu': state.nu}
-        if amsgrad:
-            moments['nu_max'] = state.nu_max
-        updates, mu, nu, *nu_max = map_rule(rule, updates, moments, corrections)
-        return updates, ScaleByAdamState(mu, nu, steps, *nu_max)
-
-    return transformation(init, update, ScaleByAdamState)
+    return elementwise(
+        ScaleByAdamState,
+        rule,
+        corrections,
+        unused=() if amsgrad else ('nu_max',),
+        moment_requires_grad=moment_requires_grad,
+    )
 
 
 @accelerable
@@ -159,10 +143,7 @@ def adam(
         >>> torchopt.apply_updates(params, updates)
         {'w': tensor([0.9000, 1.1000])}
     """
-    decay = add_decayed_weights(weight_decay)
-    return chain(
-        flip_sign(maximize),
-        identity() if decoupled_weight_decay else decay,
+    return descend(
         scale_by_adam(
             betas,
             eps,
@@ -170,6 +151,8 @@ def adam(
             amsgrad=amsgrad,
             moment_requires_grad=moment_requires_grad,
         ),
-        decay if decoupled_weight_decay else identity(),
-        scale_by_learning_rate(lr),
+        lr=lr,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled_weight_decay,
+        maximize=maximize,
     )

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema
-from torchopt.authoring.per_tensor import (
-    as_float,
-    filled_like,
-    map_rule,
-    next_steps,
-    transformation,
-    zero_steps,
-)
+from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
-from torchopt.base import GradientTransformation, chain
-from torchopt.blocks.add_decayed_weights import add_decayed_weights
-from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
-from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+from torchopt.base import GradientTransformation
+from torchopt.blocks.descend import descend
+from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
@@ -74,24 +66,12 @@ def scale_by_adamax(
         norm = torch.maximum(norm * beta2, g.abs() + eps)
         return mu / correction / norm, mu, norm
 
-    def init(params: Params) -> ScaleByAdamaxState:
-        return ScaleByAdamaxState(
-            filled_like(params, requires_grad=moment_requires_grad),
-            filled_like(params, requires_grad=moment_requires_grad),
-            zero_steps(params),
-        )
+    def corrections(steps: torch.Tensor) -> list[torch.Tensor]:
+        return [1 - beta1**steps]
 
-    def update(
-        updates: Updates, state: ScaleByAdamaxState, params: Params | None
-    ) -> tuple[Any, ScaleByAdamaxState]:
-        steps = next_steps(state.steps, updates)
-        corrections = [1 - beta1 ** as_float(steps)]
-        updates, mu, norm = map_rule(
-            rule, updates, {'mu': state.mu, 'norm': state.norm}, corrections
-        )
-        return updates, ScaleByAdamaxState(mu, norm, steps)
-
-    return transformation(init, update, ScaleByAdamaxState)
+    return elementwise(
+        ScaleByAdamaxState, rule, corrections, moment_requires_grad=moment_requires_grad
+    )
 
 
 @accelerable
@@ -124,9 +104,9 @@ def adamax(
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
         ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
-    return chain(
-        flip_sign(maximize),
-        add_decayed_weights(weight_decay),
+    return descend(
         scale_by_adamax(betas, eps, moment_requires_grad=moment_requires_grad),
-        scale_by_learning_rate(lr),
+        lr=lr,
+        weight_decay=weight_decay,
+        maximize=maximize,
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from torchopt.accelerated import accelerable
-from torchopt.base import GradientTransformation, chain
-from torchopt.blocks.add_decayed_weights import add_decayed_weights
-from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
+from torchopt.base import GradientTransformation
+from torchopt.blocks.descend import descend
 from torchopt.rules.adam import scale_by_adam
 from torchopt.typing import LearningRate, Mask, Scalar
 
@@ -49,8 +48,7 @@ def adamw(
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
         ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
-    return chain(
-        flip_sign(maximize),
+    return descend(
         scale_by_adam(
             betas,
             eps,
@@ -58,6 +56,9 @@ def adamw(
             amsgrad=amsgrad,
             moment_requires_grad=moment_requires_grad,
         ),
-        add_decayed_weights(weight_decay, mask),
-        scale_by_learning_rate(lr),
+        lr=lr,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=True,
+        mask=mask,
+        maximize=maximize,
     )

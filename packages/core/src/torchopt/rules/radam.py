@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema, ema_of_square, safe_sqrt
-from torchopt.authoring.per_tensor import (
-    as_float,
-    filled_like,
-    map_rule,
-    next_steps,
-    transformation,
-    zero_steps,
-)
+from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
-from torchopt.base import GradientTransformation, chain, identity
-from torchopt.blocks.add_decayed_weights import add_decayed_weights
-from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
-from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+from torchopt.base import GradientTransformation
+from torchopt.blocks.descend import descend
+from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
@@ -89,22 +81,10 @@ def scale_by_radam(
         factor = adaptive / (safe_sqrt(nu, eps_root) + eps) + plain
         return mu / correction * factor, mu, nu
 
-    def init(params: Params) -> ScaleByRadamState:
-        return ScaleByRadamState(
-            filled_like(params, requires_grad=moment_requires_grad),
-            filled_like(params, requires_grad=moment_requires_grad),
-            zero_steps(params),
-        )
+    def factors(steps: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return 1 - beta1**steps, *_rectification(steps, beta2)
 
-    def update(
-        updates: Updates, state: ScaleByRadamState, params: Params | None
-    ) -> tuple[Any, ScaleByRadamState]:
-        steps = next_steps(state.steps, updates)
-        scalars = [1 - beta1 ** as_float(steps), *_rectification(as_float(steps), beta2)]
-        updates, mu, nu = map_rule(rule, updates, {'mu': state.mu, 'nu': state.nu}, scalars)
-        return updates, ScaleByRadamState(mu, nu, steps)
-
-    return transformation(init, update, ScaleByRadamState)
+    return elementwise(ScaleByRadamState, rule, factors, moment_requires_grad=moment_requires_grad)
 
 
 def _rectification(t: torch.Tensor, beta2: Scalar) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +99,7 @@ def _rectification(t: torch.Tensor, beta2: Scalar) -> tuple[torch.Tensor, torch.
     rho = torch.where(rectified, rho, 6.0)
     squared = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
     adaptive = torch.where(rectified, (squared * correction).sqrt(), 0.0)
-    return adaptive, as_float(~rectified)
+    return adaptive, (~rectified).to(t.dtype)
 
 
 @accelerable
@@ -156,11 +136,10 @@ def radam(
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
         ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
-    decay = add_decayed_weights(weight_decay)
-    return chain(
-        flip_sign(maximize),
-        identity() if decoupled_weight_decay else decay,
+    return descend(
         scale_by_radam(betas, eps, eps_root=eps_root, moment_requires_grad=moment_requires_grad),
-        decay if decoupled_weight_decay else identity(),
-        scale_by_learning_rate(lr),
+        lr=lr,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled_weight_decay,
+        maximize=maximize,
     )

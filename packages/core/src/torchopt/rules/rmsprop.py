@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
-from torchopt.authoring.initial import initial_like
 from torchopt.authoring.numerics import ema, ema_of_square, safe_sqrt
-from torchopt.authoring.per_tensor import filled_like, map_rule, transformation
+from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
-from torchopt.base import GradientTransformation, chain
-from torchopt.blocks.add_decayed_weights import add_decayed_weights
-from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
+from torchopt.base import GradientTransformation
+from torchopt.blocks.descend import descend
 from torchopt.blocks.trace import trace
-from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
+from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
@@ -76,18 +74,12 @@ def scale_by_rms(
         nu = ema_of_square(nu, g, alpha)
         return g / (safe_sqrt(nu) + eps), nu
 
-    def init(params: Params) -> ScaleByRmsState:
-        return ScaleByRmsState(
-            initial_like(params, initial_scale, requires_grad=moment_requires_grad)
-        )
-
-    def update(
-        updates: Updates, state: ScaleByRmsState, params: Params | None
-    ) -> tuple[Any, ScaleByRmsState]:
-        updates, nu = map_rule(rule, updates, {'nu': state.nu})
-        return updates, ScaleByRmsState(nu)
-
-    return transformation(init, update, ScaleByRmsState)
+    return elementwise(
+        ScaleByRmsState,
+        rule,
+        initial={'nu': initial_scale},
+        moment_requires_grad=moment_requires_grad,
+    )
 
 
 def scale_by_stddev(
@@ -125,19 +117,12 @@ def scale_by_stddev(
         nu = ema_of_square(nu, g, alpha)
         return g / (safe_sqrt(torch.addcmul(nu, mu, mu, value=-1)) + eps), mu, nu
 
-    def init(params: Params) -> ScaleByStddevState:
-        return ScaleByStddevState(
-            filled_like(params, requires_grad=moment_requires_grad),
-            initial_like(params, initial_scale, requires_grad=moment_requires_grad),
-        )
-
-    def update(
-        updates: Updates, state: ScaleByStddevState, params: Params | None
-    ) -> tuple[Any, ScaleByStddevState]:
-        updates, mu, nu = map_rule(rule, updates, {'mu': state.mu, 'nu': state.nu})
-        return updates, ScaleByStddevState(mu, nu)
-
-    return transformation(init, update, ScaleByStddevState)
+    return elementwise(
+        ScaleByStddevState,
+        rule,
+        initial={'nu': initial_scale},
+        moment_requires_grad=moment_requires_grad,
+    )
 
 
 @accelerable
@@ -180,10 +165,10 @@ def rmsprop(
         ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
     scale_by = scale_by_stddev if centered else scale_by_rms
-    return chain(
-        flip_sign(maximize),
-        add_decayed_weights(weight_decay),
+    return descend(
         scale_by(alpha, eps, initial_scale, moment_requires_grad=moment_requires_grad),
         trace(momentum, nesterov=nesterov, moment_requires_grad=moment_requires_grad),
-        scale_by_learning_rate(lr),
+        lr=lr,
+        weight_decay=weight_decay,
+        maximize=maximize,
     )

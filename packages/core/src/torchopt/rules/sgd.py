@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from torchopt.accelerated import accelerable
-from torchopt.base import GradientTransformation, chain
-from torchopt.blocks.add_decayed_weights import add_decayed_weights
-from torchopt.blocks.scale import flip_sign, scale_by_learning_rate
+from torchopt.base import GradientTransformation
+from torchopt.blocks.descend import descend
 from torchopt.blocks.trace import trace
 from torchopt.typing import LearningRate, Scalar
 
@@ -42,9 +41,9 @@ def sgd(
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
         ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
-    return chain(
-        flip_sign(maximize),
-        add_decayed_weights(weight_decay),
+    return descend(
         trace(momentum, dampening, nesterov, moment_requires_grad=moment_requires_grad),
-        scale_by_learning_rate(lr),
+        lr=lr,
+        weight_decay=weight_decay,
+        maximize=maximize,
     )
