@@ -14,14 +14,14 @@ from torchopt import pytree
 
 FLOAT = r'must be a floating-point tensor or None, got'
 BAD_PARAMS = [
-    ({'a': torch.ones(2), 'b': 1.0}, rf"^params\['b'\] {FLOAT} float: 1.0"),
-    ({'a': [torch.ones(2), 'x']}, rf"^params\['a'\]\[1\] {FLOAT} str: 'x'"),
+    ({'a': torch.ones(2), 'b': 1.0}, rf"^params\['b'\] {FLOAT} float 1.0"),
+    ({'a': [torch.ones(2), 'x']}, rf"^params\['a'\]\[1\] {FLOAT} str 'x'"),
     (
         {'a': torch.ones(2, dtype=torch.int64)},
-        rf"^params\['a'\] {FLOAT} a tensor of dtype torch.int64",
+        rf"^params\['a'\] {FLOAT} a tensor of shape .*, torch.int64",
     ),
-    ([torch.ones(2, dtype=torch.bool)], rf'^params\[0\] {FLOAT} a tensor of dtype torch.bool'),
-    (torch.ones(2, dtype=torch.complex64), rf'^params {FLOAT} a tensor of dtype torch.complex64'),
+    ([torch.ones(2, dtype=torch.bool)], rf'^params\[0\] {FLOAT} a tensor of shape .*, torch.bool'),
+    (torch.ones(2, dtype=torch.complex64), rf'^params {FLOAT} a tensor of shape .*, torch.complex64'),
 ]
 
 
@@ -40,7 +40,7 @@ BAD_UPDATES = {
     'other key': ({'a': torch.ones(2), 'c': torch.ones(1)}, (ValueError, 'differ in structure')),
     'missing key': ({'a': torch.ones(2)}, (ValueError, 'structure|updates have 1 leaves')),
     'list': ([torch.ones(2), torch.ones(1)], (ValueError, 'differ in structure')),
-    'number': ({'a': torch.ones(2), 'b': 1.0}, (TypeError, rf"updates\['b'\] {FLOAT} 1.0")),
+    'number': ({'a': torch.ones(2), 'b': 1.0}, (TypeError, rf"updates\['b'\] {FLOAT} float 1.0")),
     'integers': (
         {'a': torch.ones(2), 'b': torch.ones(1, dtype=torch.int64)},
         (TypeError, rf"updates\['b'\] {FLOAT} "),
@@ -109,10 +109,10 @@ def test_states_that_do_not_fit(case: OptimizerCase, inplace: bool) -> None:
 def test_states_of_something_else_than_tensors() -> None:
     optimizer = torchopt.transform.scale_by_adam()
     state = optimizer.init(params())
-    with pytest.raises(ValueError, match=r"mu\['a'\] does not fit updates\['a'\]: 'x' against"):
+    with pytest.raises(ValueError, match=r"mu\['a'\] does not fit updates\['a'\]: str 'x' against"):
         optimizer.update(params(), state._replace(mu={'a': 'x', 'b': None}))
     plain = torchopt.Adam(list(params().values()))
-    with pytest.raises(ValueError, match=r'a tensor of .*, got a value of type str'):
+    with pytest.raises(ValueError, match=r"a tensor of .*, got str 'x'"):
         plain.load_state_dict(pytree.tree_map(lambda leaf: 'x', plain.state_dict()))
 
 
