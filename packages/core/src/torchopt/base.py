@@ -31,9 +31,11 @@ class GradientTransformation(NamedTuple):
     Attributes:
         init: ``init(params) -> state``.
         update: ``update(updates, state, *, params=None, inplace=True) -> (updates, state)``.
-            With ``inplace=True`` the results are written, without a graph, into the tensors of
-            ``updates`` and ``state``; with ``inplace=False`` they are new tensors, differentiable
-            with respect to everything that went in.
+            With ``inplace=False`` the results are new tensors, differentiable with respect to
+            everything that went in. With ``inplace=True`` they are written into the tensors of
+            ``updates`` and ``state``, unless that would cut a graph: where grad mode is on and
+            updates, state or a hyperparameter carry one, or a transform of ``torch.func`` is
+            active, ``inplace=True`` does what ``inplace=False`` does.
     """
 
     init: InitFn
