@@ -149,9 +149,7 @@ class TestClipGradNorm:
             return v * (0.5 / (v.norm() + 1e-6))
 
         v = torch.tensor([0.0, 0.0, 1.0, 2.0], dtype=torch.float64)
-        found, expected = (
-            torch.func.jacfwd(torch.func.jacrev(fn))(v) for fn in (clip, one_tensor)
-        )
+        found, expected = (torch.func.jacfwd(torch.func.jacrev(fn))(v) for fn in (clip, one_tensor))
         torch.testing.assert_close(found, expected)
 
     @pytest.mark.parametrize('norm_type', [1.0, 2.0, 3.0, INF])

@@ -9,6 +9,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, stateless
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Scalar, Updates
@@ -16,6 +17,7 @@ from torchopt.typing import Params, Scalar, Updates
 __all__ = ['clip_grad_norm']
 
 
+@recorded
 def clip_grad_norm(
     max_norm: Scalar, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> GradientTransformation:

@@ -69,6 +69,7 @@ def elementwise(
     scalars: Callable[[torch.Tensor], Iterable[torch.Tensor]] | None = None,
     *,
     initial: Mapping[str, Scalar] | None = None,
+    denominators: Mapping[str, Scalar] | None = None,
     unused: Sequence[str] = (),
     moment_requires_grad: bool = False,
     sparse: bool = False,
@@ -85,6 +86,8 @@ def elementwise(
             with one scalar for each parameter, such as bias corrections. Without it no steps are
             counted, and the field ``steps`` holds the empty tuple.
         initial: First values of state tensors, by field; 0 where there is none.
+        denominators: Hyperparameters, by name, that keep a denominator from 0. ``init`` raises
+            ValueError if one underflows in the dtype of a parameter.
         unused: Fields that this variant of the rule does without. They hold the empty tuple, which
             :func:`torch.vmap` takes for a tree without tensors.
         moment_requires_grad: Let the initial state tensors require grad.
@@ -95,6 +98,8 @@ def elementwise(
     firsts = {name: (initial or {}).get(name, 0.0) for name in moments}
 
     def init(params: Params) -> State:
+        for name, value in (denominators or {}).items():
+            checks.representable(name, value, params)
         fields: dict[str, Any] = dict.fromkeys(names, ())
         for name, value in firsts.items():
             fields[name] = filled_like(params, value, requires_grad=moment_requires_grad)

@@ -6,11 +6,13 @@ from typing import Any
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import in_container_of, transformation
 from torchopt.base import GradientTransformation
 from torchopt.typing import Mask, OptState, Params, TensorTree
 
 
+@recorded
 def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     """Apply ``inner`` where ``mask`` is true; other updates pass through unchanged.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from torchopt.authoring import checks
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, pointwise, stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.scale_by_schedule import scale_by_schedule
@@ -17,6 +18,7 @@ def _same(factor: torch.Tensor) -> torch.Tensor:
     return factor
 
 
+@recorded
 def scale(factor: Scalar | TensorTree) -> GradientTransformation:
     """Multiply updates by ``factor``.
 
@@ -64,6 +66,7 @@ def flip_sign(maximize: bool) -> GradientTransformation:
     return scale(-1.0) if maximize else identity()
 
 
+@recorded
 def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
     """Multiply updates by ``-lr``, so that adding them descends.
 
