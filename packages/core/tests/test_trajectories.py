@@ -65,6 +65,7 @@ def run_functional(
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('inplace', [True, False], ids=['inplace', 'functional'])
 @pytest.mark.parametrize('gradients', [dense, sparse])
 @pytest.mark.parametrize('case', TORCH_CASES, ids=str)
