@@ -47,4 +47,8 @@ def parse(
     options.environments = options.environments.absolute()  # processes start in another folder
     if options.output is None and not (options.quick or options.only):
         options.output = PAGES / page
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+    elif getattr(options, 'redraw', False):
+        parser.error('--redraw reads all records of a page: give no --quick and no --only')
     return options

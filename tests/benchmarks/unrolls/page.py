@@ -50,8 +50,8 @@ def markdown(stored: dict[str, Any]) -> str:
         '',
         *(f'- {line}' for line in stored['heading']),
         '- Every figure comes from its own process: peak memory beyond what the process held '
-        'before, and time, of one meta-gradient through Adam. Medians of '
-        f'{stored["rounds"]} processes below 64 steps. *Italic*: would not fit, extrapolated. '
+        'before, and time, of one meta-gradient through Adam. Figures below 64 steps are medians; '
+        f'number of processes: {stored["rounds"]}. *Italic*: would not fit, extrapolated. '
         f'Empty: would take over {stored["limit"]:.0f} s.',
         '- The meta-parameters are the weights of all examples or, where marked "by lr", the '
         'learning rate alone.',
