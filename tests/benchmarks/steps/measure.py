@@ -24,7 +24,7 @@ class Parameters:
         (self._library,) = (each for each in LIBRARIES if each.name == library)
         self._names = [name for name in PROBLEMS if only in name]
 
-    @pytest.fixture(scope='session')
+    @pytest.fixture
     def adapter(self) -> Adapter:
         torch.set_num_threads(1)
         return load(self._library.adapter, self._library.options)
