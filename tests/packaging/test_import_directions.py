@@ -57,6 +57,7 @@ def test_sources_import_only_what_arrows_allow(module: str) -> None:
         assert foreign <= ALLOWED[module], f'{path.relative_to(ROOT)} imports {foreign}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('module', sorted(ALLOWED))
 def test_import_loads_only_what_arrows_allow(module: str) -> None:
     assert siblings_loaded_by(module) == ALLOWED[module]

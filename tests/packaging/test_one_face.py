@@ -88,6 +88,7 @@ def test_everything_that_is_listed_exists() -> None:
         getattr(torchopt, name)
 
 
+@pytest.mark.slow
 def test_star_import() -> None:
     code = 'from torchopt import *; print(MetaAdam.__name__, stop_gradient.__name__, adam.__name__)'
     result = subprocess.run(

@@ -40,6 +40,7 @@ def compared(case: OptimizerCase, gradients: Any, **options: Any) -> tuple[Any, 
     return tuple(results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 @pytest.mark.parametrize('threads', [1, 2])
 def test_sizes(case: OptimizerCase, threads: int, device: str) -> None:
@@ -55,6 +56,7 @@ def test_sizes(case: OptimizerCase, threads: int, device: str) -> None:
     assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 def test_larger_than_the_caches(dtype: torch.dtype, kernels: str, launches: list[str]) -> None:
     # With a part that is no whole number of chunks, blocks or vectors, and one that is unaligned.

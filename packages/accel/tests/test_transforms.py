@@ -201,6 +201,7 @@ def test_nested_vmap(case: OptimizerCase) -> None:
     both(case, lambda f: torch.vmap(torch.vmap(torch.func.grad(f)), (0, 1))(params, targets))
 
 
+@pytest.mark.compile
 @each_case
 def test_compile(case: OptimizerCase) -> None:
     torch.compiler.reset()

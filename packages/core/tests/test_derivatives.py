@@ -106,6 +106,7 @@ def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
     assert check_second_gradients(step, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_step_wrt_hyperparameters(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients()

@@ -277,6 +277,7 @@ def test_step_without_grad_mode_is_refused():
         optimizer.step(loss)
 
 
+@pytest.mark.compile
 def test_step_cannot_be_compiled():
     net, batch = make_net(), make_batch()
     optimizer = torchopt.MetaSGD(net, lr=0.1)
@@ -289,6 +290,7 @@ def test_step_cannot_be_compiled():
         torch.compile(inner, backend='eager', fullgraph=True)(batch)
 
 
+@pytest.mark.compile
 def test_step_inside_a_partly_compiled_function_runs_eagerly_and_is_right():
     """Without ``fullgraph`` Dynamo answers the refusal by running the code as it stands."""
     results = []

@@ -219,6 +219,7 @@ def test_recurrent_layers_let_go_of_earlier_weights():
     assert not is_alive(reference)
 
 
+@pytest.mark.slow
 def test_memory_is_constant_over_outer_steps(linear, optimizer, x):
     meta = torch.ones((), dtype=torch.float64, requires_grad=True)
     references = []

@@ -16,6 +16,8 @@ from support.unrolls import DTYPE, assert_equal, problem
 from torchopt import unrolling
 from torchopt.unrolling import Recomputed, Snapshots, Stored, Strategy
 
+pytestmark = pytest.mark.compile
+
 DEFAULTS = [case for case in MAIN_CASES if case.label == 'defaults']
 
 

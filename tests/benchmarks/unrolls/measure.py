@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: ``PROBLEM LIBRARY WAY STEPS DEVICE``, JSON out."""
+"""One measurement in its own process: ``PROBLEM LIBRARY WAY STEPS DEVICE``; prints JSON."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import time
 
 import torch
 
-from long_unrolls.problems import PROBLEMS
-from long_unrolls.ways import WAYS
 from memory import PeakMemory
+from unrolls.problems import PROBLEMS
+from unrolls.ways import WAYS
 
 
 def measure(problem: str, library: str, way: str, steps: int, device: str) -> dict[str, object]:
-    """Return peak memory, time and some of the meta-gradient."""
+    """Return peak memory, time and the first entries of the meta-gradient."""
     torch.set_num_threads(1)
     run = WAYS[library, way]
 
     def compute(length: int) -> tuple[float, float, torch.Tensor]:
         torch.manual_seed(0)
-        # Not as the default of the whole process, which would add Python to every operation.
+        # A default device of the whole process would add Python code to every operation.
         with torch.device(device):
             made = PROBLEMS[problem](length)
         with PeakMemory(device) as memory:
@@ -30,9 +30,13 @@ def measure(problem: str, library: str, way: str, steps: int, device: str) -> di
             seconds = time.perf_counter() - begin
         return memory.mebibytes, seconds, gradient
 
-    compute(1)  # whatever is loaded or allocated once
+    compute(1)  # loads and allocates what lasts
     mebibytes, seconds, gradient = compute(steps)
-    return {'MiB': mebibytes, 'seconds': seconds, 'gradient': gradient.flatten()[:64].tolist()}
+    return {
+        'mebibytes': mebibytes,
+        'seconds': seconds,
+        'gradient': gradient.flatten()[:64].tolist(),
+    }
 
 
 if __name__ == '__main__':

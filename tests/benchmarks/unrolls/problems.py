@@ -1,4 +1,4 @@
-"""What is trained: a network on examples whose weights are learned."""
+"""The networks that are trained, on examples whose weights are learned."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ EPS_ROOT = 1e-8  # without it torchopt 0.7.3 has no derivative where a gradient 
 
 
 class Problem(NamedTuple):
-    """A network, its examples and the order in which they are seen.
+    """A network, its examples and the order in which it sees them.
 
     Attributes:
         net: The network.
         inputs: All training examples.
         targets: Their labels.
         held_out: Inputs and labels of the outer loss.
-        weights: The meta-parameters, one for every training example.
-        batches: Numbers of the examples of every step.
+        weights: The meta-parameters, one for each training example.
+        batches: Indices of the examples of every step.
     """
 
     net: nn.Module
@@ -34,13 +34,13 @@ class Problem(NamedTuple):
 
 
 def weighted_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted mean of the cross-entropies of examples."""
+    """Return the weighted mean of the examples' cross-entropies."""
     losses = cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction='none')
     return (losses.view(len(weights), -1).mean(1) * weights).mean()
 
 
 class Block(nn.Module):
-    """A transformer's layer, with attention in operations that can be differentiated twice."""
+    """A transformer layer whose attention can be differentiated twice."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """The ways of computing one meta-gradient, each a function of a problem.
 
-Libraries are imported where they are used: every environment holds one of them.
+Functions import the libraries, because an environment holds only one of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from long_unrolls.problems import EPS_ROOT, LR, Problem, weighted_loss
+from unrolls.problems import EPS_ROOT, LR, Problem, weighted_loss
 
 Way = Callable[[Problem], Tensor]
 
@@ -26,7 +26,7 @@ def outer_loss(problem: Problem, logits: Tensor) -> Tensor:
 def functional_step(
     problem: Problem, gradient: Callable[..., Any], lr: Any
 ) -> Callable[..., tuple[Any, None]]:
-    """Return an inner step of Adam, with the way in which the inner gradient is taken."""
+    """Return an inner step of Adam that takes its gradient by ``gradient``."""
     import torchopt
 
     def loss(params: dict[str, Tensor], batch: Tensor, weights: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def start(problem: Problem) -> Any:
 
 
 def unrolled(mode: str, by: str = 'weights') -> Way:
-    """``torchopt.unroll`` with a strategy, given as it is written."""
+    """``torchopt.unroll`` with a strategy, given as source text."""
 
     def run(problem: Problem) -> Tensor:
         import torchopt
@@ -96,7 +96,7 @@ def checkpointed(problem: Problem) -> Tensor:
 
 
 def meta_adam(problem: Problem) -> Tensor:
-    """``torchopt.MetaAdam``, of this project and of the library that has the same interface."""
+    """``torchopt.MetaAdam`` of this project, or of torchopt 0.7.3."""
     import torchopt
 
     optimizer = torchopt.MetaAdam(problem.net, LR, eps_root=EPS_ROOT)
@@ -141,3 +141,17 @@ WAYS: dict[tuple[str, str], Way] = {
     ('higher 0.2.1', 'innerloop_ctx'): higher_adam,
 }
 PLAIN = ('this project', 'Stored()')
+# The ways in the plot: the label, and whether the line is dashed.
+PLOTTED = {
+    PLAIN: ('Stored()', False),
+    ('this project', 'Recomputed()'): ('Recomputed()', False),
+    ('this project', 'Snapshots()'): ('Snapshots()', False),
+    ('this project', 'ForwardMode(), by lr'): ('ForwardMode(), by lr', False),
+    ('torchopt 0.7.3', 'MetaAdam'): ('torchopt 0.7.3: MetaAdam', True),
+    ('this project', 'torch.utils.checkpoint'): ('torch.utils.checkpoint', True),
+}
+
+
+def reference(way: str) -> tuple[str, str]:
+    """Return the way whose meta-gradient is the reference for ``way``."""
+    return (PLAIN[0], 'Stored(), by lr') if way.endswith('by lr') else PLAIN
