@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,18 @@ def alike(old: Any, new: Any) -> bool:
     return type(old) is type(new)
 
 
+def unlike(old: Sequence[Any], new: Sequence[Any]) -> list[int]:
+    """Return the positions at which two lists are not :func:`alike`, or differ in device."""
+    return [
+        position
+        for position, (before, after) in enumerate(zip(old, new))
+        if not alike(before, after)
+        or (isinstance(before, torch.Tensor) and before.device != after.device)
+    ]
+
+
 def outline(value: Any) -> str:
-    """Return what :func:`alike` compares, in words."""
+    """Describe the kind of a value in an error message."""
     if isinstance(value, torch.Tensor):
-        return f'a tensor of shape {tuple(value.shape)} and dtype {value.dtype}'
+        return f'a tensor of shape {tuple(value.shape)} and dtype {value.dtype} on {value.device}'
     return 'None' if value is None else f'a value of type {type(value).__name__}'
