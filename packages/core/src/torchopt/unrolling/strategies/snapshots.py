@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torchopt.unrolling.inner_gradients.gradient_vjp import Order
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.steps.engine import Compilation, engine_for
@@ -66,7 +67,7 @@ class OfflineSchedule:
 
     name = 'Snapshots'
     differentiable_again = False
-    gradient_order = None
+    gradient_order: Order | None = None
 
     def __init__(self, length: int, count: int) -> None:
         self._count = count
@@ -93,7 +94,7 @@ class OnlineSchedule:
 
     name = 'Snapshots'
     differentiable_again = False
-    gradient_order = None
+    gradient_order: Order | None = None
 
     def __init__(self, count: int | None) -> None:
         self._count = count
