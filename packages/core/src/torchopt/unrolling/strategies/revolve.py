@@ -1,13 +1,13 @@
-r"""Binomial checkpointing: where to put snapshots so that the fewest steps are run again.
+r"""Binomial checkpointing: where to take snapshots so that the fewest steps are run again.
 
-With :math:`s` snapshots, of which one is the initial state, and :math:`\beta(s, r) =
+With :math:`s` snapshots, one of them the initial state, and :math:`\beta(s, r) =
 \binom{s + r}{s}`, reversing :math:`l` steps takes
 
 .. math::
 
     t(l, s) = r\,l - \beta(s + 1, r - 1), \qquad \beta(s, r - 1) < l \le \beta(s, r),
 
-evaluations beside the one of every step whose derivative is taken, and no schedule takes fewer:
+evaluations beside the differentiated evaluation of every step, and no schedule takes fewer:
 Griewank and Walther, *Algorithm 799: Revolve*, ACM Transactions on Mathematical Software 26(1),
 2000.
 """
@@ -32,10 +32,10 @@ def _beta(snapshots: int, repetitions: int) -> int:
 
 @functools.cache
 def evaluations(length: int, snapshots: int) -> int:
-    """Return the least number of evaluations with which ``length`` steps can be reversed.
+    """Return the least number of evaluations that reverses ``length`` steps.
 
-    The first run through all steps but the last is counted, the differentiated evaluations are
-    not.
+    It includes the first run through all steps but the last, and excludes the differentiated
+    evaluations.
     """
     repetitions = _repetitions(length, snapshots)
     return repetitions * length - _beta(snapshots + 1, repetitions - 1)
@@ -44,13 +44,13 @@ def evaluations(length: int, snapshots: int) -> int:
 def split(length: int, snapshots: int) -> int:
     """Return after how many of ``length`` > 1 steps the next snapshot is best taken.
 
-    Of ``snapshots``, one holds the state before the first of the steps. With no other, the answer
-    is the distance to the last step, whose state is then not kept.
+    One of the ``snapshots`` holds the state before the first step. If it is the only one, the
+    answer is the distance to the last step, whose state is then not kept.
     """
     if snapshots == 1:
         return length - 1
     repetitions = _repetitions(length, snapshots)
-    # Any position is optimal from which both parts keep to their numbers of repetitions.
+    # A position is optimal if neither part exceeds its number of repetitions.
     return max(_beta(snapshots, repetitions - 2), length - _beta(snapshots - 1, repetitions), 1)
 
 
@@ -65,11 +65,12 @@ def first_snapshots(length: int, snapshots: int) -> list[int]:
 
 
 def worth_keeping(numbers: list[int], end: int, snapshots: int) -> list[int]:
-    """Return the snapshots, of those before steps ``numbers``, that are best kept until ``end``.
+    """Choose, from the snapshots before steps ``numbers``, which to keep for reversing to ``end``.
 
-    The first is one of them. One that stands badly is better given up for one between others.
+    The first is always kept. A badly placed snapshot is worth less than a free place for a new one.
     """
-    # best[position]: evaluations from there, and the choice, if so many are held before it.
+    # best[position]: least evaluations from there to the end, and the snapshots that reach them,
+    # if as many as `held` are kept before it.
     best: dict[int, tuple[int, list[int]]] = {}
     for held in range(len(numbers) - 1, -1, -1):
         own = snapshots - held

@@ -1,9 +1,9 @@
-"""Random numbers and autocast, as they were when a step was first run."""
+"""The random number generators, as they were when a step was first run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 
 class RandomState(NamedTuple):
-    """The states of the CPU's generator and of those of other devices.
+    """The states of torch's generators on the CPU and on other devices.
 
     Attributes:
         cpu: State of the CPU's generator.
@@ -30,7 +30,7 @@ class RandomState(NamedTuple):
         """Read the generators of the CPU and of the devices of ``tensors``.
 
         Returns:
-            ``last``, if no random number was drawn since, so that many equal states cost one.
+            ``last`` itself if no number was drawn since, so that equal states share their memory.
         """
         elsewhere = [tensor for tensor in tensors if tensor.device.type not in ('cpu', 'meta')]
         device_type = elsewhere[0].device.type if elsewhere else None
@@ -55,47 +55,9 @@ class RandomState(NamedTuple):
 
 @contextmanager
 def preserved(tensors: list[torch.Tensor]) -> Iterator[None]:
-    """Leave the generators after the block as they were before."""
+    """Restore the generators of the CPU and of the devices of ``tensors`` after the block."""
     state = RandomState.capture(tensors)
     try:
         yield
     finally:
         state.restore()
-
-
-class Autocast(NamedTuple):
-    """The autocast settings of the devices of some tensors.
-
-    Attributes:
-        settings: Device type, whether autocast is on, and its dtype.
-    """
-
-    settings: tuple[tuple[str, bool, torch.dtype], ...]
-
-    @classmethod
-    def capture(cls, tensors: Iterable[torch.Tensor]) -> Autocast:
-        """Read the settings of the CPU and of the devices of ``tensors``."""
-        kinds = dict.fromkeys(['cpu', *(tensor.device.type for tensor in tensors)])
-        return cls(
-            tuple(
-                (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-                for kind in kinds
-                if torch.amp.is_autocast_available(kind)
-            )
-        )
-
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Set them (again), in forward and backward pass alike."""
-        with ExitStack() as stack:
-            for kind, enabled, dtype in self.settings:
-                # The cache would hold the casts of every step until the last is done.
-                if enabled or torch.is_autocast_enabled(kind):
-                    stack.enter_context(
-                        torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False)
-                    )
-            yield
-
-    def off(self) -> Autocast:
-        """Return the settings with which no device casts."""
-        return Autocast(tuple((kind, False, dtype) for kind, _, dtype in self.settings))

@@ -1,4 +1,4 @@
-"""Reverse-mode derivatives of some tensors by others, where None stands for zero."""
+"""Vector-Jacobian products of lists of tensors, where None stands for zero."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import TypeAlias
 
 import torch
 
-from torchopt.unrolling.random_state import Autocast
+from torchopt.unrolling.context.autocast import without_autocast
 
 Cotangents: TypeAlias = Sequence[torch.Tensor | None]
-"""One for every tensor, or None for a derivative of zero."""
+"""One cotangent for every tensor of a list; None stands for zero."""
 
 
-def partial_derivatives(
+def vjp(
     outputs: Sequence[torch.Tensor],
     cotangents: Cotangents,
     inputs: Sequence[torch.Tensor],
     *,
     create_graph: bool = False,
 ) -> Cotangents:
-    """Return the products of ``cotangents`` with the derivatives of ``outputs`` by ``inputs``.
+    """Return the cotangents of ``inputs``, given those of ``outputs``, along the recorded graph.
 
-    None stands for zero on both sides, and for inputs that do not require grad.
+    An input that does not require grad, or that no output depends on, gets None.
     """
     pairs = [
         (output, cotangent)
@@ -32,9 +32,8 @@ def partial_derivatives(
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
     if not pairs or not wanted:
         return [None] * len(inputs)
-    # As backward() is called after autocast: each operation has its cast in its graph already, and
-    # one that was exempt has none.
-    with Autocast.capture(wanted).off().replayed():
+    # Like backward() after an autocast block: the graph already holds the casts that it needs.
+    with without_autocast(wanted):
         found = torch.autograd.grad(
             [output for output, _ in pairs],
             wanted,
@@ -42,5 +41,5 @@ def partial_derivatives(
             create_graph=create_graph,
             allow_unused=True,
         )
-    by_tensor = iter(found)
-    return [next(by_tensor) if tensor.requires_grad else None for tensor in inputs]
+    supply = iter(found)
+    return [next(supply) if tensor.requires_grad else None for tensor in inputs]

@@ -1,4 +1,4 @@
-"""What all ways of paying for the backward pass have in common."""
+"""What all strategies have in common, and where each of them may run."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any, ClassVar
 import torch
 
 from torchopt.unrolling.internals import active_transform
-from torchopt.unrolling.loop import Loop, without_history
-from torchopt.unrolling.vmapped import run_mapped
+from torchopt.unrolling.loop import Loop
+from torchopt.unrolling.steps.vmapped import run_mapped
 
 
 class Strategy(ABC):
     """One way of paying for the backward pass of :func:`torchopt.unroll`."""
 
     traceable: ClassVar[bool] = False
-    """Whether it is made of operations that ``torch.func`` and ``torch.compile`` see through."""
+    """Whether it consists of operations that ``torch.func`` and ``torch.compile`` can trace."""
 
     @abstractmethod
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
 
 
-def run_with(strategy: Strategy, loop: Loop) -> tuple[Any, Any]:
-    """Run ``loop`` with ``strategy``, where it is: alone, under ``torch.vmap``, or traced.
+def run_strategy(strategy: Strategy, loop: Loop) -> tuple[Any, Any]:
+    """Run ``loop`` with ``strategy``: as it is, below ``torch.vmap``, or traced.
 
     Raises:
-        RuntimeError: the strategy would do something else there than it says.
+        RuntimeError: the strategy cannot do there what it promises.
     """
     if strategy.traceable:
         return strategy.run(loop)
@@ -39,10 +39,10 @@ def run_with(strategy: Strategy, loop: Loop) -> tuple[Any, Any]:
         )
     transform = active_transform()
     if transform in ('none', 'unknown'):
-        # Without grad mode nothing is to be kept for a backward pass.
-        return strategy.run(loop if torch.is_grad_enabled() else without_history(loop))
+        # Without grad mode no backward pass follows, and nothing is kept for one.
+        return strategy.run(loop if torch.is_grad_enabled() else loop.as_constant())
     if transform == 'vmap':
-        return run_mapped(lambda mapped: run_with(strategy, mapped), loop)
+        return run_mapped(lambda mapped: run_strategy(strategy, mapped), loop)
     raise RuntimeError(
         f'unroll(..., backward={name}(...)) cannot run inside torch.func.grad, vjp or jvp, which '
         'ask for a derivative that can be differentiated again: differentiate it with '
