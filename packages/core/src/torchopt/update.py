@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from torchopt.authoring.inplace import must_not_write, write_back
-from torchopt.authoring.per_tensor import map_updates
-from torchopt.typing import TensorTree, TreeT, Updates
+from torchopt.authoring.per_tensor import add_updates
+from torchopt.typing import TreeT, Updates
 
 
 def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> TreeT:
@@ -37,13 +35,8 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
     """
     new: TreeT
     if not inplace or must_not_write(updates):
-        new = _sums(params, updates)
+        new = add_updates(params, updates)
     else:
         with torch.no_grad():
-            new = write_back(params, _sums(params, updates))
+            new = write_back(params, add_updates(params, updates))
     return new
-
-
-def _sums(params: TensorTree, updates: Updates) -> Any:
-    # In this order, which a sparse update needs.
-    return map_updates(lambda u, p: torch.add(p, u), updates, {'params': params}, absent='params')

@@ -175,7 +175,7 @@ START = {'w': torch.ones(2), 's': Moments(torch.ones(3), torch.ones(3)), 'n': 0}
         ({'s': (torch.ones(3), torch.ones(3))}, ValueError, 'structure of its carry'),
         ({'more': 1}, ValueError, 'structure of its carry'),
         ({'w': None}, ValueError, r"carry\['w'\] .*None"),
-        ({'n': 1.0}, ValueError, r"carry\['n'\] from a value of type int to a value of type float"),
+        ({'n': 1.0}, ValueError, r"carry\['n'\] from int 0 to float 1.0"),
     ],
 )
 def test_a_carry_that_changes(

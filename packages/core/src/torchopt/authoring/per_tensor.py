@@ -169,6 +169,12 @@ def map_updates(
     return new_tree if absent is None else in_container_of(others[absent], new_tree)
 
 
+def add_updates(params: Params, updates: Updates) -> Any:
+    """Return the tree of sums; a parameter without an update stays as it is."""
+    # In this order, which a sparse update needs.
+    return map_updates(lambda u, p: torch.add(p, u), updates, {'params': params}, absent='params')
+
+
 def map_rule(
     rule: Rule,
     updates: Updates,
