@@ -46,6 +46,7 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-') for title in titles}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sample', samples('long-unrolls.md'))
 def test_long_unrolls(sample: str) -> None:
     names: dict[str, Any] = {}

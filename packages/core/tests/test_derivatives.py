@@ -94,6 +94,7 @@ def step_as_function(
     return step, [leaf for leaf in leaves if varies(leaf)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients()
