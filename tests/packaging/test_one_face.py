@@ -52,6 +52,14 @@ def test_every_rule_is_registered() -> None:
     assert shown == {entry.name for entry in OPTIMIZERS}
 
 
+@every_optimizer
+def test_parts_of_a_rule_are_transformations_that_users_find(entry: OptimizerEntry) -> None:
+    home = inspect.getmodule(inspect.unwrap(entry.factory))
+    parts = {name for name in vars(home) if name.startswith('scale_by_')}
+    for name in parts - {'scale_by_learning_rate'}:
+        assert getattr(torchopt.transform, name) is getattr(home, name)
+
+
 def test_every_class_is_registered() -> None:
     for module, prefix, base in (
         (torchopt, '', torchopt.Optimizer),

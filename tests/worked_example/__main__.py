@@ -14,7 +14,7 @@ from pathlib import Path
 
 from page import PAGE, ROOT, NewFile, changes
 
-LEFT_OUT = shutil.ignore_patterns('.*', '__pycache__', 'build', 'dist', 'docs', 'demo-output')
+LEFT_OUT = shutil.ignore_patterns('.*', '__pycache__', 'build', 'dist', 'demo-output')
 SOURCES = ['packages/core/src', 'packages/meta/src']
 TESTS = ['packages/core/tests', 'packages/meta/tests', 'packages/accel/tests', 'tests']
 

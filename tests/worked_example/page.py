@@ -37,14 +37,16 @@ class Insertion(NamedTuple):
 
     def apply(self, root: Path) -> None:
         target = root / self.path
-        text = target.read_text()
         before = ''.join(line for is_new, line in self.lines if not is_new)
-        if f'\n{text}'.count(f'\n{before}') != 1:
+        after = ''.join(line for _, line in self.lines)
+        lines = re.compile(f'^{re.escape(before)}', re.MULTILINE)
+        text, places = lines.subn(lambda _: after, target.read_text())
+        if places != 1:
             raise ValueError(
-                f'{self.path} must have these lines of CONTRIBUTING.md in exactly one place:\n'
-                f'{before}'
+                f'{self.path} must have these lines of CONTRIBUTING.md in exactly one place, not '
+                f'in {places}:\n{before}'
             )
-        target.write_text(text.replace(before, ''.join(line for _, line in self.lines)))
+        target.write_text(text)
 
 
 def changes(page: str) -> list[NewFile | Insertion]:
