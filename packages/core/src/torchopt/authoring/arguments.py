@@ -78,9 +78,9 @@ def arguments_of(
     and types. It calls the ``__init__`` of its base class with ``params`` and a :class:`Recipe`.
     A class without a docstring gets one that names the factory.
 
-    Three lines a class is as short as static types allow. Type checkers read the arguments of a
-    class from a decorated ``__init__`` only: neither from an assignment ``__init__ = ...`` nor from
-    a class decorator. A class that a function returns cannot be used as an annotation.
+    A class in three lines is as short as static types allow. Type checkers read its arguments from
+    a decorated ``__init__``, but not from an assignment ``__init__ = ...`` or a class decorator. A
+    class that a function returns cannot be used as an annotation.
     """
 
     def decorate(
@@ -111,10 +111,8 @@ class _Initializer:
             initialize: Any = super(owner, instance).__init__
             initialize(target, Recipe(factory, dict(arguments)))
 
-        __init__.__module__, __init__.__qualname__ = (
-            owner.__module__,
-            f'{owner.__qualname__}.{name}',
-        )
+        __init__.__module__ = owner.__module__
+        __init__.__qualname__ = f'{owner.__qualname__}.{name}'
         __init__.__signature__ = signature  # type: ignore[attr-defined]
         setattr(owner, name, __init__)
         if owner.__doc__ is None:
