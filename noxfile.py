@@ -76,6 +76,14 @@ def quick(session: nox.Session) -> None:
 
 
 @nox.session
+def example(session: nox.Session) -> None:
+    """The worked example of CONTRIBUTING.md, on a copy: style, types and all its tests."""
+    install(session, *editable(PACKAGES), 'ruff', 'mypy', 'pytest', 'pytest-xdist', 'hypothesis')
+    install(session, 'expecttest', 'packaging', 'numpy', 'scikit-learn', 'matplotlib', 'tqdm')
+    session.run('python', 'tests/worked_example')
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, format and spelling; ``-- --fix`` mends, ``-- --hook`` also checks every commit."""
     root = Path(__file__).parent.resolve()
