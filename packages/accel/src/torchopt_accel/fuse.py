@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.numerics import as_float
-from torchopt.authoring.per_tensor import next_steps
+from torchopt.authoring.steps import as_float, next_steps
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.blocks.scale_by_schedule import ScaleByScheduleState
 from torchopt.typing import OptState, Params, TreeT, Updates

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from torchopt.authoring.arguments import Recipe
-from torchopt.authoring.initial import shared_device
-from torchopt.authoring.per_tensor import next_steps
+from torchopt.authoring.steps import next_steps, shared_device
 from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.typing import OptState
