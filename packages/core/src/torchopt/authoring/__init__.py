@@ -6,8 +6,8 @@ version. The rules in :mod:`torchopt.rules` show them at work.
 - :mod:`~torchopt.authoring.per_tensor`: lift a rule for one tensor to a tree of tensors.
 - :mod:`~torchopt.authoring.inplace`: ``inplace=True`` as a lowering of the functional rule.
 - :mod:`~torchopt.authoring.numerics`: moving averages, and a square root with a derivative at 0.
-- :mod:`~torchopt.authoring.initial`, :mod:`~torchopt.authoring.steps`: first values of states, and
-  counts of steps.
+- :mod:`~torchopt.authoring.initial`: first values of states.
+- :mod:`~torchopt.authoring.steps`: counts of the steps that parameters have taken.
 - :mod:`~torchopt.authoring.state`: states that ``torch.load`` reads, and their comparison.
 - :mod:`~torchopt.authoring.torch_state`: the same states in the format of ``torch.optim``.
 - :mod:`~torchopt.authoring.origin`: ``repr`` and pickle of transformations.

@@ -265,9 +265,10 @@ def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> 
 
 
 def in_container_of(old: TensorTree, new: TensorTree) -> Any:
-    """Return ``new`` as a list or a tuple, whichever ``old`` is."""
+    """Return ``new``, if it is a list or a tuple, as whichever of the two ``old`` is."""
     kind: Any = type(old)
-    return kind(new) if kind in _SEQUENCES and kind is not type(new) else new
+    both = kind in _SEQUENCES and type(new) in _SEQUENCES
+    return kind(new) if both and kind is not type(new) else new
 
 
 def _require_alike(
