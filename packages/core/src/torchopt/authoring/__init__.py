@@ -15,9 +15,6 @@ version. The rules in :mod:`torchopt.rules` show them at work.
 - :mod:`~torchopt.authoring.describe`: what error messages call a value.
 - :mod:`~torchopt.authoring.gradients`: gradients of a loss by a list of parameters.
 - :mod:`~torchopt.authoring.module_slots`: where modules hold their parameters.
-- :mod:`~torchopt.authoring.torch_state`: states in the format of ``torch.optim``.
-- :mod:`~torchopt.authoring.torch_internals`: what torch tells only through private names.
-- :mod:`~torchopt.authoring.origin`: the call that made a transformation, for ``repr`` and pickle.
 - :mod:`~torchopt.authoring.arguments`: classes that take the arguments of a factory.
 - :mod:`~torchopt.authoring.torch_internals`: names of torch that are not public.
 """
