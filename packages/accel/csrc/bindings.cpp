@@ -46,9 +46,8 @@ void check(const Problem& problem) {
 // Numbers that a rule has not got count as 0.
 void make_problem(Problem* self, int rule, int dtype, bool backward, bool apply,
                   std::vector<int64_t> sizes, Pointers inputs, Pointers outputs,
-                  std::vector<double> hyper, uintptr_t steps,
-                  std::vector<int64_t> positions, double lr_value, uintptr_t lr,
-                  int64_t lr_stride, uintptr_t lr_grad) {
+                  std::vector<double> hyper, uintptr_t steps, std::vector<int64_t> positions,
+                  double lr_value, uintptr_t lr, int64_t lr_stride, uintptr_t lr_grad) {
   Problem made{rule,
                torchopt::Dtype(dtype),
                backward,
@@ -124,8 +123,7 @@ NB_MODULE(_C, m) {
   m.def("current_isa", &torchopt::current_isa);
   m.def("use_isa", &torchopt::use_isa, nb::arg("name"));
   nb::list names;
-  for (const auto& rule : torchopt::rules())
-    names.append(nb::make_tuple(rule.name, rule.states));
+  for (const auto& rule : torchopt::rules()) names.append(nb::make_tuple(rule.name, rule.states));
   m.attr("RULES") = nb::tuple(names);
 #ifdef TORCHOPT_WITH_CUDA
   m.def("run_on_cuda", &torchopt::run_on_cuda, nb::arg("problem"), nb::arg("device"),

@@ -16,8 +16,8 @@ constexpr int64_t kItemSize[kDtypes] = {4, 8, 2, 2};
 // One step over a list of tensors. Pointers are by role, then by tensor:
 //   forward   grad, param, states...            ->  update, states...
 //   backward  update, states... (cotangents), grad, param, states...  ->  grad, param, states...
-// An absent input (null) counts as zeros, an absent output is not written. With `apply`, the forward
-// direction writes param + update in the place of the update.
+// An absent input (null) counts as zeros, an absent output is not written. With `apply`, the
+// forward direction writes param + update in the place of the update.
 struct Problem {
   int rule;
   Dtype dtype;

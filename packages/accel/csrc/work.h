@@ -37,8 +37,8 @@ struct Backward {
     T s[slots(K)], dt[slots(K)], ds[slots(K)], dg, dp;
     for (int k = 0; k < K; ++k) dt[k] = Storage::load(in[1 + k]);
     for (int k = 0; k < K; ++k) s[k] = Storage::load(in[K + 3 + k]);
-    T dscale = step.vjp(Storage::load(in[K + 1]), Storage::load(in[K + 2]), s,
-                        Storage::load(in[0]), dt, dg, dp, ds);
+    T dscale = step.vjp(Storage::load(in[K + 1]), Storage::load(in[K + 2]), s, Storage::load(in[0]),
+                        dt, dg, dp, ds);
     out[0] = Storage::store(dg);
     out[1] = Storage::store(dp);
     for (int k = 0; k < K; ++k) out[2 + k] = Storage::store(ds[k]);

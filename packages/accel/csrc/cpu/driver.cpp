@@ -30,9 +30,9 @@ const std::vector<Isa>& isas() {
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                 __builtin_cpu_supports("bmi2");
-    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
     found.push_back({"avx2", avx2::table, avx2});
     found.push_back({"avx512", avx512::table, avx512});
 #endif
@@ -53,8 +53,7 @@ const Isa*& chosen() {
 
 // A child of fork() has none of its parent's OpenMP threads, yet libgomp waits for them.
 bool forked = false;
-[[maybe_unused]] const int registered =
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 // A step that touches more than this leaves little of it in the caches for whoever comes next. What
 // virtual machines say of their caches is of no use.
@@ -115,9 +114,9 @@ double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece, bool s
 
 void run_on_cpu(const Problem& problem, int threads) {
   const RuleKernels& rule = chosen()->table().rules[problem.rule];
-  ChunkKernel kernel = (!problem.backward   ? rule.forward
-                        : problem.lr_grad   ? rule.backward_with_lr
-                                            : rule.backward)[problem.dtype];
+  ChunkKernel kernel = (!problem.backward ? rule.forward
+                        : problem.lr_grad ? rule.backward_with_lr
+                                          : rule.backward)[problem.dtype];
   const std::vector<Piece> pieces = cut(problem.sizes);
   const int64_t count = int64_t(pieces.size());
   const bool streamed = outgrows_caches(problem);

@@ -203,8 +203,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // Adds the chunks' sums, in a fixed order, to the learning rate's cotangent.
-__global__ void __launch_bounds__(kThreads) gather(const double* partials, int64_t count,
-                                                   double* lr_grad) {
+__global__ void __launch_bounds__(kThreads)
+    gather(const double* partials, int64_t count, double* lr_grad) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partials[i];
   const double total = block_sum(sum);
@@ -235,8 +235,8 @@ void launch(const Problem& problem, cudaStream_t stream, double* scratch) {
 
   auto flush = [&] {
     if (arguments.count == 0) return;
-    const int blocks = int(std::min<int64_t>(arguments.chunks,
-                                             blocks_at_once(reinterpret_cast<void*>(function))));
+    const int blocks =
+        int(std::min<int64_t>(arguments.chunks, blocks_at_once(reinterpret_cast<void*>(function))));
     function<<<blocks, kThreads, 0, stream>>>(arguments);
     require(cudaGetLastError(), "launch");
     if (scratch) arguments.scalars.partials += arguments.chunks;

@@ -13,8 +13,7 @@ struct Rmsprop {
   T eps;
   SafeRoot<T> root;
 
-  TORCHOPT_FN Rmsprop(const double* hyper, int64_t)
-      : mean(hyper[0]), eps(T(hyper[1])), root(0) {}
+  TORCHOPT_FN Rmsprop(const double* hyper, int64_t) : mean(hyper[0]), eps(T(hyper[1])), root(0) {}
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     t[0] = mean.of_square(s[0], g);
