@@ -13,7 +13,7 @@ struct Forward {
   using T = typename Storage::Compute;
   using M = typename Storage::Memory;
   static constexpr int K = Rule<T>::kStates;
-  static constexpr int kInputs = K + 2, kOutputs = K + 1;
+  static constexpr int kInputs = input_roles(false, K), kOutputs = output_roles(false, K);
 
   TORCHOPT_FN static T run(const Step<Rule, T>& step, const M* in, M* out) {
     T s[slots(K)], t[slots(K)];
@@ -25,13 +25,13 @@ struct Forward {
 };
 
 // Inputs cotangents of update and states, grad, param, states; outputs cotangents of grad, param,
-// states. Returns that of -lr.
+// states. Returns the cotangent of -lr.
 template <template <class> class Rule, class Storage>
 struct Backward {
   using T = typename Storage::Compute;
   using M = typename Storage::Memory;
   static constexpr int K = Rule<T>::kStates;
-  static constexpr int kInputs = 2 * K + 3, kOutputs = K + 2;
+  static constexpr int kInputs = input_roles(true, K), kOutputs = output_roles(true, K);
 
   TORCHOPT_FN static T run(const Step<Rule, T>& step, const M* in, M* out) {
     T s[slots(K)], dt[slots(K)], ds[slots(K)], dg, dp;

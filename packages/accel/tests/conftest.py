@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from torchopt_accel import implementations
-from torchopt_accel._extension import C
-from torchopt_accel.devices import obstacle
+from torchopt_accel import kernels as compiled
+from torchopt_accel.platform import C, obstacle
 
 _NO_CUDA = obstacle(torch.device('cuda'))
 _CUDA = pytest.param(
@@ -25,15 +24,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The rules launched so far, with ``_backward`` after those of the derivative."""
+    """The rules launched so far, with ``_backward`` after the name for a derivative."""
     seen: list[str] = []
-    launch = implementations.launch
+    launch = compiled.launch
 
-    def recorded(rule: str, layout: Any, *, backward: bool = False, **rest: Any) -> None:
+    def recorded(rule: str, *rest: Any, backward: bool = False, **options: Any) -> None:
         seen.append(rule + ('_backward' if backward else ''))
-        launch(rule, layout, backward=backward, **rest)
+        launch(rule, *rest, backward=backward, **options)
 
-    monkeypatch.setattr(implementations, 'launch', recorded)
+    monkeypatch.setattr(compiled, 'launch', recorded)
     return seen
 
 

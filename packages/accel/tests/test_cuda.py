@@ -20,7 +20,7 @@ from support.gpu import waiting_raises
 from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
-from torchopt_accel.devices import obstacle
+from torchopt_accel.platform import obstacle
 
 _REASON = obstacle(torch.device('cuda'))
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(_REASON), reason=_REASON)]
@@ -269,7 +269,7 @@ class TestGraphs:
 STRAY = """
 import torch, torchopt
 from torchopt.registry import OPTIMIZERS
-from torchopt_accel.launch import DTYPES
+from torchopt_accel.kernels import DTYPES
 
 for entry in OPTIMIZERS:
     for dtype in DTYPES:

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.utils import dlpack
 
 import torchopt
-from torchopt_accel import internals, launch
+from torchopt_accel import internals, kernels
 
 NAMES = {
     'forward_mode': (forward_ad, '_current_level'),
@@ -97,5 +97,5 @@ def test_unknown_batches_raise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_results_come_through_the_public_function_too(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = step(ONE)
-    monkeypatch.setattr(launch, 'from_dlpack', dlpack.from_dlpack)
+    monkeypatch.setattr(kernels, 'from_dlpack', dlpack.from_dlpack)
     assert torch.equal(step(ONE), expected)

@@ -14,7 +14,7 @@ import torchopt
 from support.optimizer_cases import MAIN_CASES, OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
-from torchopt_accel.launch import DTYPES
+from torchopt_accel.kernels import DTYPES
 
 SIZES = (0, 1, 3, 1023, 1024, 1025, 4097, 70_001)
 

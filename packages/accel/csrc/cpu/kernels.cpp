@@ -70,6 +70,7 @@ template <template <class> class Rule>
 RuleKernels kernels(const char* name) {
   return {name,
           Rule<float>::kStates,
+          Rule<float>::kHyperNames,
           {run<Rule, Forward<Rule, Float32>, false>, run<Rule, Forward<Rule, Float64>, false>,
            run<Rule, Forward<Rule, BFloat16>, false>, run<Rule, Forward<Rule, Float16>, false>},
           {run<Rule, Backward<Rule, Float32>, false>, run<Rule, Backward<Rule, Float64>, false>,
@@ -86,7 +87,7 @@ KernelTable table() {
 #include "../rules.def"
   };
 #undef TORCHOPT_RULE
-  return {all, int(sizeof(all) / sizeof(all[0]))};
+  return {Common::kHyperNames, all, int(sizeof(all) / sizeof(all[0]))};
 }
 
 }  // namespace TORCHOPT_ISA

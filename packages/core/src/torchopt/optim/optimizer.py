@@ -157,11 +157,11 @@ class Optimizer:
         for position, transformation in enumerate(self._transformations):
             params, state = self.param_groups[position]['params'], self._states[position]
             gradients = [param.grad if param.requires_grad else None for param in params]
-            take_step = None
+            commit = None
             if isinstance(transformation, FusedTransformation):
-                take_step = transformation.stage(gradients, state, params, self._states_are_lent)
-            if take_step is not None:
-                fused[position] = take_step
+                commit = transformation.prepare(gradients, state, params, self._states_are_lent)
+            if commit is not None:
+                fused[position] = commit
             else:
                 plain[position] = transformation.update(
                     gradients, state, params=params, inplace=False
@@ -173,8 +173,8 @@ class Optimizer:
         )
         for position, (_, state) in plain.items():
             self._states[position] = state
-        for position, take_step in fused.items():
-            self._states[position] = take_step()
+        for position, commit in fused.items():
+            self._states[position] = commit()
         self._states_are_lent = False
 
     def __copy__(self) -> Optimizer:
