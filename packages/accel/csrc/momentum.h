@@ -1,4 +1,4 @@
-// The momentum buffer of SGD and RMSProp; core's is the block trace.
+// The momentum buffer of SGD and RMSProp. Core's counterpart is the building block `trace`.
 #pragma once
 
 #include "numerics.h"

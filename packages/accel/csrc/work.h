@@ -1,4 +1,4 @@
-// What a kernel does for one element, in each direction; the drivers for CPU and GPU loop over it.
+// What a kernel does for one element, in each direction. The CPU and GPU drivers have the loops.
 #pragma once
 
 #include "step.h"

@@ -12,7 +12,7 @@
 namespace torchopt {
 namespace {
 
-// One thread does less work than this alone, as in torch.
+// A second thread gets work only from this many elements on, as in torch.
 constexpr int64_t kGrain = 32768;
 
 alignas(64) const char zeros[kChunk * sizeof(double)] = {};
@@ -67,7 +67,7 @@ bool outgrows_caches(const Problem& problem) {
   return elements * roles * kItemSize[problem.dtype] > kCaches;
 }
 
-// An output can be streamed unless it is also an input, which is in the caches already.
+// An output that is also an input is in the caches already and can't be streamed.
 bool can_stream(const Problem& problem, uintptr_t output, int64_t tensor) {
   for (const auto& pointers : problem.inputs)
     if (!pointers.empty() && pointers[tensor] == output) return false;

@@ -297,7 +297,7 @@ void launch_dtype(const Problem& problem, cudaStream_t stream, double* scratch) 
 std::string cuda_obstacle(int device) {
   try {
     const OnDevice guard(device);
-    // The runtime loads the device's machine code, or compiles PTX for it, or says that it can't.
+    // The runtime loads code for the device, or compiles it, or says that it can't.
     cudaFuncAttributes attributes;
     require(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather)), "kernels");
     return "";

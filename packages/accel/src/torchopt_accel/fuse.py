@@ -81,7 +81,7 @@ def fuse(
     return FusedTransformation(composite.init, update, prepare)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Step:
     """One step of an optimizer, with its trees taken apart.
 
