@@ -18,13 +18,13 @@ _CUDA = pytest.param(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # torch's forward mode scripts a decomposition on first use, which torch itself deprecates.
+    # On first use torch's forward mode scripts a decomposition, which torch itself deprecates.
     config.addinivalue_line('filterwarnings', r'ignore:`torch\.jit\.script` is:DeprecationWarning')
 
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The rules launched so far, with ``_backward`` after the name for a derivative."""
+    """Return the rules launched so far, with ``_backward`` after the name for a derivative."""
     seen: list[str] = []
     launch = compiled.launch
 
@@ -36,17 +36,17 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-# For the session, so that Hypothesis may draw many examples on one device.
+# Session scope lets Hypothesis draw many examples on one device.
 @pytest.fixture(scope='session', params=['cpu', _CUDA])
 def device(request: pytest.FixtureRequest) -> str:
-    """Runs a test on every kind of device."""
+    """Run a test on every kind of device."""
     name: str = request.param
     return name
 
 
 @pytest.fixture(params=[*C.supported_isas(), _CUDA])
 def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test with the kernels of every instruction set, and of CUDA; is their device."""
+    """Run a test with the kernels of every instruction set, and of CUDA; yield their device."""
     if request.param == 'cuda':
         yield 'cuda'
         return

@@ -1,4 +1,4 @@
-"""Steps see what torch is in the middle of, also where it no longer tells by the names of today."""
+"""Steps notice torch's modes and transforms, even in a torch without today's private names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONE = torch.tensor([1.0, -2.0], dtype=torch.float64)
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """Make torch as if it had never had the name.
+    """Hide a private name, as if torch had never had it.
 
     Its own calls need the name, so that only ``internals`` is shown a torch without it.
     """

@@ -135,7 +135,7 @@ def test_inplace_refuses_shared_memory() -> None:
         operator('adam', 'forward_')(*adam_arguments(grads=[whole[:3], whole[2:4]]))
     with pytest.raises(ValueError, match='contiguous'):
         operator('adam', 'forward_')(*adam_arguments(grads=[torch.ones(6)[::2], torch.ones(2)]))
-    # Tensors beside each other in one buffer are right.
+    # Neighbours in one buffer do not share memory.
     operator('adam', 'forward_')(*adam_arguments(grads=[whole[:3], whole[3:]]))
 
 
@@ -185,7 +185,7 @@ def test_modes_see_the_operators() -> None:
 
 
 class TestHyperparameters:
-    """They are passed by name: no order is written down in Python."""
+    """Hyperparameters are passed by name; only the C++ declaration has an order."""
 
     def test_arranged(self) -> None:
         common = ('lr', 'sign', 'coupled_decay', 'decoupled_decay')

@@ -1,4 +1,4 @@
-"""What the package says of itself: where kernels run, why they do not, how to mend it."""
+"""What the package reports: where kernels run, why they don't, how to mend it."""
 
 from __future__ import annotations
 

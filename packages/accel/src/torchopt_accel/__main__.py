@@ -46,7 +46,7 @@ def _version(distribution: str) -> str:
 
 
 def _verdict(device: torch.device) -> str:
-    """Take a step, and differentiate it, with kernels and without."""
+    """Compare a differentiated step with kernels and without; say what came out."""
     reason = obstacle(device)
     if reason:
         return f'not accelerated: {reason}'
