@@ -94,7 +94,7 @@ def compute(
     *,
     backward: bool = False,
     lr_grad: torch.Tensor | None = None,
-) -> list[list[torch.Tensor]]:
+) -> list[torch.Tensor]:
     """Run a kernel that writes its results into new tensors.
 
     Args:
@@ -107,43 +107,17 @@ def compute(
         lr_grad: Where the cotangent of ``args.lr`` is added, laid out as ``args.lr``.
 
     Returns:
-        The results by role; an empty role where nothing is wanted.
+        The wanted results, role after role.
     """
-    results: list[tuple[list[torch.Tensor], list[int]]] = [
-        _allocate(layout) if want else ([], []) for want in wanted
-    ]
-    launch(
-        rule,
-        layout,
-        args,
-        [*map(contiguous, inputs)],
-        [addresses for _, addresses in results],
-        backward=backward,
-        lr_grad=lr_grad,
-    )
-    return [tensors for tensors, _ in results]
-
-
-def overwrite(
-    rule: str,
-    layout: Layout,
-    args: StepArgs,
-    inputs: Sequence[Role],
-    outputs: Sequence[Role],
-    *,
-    apply: bool,
-) -> None:
-    """Run a kernel that writes its results into contiguous tensors that exist.
-
-    Args:
-        rule: Name of the rule.
-        layout: The layout of all tensors, which have been compared.
-        args: The step's scalars, on the device.
-        inputs: Contiguous tensors by role, in the order of ``csrc/problem.h``.
-        outputs: Where the results go, by role, in the order of ``csrc/problem.h``.
-        apply: Write the new parameters in place of the updates.
-    """
-    launch(rule, layout, args, inputs, [*map(_pointers, outputs)], apply=apply)
+    results: list[torch.Tensor] = []
+    outputs: list[list[int]] = []
+    for want in wanted:
+        tensors, addresses = _allocate(layout) if want else ([], [])
+        results += tensors
+        outputs.append(addresses)
+    inputs = [*map(contiguous, inputs)]
+    launch(rule, layout, args, inputs, outputs, backward=backward, lr_grad=lr_grad)
+    return results
 
 
 def launch(
@@ -157,7 +131,19 @@ def launch(
     apply: bool = False,
     lr_grad: torch.Tensor | None = None,
 ) -> None:
-    """Run a kernel; :func:`compute` and :func:`overwrite` explain the arguments."""
+    """Run a kernel that writes its results to given addresses.
+
+    Args:
+        rule: Name of the rule.
+        layout: The layout of all tensors, which have been compared.
+        args: The step's scalars, on the device.
+        inputs: Contiguous tensors by role, in the order of ``csrc/problem.h``; None for a tensor
+            of zeros.
+        outputs: Addresses of contiguous tensors, by role in the order of ``csrc/problem.h``.
+        backward: Run the derivative.
+        apply: Write the new parameters in place of the updates.
+        lr_grad: Where the cotangent of ``args.lr`` is added, laid out as ``args.lr``.
+    """
     sizes = [shape.numel() for shape in layout.shapes]
     lr = args.lr
     problem = C.Problem(
@@ -166,7 +152,7 @@ def launch(
         backward,
         apply,
         sizes,
-        [*map(_pointers, inputs)],
+        [*map(pointers, inputs)],
         outputs,
         args.hyper,
         0 if args.steps is None else args.steps.data_ptr(),
@@ -194,15 +180,15 @@ def contiguous(role: Role) -> Role:
     return [None if x is None else x.contiguous() for x in role]
 
 
-def overlap(tensors: Sequence[torch.Tensor]) -> bool:
-    """Tell whether any two of these contiguous tensors share memory."""
-    shared: bool = C.overlap(_pointers(tensors), [tensor.nbytes for tensor in tensors])
-    return shared
-
-
-def _pointers(role: Role) -> list[int]:
+def pointers(role: Role) -> list[int]:
     """Return the tensors' addresses, 0 for None."""
     return [0 if x is None else x.data_ptr() for x in role]
+
+
+def overlap(tensors: Sequence[torch.Tensor]) -> bool:
+    """Tell whether any two of these contiguous tensors share memory."""
+    shared: bool = C.overlap(pointers(tensors), [tensor.nbytes for tensor in tensors])
+    return shared
 
 
 def _allocate(layout: Layout) -> tuple[list[torch.Tensor], list[int]]:
@@ -216,4 +202,4 @@ def _allocate(layout: Layout) -> tuple[list[torch.Tensor], list[int]]:
     tensors = [
         torch.empty(shape, dtype=layout.dtype, device=layout.device) for shape in layout.shapes
     ]
-    return tensors, _pointers(tensors)
+    return tensors, pointers(tensors)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from torchopt_accel import kernels
 from torchopt_accel.internals import dispatching
 from torchopt_accel.kernels import (
     DTYPES,
@@ -25,7 +26,7 @@ from torchopt_accel.kernels import (
     compute,
     contiguous,
     overlap,
-    overwrite,
+    pointers,
 )
 from torchopt_accel.platform import HAS_CUDA
 from torchopt_accel.roles import Call, Mismatch, Tensors, join, split
@@ -106,7 +107,7 @@ def _forward(rule: str, args: StepArgs) -> list[torch.Tensor]:
         return []
     layout, args = _compared(args)
     inputs = (args.grads, args.params, *args.states)
-    return join(compute(rule, layout, args, inputs, [True] * (1 + len(args.states))))
+    return compute(rule, layout, args, inputs, [True] * (1 + len(args.states)))
 
 
 def _backward(
@@ -123,8 +124,10 @@ def _backward(
         if args.lr is None:
             raise ValueError('the cotangent of lr is wanted, but lr is not given')
         lr_grad = torch.zeros_like(args.lr)
+    # A role without cotangents counts as zeros; the kernel need not look at its leaves.
+    received = [role if any([x is not None for x in role]) else [] for role in received]
     inputs = (*received, args.grads, args.params, *args.states)
-    results = join(compute(rule, layout, args, inputs, roles, backward=True, lr_grad=lr_grad))
+    results = compute(rule, layout, args, inputs, roles, backward=True, lr_grad=lr_grad)
     if lr_grad is not None and given is not None:
         results.append(lr_grad.to(given.device, given.dtype))
     return results
@@ -156,8 +159,8 @@ def _prepare(rule: str, args: StepArgs, *, apply: bool) -> Commit:
             # Lists are taken since torch 2.5 only.
             if not tensor.is_inference():
                 torch.autograd.graph.increment_version(tensor)
-        inputs, outputs = (grads, params, *args.states), (target, *args.states)
-        overwrite(rule, layout, args, inputs, outputs, apply=apply)
+        inputs, outputs = (grads, params, *args.states), map(pointers, (target, *args.states))
+        kernels.launch(rule, layout, args, inputs, [*outputs], apply=apply)
 
     return commit
 

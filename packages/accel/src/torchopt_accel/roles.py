@@ -68,11 +68,12 @@ class Call:
         *roles, want_lr = wanted
         if not self.with_params:
             del roles[1]
-        kept = iter(split(results[:-1] if want_lr else results, sum(roles)))
-        absent: Role = [None] * self.count
-        return join(next(kept) if want else absent for want in roles), (
-            results[-1] if want_lr else None
-        )
+        grads: list[Maybe] = []
+        used = 0
+        for want in roles:
+            grads += results[used : used + self.count] if want else [None] * self.count
+            used += self.count * want
+        return grads, results[used] if want_lr else None
 
     def separate(self, given: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         """Return the cotangents of a step's results, and the step's tensors, that follow them."""
