@@ -107,7 +107,7 @@ class GroupStep:
         layout = self.layout(group)
         old = layout.read(entries, self._steps)
         if isinstance(transformation, FusedTransformation):
-            commit = transformation.stage(gradients, old, params, keep_state)
+            commit = transformation.prepare(gradients, old, params, keep_state)
             if commit is not None:
                 return None, lambda: self._write(layout, entries, commit(), gradients)
         try:
