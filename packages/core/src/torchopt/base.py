@@ -90,7 +90,7 @@ class FusedTransformation(GradientTransformation):
         return self
 
     def _new_arguments(self) -> tuple[Any, ...]:
-        return self.init, self.update, self.stage
+        return self.init, self.update, self.prepare
 
 
 class IdentityGradientTransformation(GradientTransformation):
