@@ -101,7 +101,7 @@ def test_states_that_do_not_fit(case: OptimizerCase, inplace: bool) -> None:
     for other in ((), None, state[0], state[:-1], {'a': 1}):
         with pytest.raises(ValueError, match=f'a chain of {len(state)} transformations needs'):
             optimizer.update(gradients, other, params=params(), inplace=inplace)
-    with pytest.raises(TypeError, match=r'state must be a \w+, as init returns, got NoneType'):
+    with pytest.raises(TypeError, match=r'state must be a \w+, as returned by init, got NoneType'):
         optimizer.update(gradients, (None,) * len(state), params=params(), inplace=inplace)
     other_shape = optimizer.init({'a': torch.ones(2), 'b': torch.ones(3)})
     with pytest.raises(ValueError, match=r"\w+\['b'\] does not fit updates\['b'\]"):

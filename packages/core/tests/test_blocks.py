@@ -84,7 +84,7 @@ class TestMasked:
 
     @pytest.mark.parametrize('flag', [1, 'yes', torch.tensor(True)])
     def test_only_bools(self, flag: Any) -> None:
-        with pytest.raises(TypeError, match='a mask has bools at its leaves, got'):
+        with pytest.raises(TypeError, match='the leaves of a mask must be bools, got'):
             masked(scale(1.0), {'w': flag}).init({'w': torch.ones(1)})
 
 

@@ -103,5 +103,5 @@ def test_only_transformations_are_chained() -> None:
 @pytest.mark.parametrize('state', [(), (EmptyState(),), EmptyState(), [EmptyState()] * 2, None])
 def test_state_of_another_chain(state: Any) -> None:
     chained = chain(torchopt.transform.scale(1.0), torchopt.transform.scale(2.0))
-    with pytest.raises(ValueError, match='a chain of 2 transformations needs a tuple of as many'):
+    with pytest.raises(ValueError, match='chain of 2 transformations needs the tuple of 2 states'):
         chained.update(torch.ones(1), state)

@@ -1,7 +1,7 @@
 """Explicit gradient differentiation: optimizer steps that can be differentiated through.
 
-Names of the sibling packages (``torchopt.MetaAdam``, ``torchopt.stop_gradient``, ...) resolve on
-first use, to whichever of them are installed.
+Names of the sibling packages (``torchopt.MetaAdam``, ``torchopt.stop_gradient``, ...) are imported
+from the installed siblings on first use.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def __dir__() -> list[str]:
     return sorted([*_own_names, '__version__', *_installed_names()])
 
 
-if not TYPE_CHECKING:  # type checkers know every name: to them this would excuse misspelt ones
+if not TYPE_CHECKING:  # type checkers see all names above, and would accept misspelt ones
 
     def __getattr__(name: str) -> Any:
         if name == '__all__':

@@ -1,4 +1,4 @@
-"""Which sibling package owns which name of the one face ``torchopt``."""
+"""Which sibling package owns which name of ``torchopt``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OWNERS = {
 
 
 def installed_names() -> list[str]:
-    """Return the names that resolve with the siblings that are installed."""
+    """Return the names that the installed siblings own."""
     found = {
         module: importlib.util.find_spec(module) is not None for module in set(_OWNERS.values())
     }

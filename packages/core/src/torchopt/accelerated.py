@@ -26,7 +26,7 @@ def accelerated_op_available(
     """Tell whether ``use_accelerated_op=True`` runs fused kernels on every one of ``devices``.
 
     Args:
-        devices: A device or several; by default the CPU and, where there is one, the GPU.
+        devices: One device or several; by default the CPU and, if there is one, the GPU.
     """
     if importlib.util.find_spec(_MODULE) is None:
         return False
@@ -41,8 +41,8 @@ def accelerable(
 
     It also does what :func:`torchopt.authoring.origin.recorded` does.
 
-    The decorated factory builds the composite transformation. Accel receives the factory's name,
-    that transformation, which it falls back to, and all arguments by name.
+    The decorated factory builds the composite transformation. ``torchopt_accel.fuse`` receives the
+    factory's name, the composite transformation as its fallback, and all arguments by name.
     """
     signature = inspect.signature(factory)
 
@@ -50,7 +50,7 @@ def accelerable(
     @functools.wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
         composite = factory(*args, **kwargs)
-        # What torch.compile traces takes the composite rule, which its compiler fuses itself.
+        # Under torch.compile the composite rule is as good: the compiler fuses it.
         if not kwargs.get('use_accelerated_op', False) or torch.compiler.is_compiling():
             return composite
         arguments = signature.bind(*args, **kwargs)

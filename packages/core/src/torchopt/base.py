@@ -1,4 +1,4 @@
-"""The gradient transformation, a pair of pure functions, and how pairs are composed."""
+"""Gradient transformations, which are pairs of pure functions, and their composition."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 @saveable
 class EmptyState(NamedTuple):
-    """The state of a transformation that keeps none."""
+    """The state of a stateless transformation."""
 
 
 class GradientTransformation(NamedTuple):
@@ -33,11 +33,11 @@ class GradientTransformation(NamedTuple):
     Attributes:
         init: ``init(params) -> state``.
         update: ``update(updates, state, *, params=None, inplace=True) -> (updates, state)``.
-            With ``inplace=False`` the results are new tensors, differentiable with respect to
-            everything that went in. With ``inplace=True`` they are written into the tensors of
-            ``updates`` and ``state``, unless that would cut a graph: where grad mode is on and
-            updates, state or a hyperparameter carry one, or a transform of ``torch.func`` is
-            active, ``inplace=True`` does what ``inplace=False`` does.
+            With ``inplace=False`` the results are new tensors, differentiable with respect to all
+            inputs. With ``inplace=True`` they are written into the tensors of ``updates`` and
+            ``state``, unless that would cut a graph: if grad mode is on and the updates, the state
+            or a hyperparameter carry a graph, or if a transform of ``torch.func`` is active,
+            ``inplace=True`` does the same as ``inplace=False``.
     """
 
     init: InitFn
@@ -64,7 +64,7 @@ class GradientTransformation(NamedTuple):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GradientTransformation:
-        # It never changes, and hyperparameters that are tensors must stay the tensors they are.
+        # A transformation is immutable, and tensor hyperparameters must keep their identity.
         return self
 
 
@@ -72,13 +72,14 @@ Prepare: TypeAlias = Callable[[Updates, OptState, Params, bool], Callable[[], Op
 
 
 class FusedTransformation(GradientTransformation):
-    """One that can take a whole step, its update and its application, in one pass over memory.
+    """A transformation that can compute and apply its updates in one pass over memory.
 
     Attributes:
         prepare: ``prepare(updates, state, params, keep_state)`` returns ``commit``, which writes
             the new parameters into the tensors of ``params`` and returns the next state. Unless
-            ``keep_state``, the next state is written into the old one. Returns None where one pass
-            can't do it. All validation happens in ``prepare``; ``commit`` only writes.
+            ``keep_state`` is true, the next state is written into the old one. ``prepare`` returns
+            None if one pass cannot take this step. All validation happens in ``prepare``;
+            ``commit`` only writes.
     """
 
     prepare: Prepare
@@ -94,12 +95,12 @@ class FusedTransformation(GradientTransformation):
 
 
 class IdentityGradientTransformation(GradientTransformation):
-    """Passes updates through unchanged; the neutral element of :func:`chain`. All are equal."""
+    """The identity, which passes updates through unchanged. All instances are equal."""
 
     __slots__ = ()
 
     def __new__(cls) -> IdentityGradientTransformation:
-        """Make the pair, which needs no argument."""
+        """Make the identity, which takes no arguments."""
         return super().__new__(cls, cls._init, cls._update)
 
     def __repr__(self) -> str:
@@ -142,8 +143,9 @@ class ChainedGradientTransformation(GradientTransformation):
         def update(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
             if not isinstance(state, tuple) or len(state) != len(transformations):
                 raise ValueError(
-                    f'a chain of {len(transformations)} transformations needs a tuple of as many '
-                    f'states, as its init returns, got {type(state).__name__}'
+                    f'a chain of {len(transformations)} transformations needs the tuple of '
+                    f'{len(transformations)} states that its init returns, '
+                    f'got {type(state).__name__}'
                     + (f' of length {len(state)}' if isinstance(state, tuple) else '')
                 )
             new_states = []

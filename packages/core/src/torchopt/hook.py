@@ -1,4 +1,4 @@
-"""Hooks on gradients that flow back through updates."""
+"""Hooks on the gradients that flow back through updates."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def nan_to_num_hook(
 
 @recorded
 def register_hook(hook: Hook) -> GradientTransformation:
-    """Apply ``hook`` to the gradient of every update that requires grad, on its way back.
+    """Apply ``hook`` to the gradient that flows back through each update.
 
-    The updates themselves pass through with unchanged values. The hook is set on a new view of
-    each, so that the caller's tensors carry none.
+    The values of the updates do not change. The hook is registered on a new view of each update
+    that requires grad, so that the caller's tensors carry no hook.
 
     Raises:
         TypeError: ``hook`` is not callable.

@@ -1,7 +1,7 @@
 """The tree functions of `optree <https://optree.readthedocs.io>`_, used through one module.
 
-The library's own trees are read with ``none_is_leaf=True``: a None stands for an absent tensor
-(a parameter without gradient, a layer without bias) and keeps its place.
+torchopt reads trees with ``none_is_leaf=True``: None stands for an absent tensor (a parameter
+without gradient, a layer without bias) and keeps its place.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _Function = TypeVar('_Function', bound=Callable[..., Any])
 
 
 class _Held:
-    """Wraps a leaf that is no tensor, in traced code.
+    """Wraps a leaf that is not a tensor, in traced code.
 
-    With optree 0.20, Dynamo of torch 2.13 evaluates a dictionary's flattening and its reverse where
-    all values are constants, such as None, and then cannot read its own result.
+    With optree 0.20, Dynamo of torch 2.13 folds the flattening and unflattening of a dictionary
+    whose values are all constants, such as None, and then cannot read its own result.
     """
 
     def __init__(self, leaf: Any) -> None:
@@ -55,7 +55,7 @@ def _release(leaf: Any) -> Any:
 
 
 def _of_held_leaves(fn: _Function) -> _Function:
-    """Let a function that takes a tree apart see no constants in traced code."""
+    """Hide constant leaves, in traced code, from a function that flattens a tree."""
 
     @functools.wraps(fn)
     def traceable(tree: Any, /, *args: Any, none_is_leaf: bool = False, **options: Any) -> Any:
@@ -78,7 +78,7 @@ def _unflatten(structure: PyTreeSpec, leaves: Any) -> Any:
 
 
 def unflatten_columns(structure: PyTreeSpec, columns: Iterable[Iterable[Any]]) -> list[Any]:
-    """Return a tree of ``structure`` for each of ``columns``, which hold its leaves in order."""
+    """Return one tree of ``structure`` per column, which holds the leaves of the tree in order."""
     return [_unflatten(structure, column) for column in columns]
 
 

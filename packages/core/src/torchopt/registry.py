@@ -1,4 +1,4 @@
-"""The optimizers that exist, from which names, tests and documentation are derived."""
+"""The list of all optimizers, from which names, tests and documentation are derived."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ['OPTIMIZERS', 'OptimizerEntry']
 
 
 class OptimizerEntry(NamedTuple):
-    """One optimizer, with what the tests that run over all optimizers need to know.
+    """One optimizer, and the facts that the tests over all optimizers need.
 
     Attributes:
-        factory: Function that returns the gradient transformation, named as users call it.
-        class_name: Name of the plain class; the differentiable one has ``Meta`` before it.
-        torch_name: Name of the class in ``torch.optim``, if it has one. Both classes are found
-            under this name too, and every step is compared with torch.
-        smooth: Whether the update is a continuous function of the gradients that varies with them.
-            A rule that takes a sign is not smooth: its derivative with respect to the gradients is
-            0 wherever there is one, so that no meta-gradient flows through them. The docstring of
-            such a factory says what the meta-gradient is. Tests demand no other derivative, and
-            none where the update jumps.
-        elementwise: Whether an entry of the update depends on the same entry of the gradient, the
-            parameter and the state alone. Tests then read derivatives entry by entry.
-        unlike_params: Names of the fields of the state with floating-point tensors that do not have
-            shape and dtype of a parameter, such as means of rows and columns. Tests take
-            every other floating-point tensor of a state for a moment of its parameter.
+        factory: Function that returns the gradient transformation, under its public name.
+        class_name: Name of the plain class; the differentiable class has the prefix ``Meta``.
+        torch_name: Name of the class in ``torch.optim``, if torch has it. Both classes then have
+            this name as an alias, and tests compare every step with torch.
+        smooth: Whether the update varies continuously with the gradients. A rule that takes a sign
+            is not smooth: its derivative with respect to the gradients is 0 wherever it exists, so
+            that no meta-gradient flows through them. The docstring of such a factory says which
+            meta-gradients remain. Tests then expect the derivative 0, and skip the points where
+            the update jumps.
+        elementwise: Whether each entry of the update depends only on the same entry of the
+            gradient, the parameter and the state. Tests then read derivatives entry by entry.
+        unlike_params: Names of the state fields whose floating-point tensors do not have the shape
+            and dtype of a parameter, such as means of rows and columns. Tests treat every other
+            floating-point tensor of a state as a moment of its parameter.
     """
 
     factory: Callable[..., GradientTransformation]
@@ -51,7 +51,7 @@ class OptimizerEntry(NamedTuple):
 
     @property
     def fused(self) -> bool:
-        """Whether ``torchopt-accel`` has kernels for it: the factory takes the option."""
+        """Whether ``torchopt-accel`` has kernels for it: the factory takes an option for them."""
         return 'use_accelerated_op' in inspect.signature(self.factory).parameters
 
 

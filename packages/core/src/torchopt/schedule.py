@@ -53,7 +53,7 @@ def polynomial_schedule(
     )
 
 
-# Schedules are partial functions, which can be pickled and show their numbers.
+# Schedules are made with functools.partial: they can be pickled, and their repr shows the numbers.
 def _polynomial(
     count: torch.Tensor,
     *,
@@ -92,8 +92,8 @@ def exponential_decay(
         decay_rate: :math:`r` > 0.
         transition_begin: :math:`b` >= 0.
         staircase: Round the exponent down, so that the value changes every :math:`T` steps.
-        end_value: Bound of the value: a lower one if ``decay_rate`` < 1, else an upper one. A
-            tensor ``decay_rate`` counts as less than 1.
+        end_value: Bound of the value: a lower bound if ``decay_rate`` < 1, else an upper bound. A
+            ``decay_rate`` that is a tensor counts as less than 1.
 
     Raises:
         ValueError: an argument is out of its range.

@@ -1,4 +1,4 @@
-"""Transformations of gradients, the parts that optimizers are chained from."""
+"""Gradient transformations, from which optimizers are chained."""
 
 from torchopt.blocks.add_decayed_weights import add_decayed_weights as add_decayed_weights
 from torchopt.blocks.masked import masked as masked

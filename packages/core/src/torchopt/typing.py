@@ -31,7 +31,7 @@ Updates: TypeAlias = TensorTree
 OptState: TypeAlias = Any
 
 TreeT = TypeVar('TreeT')
-"""A tree that comes back with the structure that it went in with."""
+"""A tree whose structure is preserved: the result has the structure of the argument."""
 
 Scalar: TypeAlias = float | torch.Tensor
 """A Python number, or a 0-dim floating-point tensor, which may require grad."""
@@ -43,10 +43,10 @@ LearningRate: TypeAlias = Scalar | Schedule | TensorTree
 """A scalar, a schedule, or a tree of tensors with the structure of the parameters."""
 
 Mask: TypeAlias = TensorTree | Callable[[TensorTree], TensorTree]
-"""A tree of bools with the structure of the parameters, or a function that makes one from them."""
+"""A tree of bools with the structure of the parameters, or a function from parameters to one."""
 
 ParamsLike: TypeAlias = Iterable[torch.Tensor] | Iterable[Mapping[str, Any]]
-"""Tensors, or dictionaries with the key ``params`` and hyperparameters of that group."""
+"""Tensors, or dictionaries with the key ``params`` and the hyperparameters of a group."""
 
 Hook: TypeAlias = Callable[[torch.Tensor], torch.Tensor | None]
 """Takes a gradient; returns its replacement, or None to keep it."""

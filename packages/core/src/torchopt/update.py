@@ -14,18 +14,18 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
 
     Args:
         params: Tree of tensors.
-        updates: Tree of the same structure; a None leaves its parameter as it is.
-        inplace: Write the sums into the tensors of ``params``. Where that would cut a graph
-            (grad mode is on and an update carries one, or a transform of ``torch.func`` is
-            active), the sums are new tensors, as with ``inplace=False``.
+        updates: Tree of the same structure; a parameter whose update is None stays as it is.
+        inplace: Write the sums into the tensors of ``params``. If that would cut a graph (grad
+            mode is on and an update carries one, or a transform of ``torch.func`` is active), the
+            sums are new tensors, as with ``inplace=False``.
 
     Returns:
-        The tree of sums; with ``inplace=False`` of new tensors, differentiable with respect to
-        both arguments.
+        The tree of sums. With ``inplace=False`` they are new tensors, differentiable with respect
+        to both arguments.
 
     Raises:
-        ValueError: the trees differ in structure, or a tensor in shape, dtype or device from its
-            update. Nothing has been written then.
+        ValueError: the trees differ in structure, or an update differs from its parameter in
+            shape, dtype or device. Nothing has been written in that case.
         TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
 
     Example:

@@ -1,4 +1,4 @@
-"""How an optimizer's class takes the arguments of its factory, and a group overrides them."""
+"""How an optimizer's class takes its factory's arguments, and how a group overrides them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Target = TypeVar('Target')
 
 
 class Recipe:
-    """A factory of transformations with its arguments, from which variants can be made."""
+    """A factory of transformations with its arguments, which can be overridden."""
 
     def __init__(
         self, factory: Callable[..., GradientTransformation], arguments: Mapping[str, Any]
@@ -25,7 +25,7 @@ class Recipe:
         self._arguments = dict(arguments)
 
     def values(self) -> dict[str, Any]:
-        """Return every hyperparameter with its value here, by name."""
+        """Return the value of every hyperparameter, defaults included, by name."""
         defaults = {name: p.default for name, p in _parameters_of(self._factory).items()}
         return {**defaults, **self._arguments}
 
@@ -38,7 +38,7 @@ class Recipe:
         """Return the transformation, with some of its arguments replaced.
 
         Raises:
-            TypeError: the factory has no argument of that name.
+            TypeError: an override is not an argument of the factory.
         """
         known = _parameters_of(self._factory)
         for name in overrides or {}:
@@ -68,7 +68,7 @@ def arguments_of(
 ) -> Callable[[Callable[[Self, Target], None]], Callable[Concatenate[Self, Target, P], None]]:
     """Write the ``__init__`` of an optimizer's class from the signature of its factory.
 
-    It decorates a declaration that names what is optimised and has no body::
+    The decorated declaration has no body, and its one argument is the object to optimise::
 
         class Adam(Optimizer):
             @arguments_of(rules.adam)
@@ -92,7 +92,7 @@ def arguments_of(
 
 
 class _Initializer:
-    """Stands in for ``__init__`` until its class exists, which ``super`` needs."""
+    """Stands in for ``__init__`` until the class exists, because ``super`` needs the class."""
 
     def __init__(
         self, declaration: Callable[..., None], factory: Callable[..., GradientTransformation]

@@ -1,4 +1,4 @@
-"""Checks of hyperparameters and of the trees that a caller hands in, each written once."""
+"""Checks of hyperparameters and of trees of parameters."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torchopt.typing import LearningRate, Params, Scalar
 
 
 def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
-    """Tell a schedule or a mask that is computed from one that is a tree of tensors or flags.
+    """Tell whether ``value``, a schedule or mask, is a function rather than a tree.
 
-    The builtin ``callable`` of a dictionary can't be traced by ``torch.compile``.
+    ``torch.compile`` cannot trace the builtin ``callable`` on a dictionary.
     """
     return isinstance(value, Callable)  # type: ignore[arg-type]
 
 
 def _number(name: str, value: Any) -> bool:
-    """Raise unless ``value`` is a scalar; tell whether its range can be checked.
+    """Raise unless ``value`` is a scalar; return whether its range can be checked.
 
-    The range of a tensor stays unchecked: reading it would wait for the device, and fail under
-    ``torch.vmap`` and ``torch.compile``.
+    The range of a tensor is not checked: reading the value would wait for the device, and would
+    fail under ``torch.vmap`` and ``torch.compile``.
     """
     if isinstance(value, torch.Tensor):
         if value.dim() != 0 or not value.is_floating_point():
@@ -88,9 +88,9 @@ def learning_rate(name: str, value: LearningRate) -> None:
 
 
 def representable(name: str, value: Scalar, tree: Params) -> None:
-    """Raise if ``value``, which keeps a denominator from 0, is itself 0 in a parameter's dtype.
+    """Raise if ``value``, which keeps a denominator from 0, underflows in a parameter's dtype.
 
-    16-bit parameters are computed in float32.
+    The arithmetic for 16-bit parameters is in float32.
     """
     if isinstance(value, torch.Tensor) or value == 0:
         return
@@ -98,13 +98,13 @@ def representable(name: str, value: Scalar, tree: Params) -> None:
         dtype = torch.float64 if leaf.dtype == torch.float64 else torch.float32
         if value < torch.finfo(dtype).tiny:
             raise ValueError(
-                f'{name}={value!r} is 0 in {dtype}, in which a parameter is computed: take '
-                f'{torch.finfo(dtype).tiny:.2g} or more, or 0'
+                f'{name}={value!r} is 0 in {dtype}, the dtype of the arithmetic for a parameter: '
+                f'use {torch.finfo(dtype).tiny:.2g} or more, or 0'
             )
 
 
 def params(tree: Params) -> tuple[list[torch.Tensor | None], pytree.PyTreeSpec]:
-    """Return leaves and structure, or raise unless every leaf is a floating tensor or None."""
+    """Return leaves and structure; raise unless every leaf is a floating-point tensor or None."""
     leaves, structure = pytree.tree_flatten(tree, none_is_leaf=True)
     for position, leaf in enumerate(leaves):
         if leaf is not None and not _is_floating(leaf):

@@ -1,4 +1,4 @@
-"""The one way in which error messages describe a value, and compare two of them."""
+"""How error messages describe values, and when two values count as alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def describe(value: Any) -> str:
-    """Return what an error message calls ``value``: a tensor by its kind, not by its elements."""
+    """Describe ``value`` for an error message; for a tensor, its kind and not its elements."""
     if isinstance(value, torch.Tensor):
         return f'a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}'
     if isinstance(value, type):
@@ -22,8 +22,8 @@ def alike(old: Any, new: Any, *, device: bool = False) -> bool:
 
     Args:
         old: A tensor or any other value.
-        new: Must agree with a tensor in shape and dtype, with another value in type.
-        device: Tensors must be on the same device, too.
+        new: A tensor must have the shape and dtype of ``old``, any other value its type.
+        device: Whether tensors must be on the same device, too.
     """
     if isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor):
         same = old.shape == new.shape and old.dtype == new.dtype

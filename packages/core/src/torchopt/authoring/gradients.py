@@ -1,4 +1,4 @@
-"""Gradients of a loss with respect to parameters, and the errors that a bad loss deserves."""
+"""Gradients of a loss with respect to parameters, with errors for a bad loss."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 def gradients_of(
     loss: torch.Tensor, params: Sequence[torch.Tensor | None], *, create_graph: bool
 ) -> list[torch.Tensor | None]:
-    """Return the gradient of each of ``params``; None for one that gets none.
+    """Return the gradient with respect to each of ``params``, or None where there is none.
 
-    A parameter gets none if it does not require grad or the loss does not depend on it.
+    A parameter has no gradient if it does not require grad or the loss does not depend on it.
 
     Raises:
         TypeError: ``loss`` is not a tensor.
@@ -26,7 +26,7 @@ def gradients_of(
         found = torch.autograd.grad(
             loss,
             wanted,
-            # What the loss was computed from may be part of the next loss, too.
+            # The next loss may share part of this graph.
             retain_graph=True,
             create_graph=create_graph,
             allow_unused=True,

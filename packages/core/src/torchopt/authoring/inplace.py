@@ -12,17 +12,17 @@ from torchopt.authoring.torch_internals import transforming
 from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
 
 FunctionalUpdate: TypeAlias = Callable[[Any, Any, Params | None], tuple[Any, OptState]]
-"""``update(updates, state, params) -> (updates, state)``, which writes into nothing."""
+"""``update(updates, state, params) -> (updates, state)``, out of place."""
 
 
 def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
-    """Give a functional update its keyword ``inplace``; :func:`functional` takes it away again.
+    """Give a functional update the keyword ``inplace``; :func:`functional` is the inverse.
 
-    ``inplace=True`` never cuts a graph: where :func:`must_not_write` says so, or a hyperparameter
-    carries a graph, the update does what it does with ``inplace=False``. Else everything is
-    computed before anything is written, so that an update that raises leaves the caller's tensors
-    as they were. The tensors that are returned have no graph, even where the caller's tensors had
-    one: that graph belongs to values that have been overwritten.
+    ``inplace=True`` never cuts a graph: if :func:`must_not_write` says so, or if a hyperparameter
+    carries a graph, it does the same as ``inplace=False``. Otherwise everything is computed before
+    anything is written, so that an update that raises leaves the caller's tensors unchanged. The
+    returned tensors have no graph, even if the caller's tensors had one: that graph belonged to
+    the values that have been overwritten.
     """
 
     def lowered(
@@ -36,7 +36,7 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
             return update(updates, state, params)
         new = update(updates, state, _detached(params))
         if torch.is_grad_enabled() and carries_graph(new):
-            # Only a hyperparameter can be the reason.
+            # The graph can only come from a hyperparameter.
             return update(updates, state, params)
         with torch.no_grad():
             written = write_back(_apart((updates, state)), new)
@@ -48,10 +48,10 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
 
 
 def must_not_write(*trees: TensorTree) -> bool:
-    """Tell whether writing in place would cut a graph, so that ``inplace=True`` must not.
+    """Tell whether writing in place would cut a graph.
 
     It would if grad mode is on and a tensor of ``trees`` carries a graph, or if a transform of
-    ``torch.func`` is active. A compiler that traces in grad mode may be inside such a transform.
+    ``torch.func`` is active. Traced code cannot tell, so grad mode alone decides there.
     """
     if torch.compiler.is_compiling():
         return torch.is_grad_enabled()
@@ -66,7 +66,7 @@ def carries_graph(tree: TensorTree) -> bool:
 
 
 def functional(update: UpdateFn) -> FunctionalUpdate:
-    """Return ``update`` with ``inplace=False``, as chains compose it."""
+    """Return ``update`` without its keyword ``inplace``, as a function that works out of place."""
     found: FunctionalUpdate | None = getattr(update, 'functional', None)
     if found is not None:
         return found
@@ -74,11 +74,13 @@ def functional(update: UpdateFn) -> FunctionalUpdate:
 
 
 def write_back(old: TensorTree, new: TensorTree) -> Any:
-    """Copy the tensors of ``new`` into those of ``old``; leaves that are no tensors are replaced.
+    """Copy the tensors of ``new`` into the tensors of ``old``, and return the tree of results.
+
+    A leaf that is not a tensor is replaced.
 
     Raises:
-        ValueError: a tensor of ``old`` has elements that share memory, so that it can't hold the
-            result. Nothing has been written then.
+        ValueError: elements of a tensor of ``old`` share memory, so that it cannot hold the
+            result. Nothing has been written in that case.
     """
     pytree.tree_map_(_require_writable, old, new, none_is_leaf=True)
     return pytree.tree_map(_write, old, new, none_is_leaf=True)
@@ -108,7 +110,7 @@ def _detached(tree: TensorTree) -> Any:
 
 
 def _without_graph(tree: TensorTree) -> Any:
-    """Detach the tensors that have been computed; leaves stay the tensors that they are."""
+    """Detach the tensors that have a ``grad_fn``; the others keep their identity."""
 
     def cut(leaf: Any) -> Any:
         return leaf if getattr(leaf, 'grad_fn', None) is None else leaf.detach()
@@ -117,10 +119,10 @@ def _without_graph(tree: TensorTree) -> Any:
 
 
 def _apart(tree: TensorTree) -> Any:
-    """Return ``tree`` without the tensors that share memory with one before them.
+    """Return ``tree`` with None for every tensor that shares memory with an earlier one.
 
-    Autograd gives one tensor for the gradients of both summands of a sum. Each has an update of
-    its own, which only the first can keep there.
+    Autograd returns one tensor as the gradient of both summands of a sum. Each summand has its
+    own update, and only the first update can be written into that tensor.
     """
     claimed: dict[int, tuple[torch.UntypedStorage, list[torch.Tensor]]] = {}
 
@@ -129,7 +131,7 @@ def _apart(tree: TensorTree) -> Any:
             return leaf
         if leaf.layout is not torch.strided:
             return None
-        # Views and detached tensors have objects of their own, but one storage. It is kept here,
+        # Views and detached tensors are different objects with one storage. Keep the storage,
         # because its address is unique only while it lives.
         storage = leaf.untyped_storage()
         _, members = claimed.setdefault(storage._cdata, (storage, []))
@@ -142,7 +144,7 @@ def _apart(tree: TensorTree) -> Any:
 
 
 def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Tell whether the spans of two tensors in one storage meet."""
+    """Tell whether two tensors occupy overlapping ranges of their common storage."""
     return a.storage_offset() < _end(b) and b.storage_offset() < _end(a)
 
 

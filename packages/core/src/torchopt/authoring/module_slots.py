@@ -1,7 +1,7 @@
-"""The places where modules hold their parameters, into which any tensor can be put.
+"""Slots: the places where modules hold their parameters.
 
 ``torch.nn.Module`` accepts only a ``Parameter`` by assignment. A differentiable step replaces
-parameters by tensors that carry a graph, so that it writes the registration itself.
+parameters by tensors that carry a graph, and therefore writes into the module's registry directly.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class ParameterSlot(NamedTuple):
     name: str
 
     def read(self) -> torch.Tensor | None:
-        """Return the tensor that is there, or None for a parameter registered as None."""
+        """Return the tensor in this slot, or None for a parameter registered as None."""
         return self.owner._parameters[self.name]
 
     def write(self, tensor: torch.Tensor | None) -> None:
-        """Put ``tensor`` there, whether or not it is a ``Parameter``."""
+        """Put ``tensor`` into this slot, whether or not it is a ``Parameter``."""
         self.owner._parameters[self.name] = tensor  # type: ignore[assignment]
         if isinstance(self.owner, nn.RNNBase):
-            # Recurrent layers compute with a list of their own.
+            # Recurrent layers compute with a second list of their weights.
             self.owner._flat_weights = [
                 getattr(self.owner, name, None) for name in self.owner._flat_weights_names
             ]
@@ -38,8 +38,8 @@ class ParameterSlot(NamedTuple):
 def parameter_slots(module: nn.Module) -> dict[str, ParameterSlot]:
     """Return every slot of ``module`` and its submodules by qualified name.
 
-    A submodule that is reached in two ways is listed once; tied tensors have a slot for each of
-    their names.
+    A submodule with several names is listed once, under the first; a tied tensor has one slot per
+    name.
     """
     return {
         f'{prefix}.{name}' if prefix else name: ParameterSlot(owner, name)
@@ -49,10 +49,10 @@ def parameter_slots(module: nn.Module) -> dict[str, ParameterSlot]:
 
 
 def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch.Tensor]:
-    """Return the parameter that each name stands for; a tied one has several slots.
+    """Return the parameter of each name; a tied parameter has several slots.
 
     Raises:
-        RuntimeError: a parameter has been removed from its module, or is tied no longer.
+        RuntimeError: a parameter has been removed from its module, or is no longer tied.
     """
     params = {}
     for name, (first, *others) in slots.items():

@@ -6,9 +6,9 @@ import torch
 
 from torchopt.typing import Scalar
 
-# Low enough that its root vanishes beside every eps in use, high enough that the second and
-# third derivatives of the root do not overflow. Both are normal numbers: where denormal ones are
-# flushed to 0, a denormal floor would be none.
+# Low enough that its root is negligible next to every eps in use, high enough that the second and
+# third derivatives of the root do not overflow. Both are normal numbers, because some processors
+# flush denormal numbers to 0.
 _ROOT_FLOOR = {torch.float64: 1e-150, torch.float32: 2e-38}
 
 
@@ -37,9 +37,9 @@ def safe_sqrt(x: torch.Tensor, eps_root: Scalar = 0.0) -> torch.Tensor:
     """``sqrt(x + eps_root)`` for ``x >= 0``, with derivative 0 where the argument is 0.
 
     The second moment ``nu`` depends on a gradient entry ``g`` through ``g**2``, whose derivative
-    is 0 at ``g = 0``, so that there the root adds nothing to the derivative of the update:
+    is 0 at ``g = 0``. The root therefore adds nothing to the derivative of the update there:
     ``g / (abs(g) + eps)`` has the derivative ``1 / eps``. Autograd through ``sqrt(0)`` would
-    multiply that 0 by infinity.
+    multiply the 0 by infinity and return NaN.
     """
     if isinstance(eps_root, torch.Tensor) or eps_root:
         x = x + eps_root

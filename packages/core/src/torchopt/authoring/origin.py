@@ -30,7 +30,7 @@ class Origin(NamedTuple):
 
 
 def recorded(factory: Callable[P, Made]) -> Callable[P, Made]:
-    """Let the transformations of a factory be shown, and pickled, as a call of the factory."""
+    """Let the transformations of a factory be printed and pickled as a call of the factory."""
     signature = inspect.signature(factory)
 
     @functools.wraps(factory)

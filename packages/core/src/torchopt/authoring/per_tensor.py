@@ -1,4 +1,4 @@
-"""Lifts a rule for one tensor to a transformation of a tree of tensors.
+"""Lifting of a rule for one tensor to a transformation of a tree of tensors.
 
 A rule sees one gradient with its state tensors and returns new ones. This module takes care of
 everything else: the tree, absent gradients, tensors that do not fit, and 16-bit arithmetic.
@@ -32,7 +32,10 @@ def transformation(
     update: FunctionalUpdate,
     state_class: type[tuple[Any, ...]] | None = None,
 ) -> GradientTransformation:
-    """Make a transformation from a functional pair: checked arguments, ``inplace`` lowered."""
+    """Make a transformation from an ``init`` and a functional ``update``.
+
+    The transformation checks its arguments, and takes the keyword ``inplace``.
+    """
 
     def checked_init(params: Params) -> OptState:
         checks.params(params)
@@ -41,7 +44,7 @@ def transformation(
     def checked_update(updates: Any, state: Any, params: Params | None) -> tuple[Any, Any]:
         if state_class is not None and not isinstance(state, state_class):
             raise TypeError(
-                f'state must be a {state_class.__name__}, as init returns, '
+                f'state must be a {state_class.__name__}, as returned by init, '
                 f'got {type(state).__name__}'
             )
         return update(updates, state, params)
@@ -50,7 +53,7 @@ def transformation(
 
 
 def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransformation:
-    """Make a transformation that keeps no state from ``update(updates, params) -> updates``."""
+    """Make a stateless transformation from ``update(updates, params) -> updates``."""
     return transformation(
         lambda params: EmptyState(),
         lambda updates, state, params: (update(updates, params), state),
@@ -58,7 +61,7 @@ def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransforma
 
 
 def pointwise(fn: Callable[[torch.Tensor], torch.Tensor]) -> GradientTransformation:
-    """Make a transformation that keeps no state from a function of one update."""
+    """Make a stateless transformation from a function of one update tensor."""
     return stateless(lambda updates, params: map_updates(fn, updates))
 
 
@@ -77,20 +80,20 @@ def elementwise(
 
     Args:
         state_class: A named tuple. Its fields are trees shaped like the parameters, in the order
-            in which the rule takes their tensors, except for ``steps``, the int64 vector of steps
-            that each parameter has taken.
+            in which the rule takes their tensors. The field ``steps``, if any, is the int64 vector
+            of the steps that each parameter has taken.
         rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``; see
             :func:`map_rule`.
-        scalars: Maps the float64 vector of step counts, of which the first step's is 1, to vectors
-            with one scalar for each parameter, such as bias corrections. Without it no steps are
-            counted, and the field ``steps`` holds the empty tuple.
-        initial: First values of state tensors, by field; 0 where there is none.
+        scalars: Maps the float64 vector of step counts, which is 1 at the first step, to vectors
+            with one scalar per parameter, such as bias corrections. Without this function no steps
+            are counted, and the field ``steps`` holds the empty tuple.
+        initial: Initial values of state tensors, by field; 0 by default.
         denominators: Hyperparameters, by name, that keep a denominator from 0. ``init`` raises
-            ValueError if one underflows in the dtype of a parameter.
-        unused: Fields that this variant of the rule does without. They hold the empty tuple, which
-            :func:`torch.vmap` takes for a tree without tensors.
+            ValueError if one of them underflows in the dtype of a parameter.
+        unused: Fields that this variant of the rule does not use. They hold the empty tuple, which
+            :func:`torch.vmap` accepts as a tree without tensors.
         moment_requires_grad: Let the initial state tensors require grad.
-        sparse: The rule takes sparse gradients, too.
+        sparse: Whether the rule takes sparse gradients, too.
     """
     names: tuple[str, ...] = state_class._fields  # type: ignore[attr-defined]
     moments = [name for name in names if name != 'steps' and name not in unused]
@@ -132,17 +135,17 @@ def map_updates(
     Args:
         fn: Returns a tensor of the update's shape.
         updates: Tree of tensors; None where a parameter has no gradient.
-        others: Trees with the structure of ``updates``, by the name that errors call them.
+        others: Trees with the structure of ``updates``, by their names in error messages.
         broadcast: Let the tensors of ``others`` have any shape and dtype that ``fn`` can use.
-        absent: Name of the tree in ``others`` whose leaf is the result where there is no update;
-            by default the result is None there.
+        absent: Name of a tree in ``others``. Where there is no update, the result is the leaf of
+            this tree; by default it is None.
 
     Returns:
         The tree of results, each in the dtype of its update.
 
     Raises:
         ValueError: the trees differ in structure; a tensor of ``others`` differs from its update
-            in shape, dtype or device; or, with ``broadcast``, a result does in shape.
+            in shape, dtype or device; or, with ``broadcast``, a result differs in shape.
         TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
     """
     leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
@@ -162,7 +165,7 @@ def map_updates(
                 f'{names} does not fit {accessor.codify("updates")} of shape {tuple(old.shape)}: '
                 f'together they give {tuple(new.shape)}'
             )
-        # A 0-dim factor of a wider dtype would widen a 0-dim update for good.
+        # A 0-dim factor of a wider dtype promotes a 0-dim update: undo that.
         results[position] = new if new.dtype == old.dtype else new.to(old.dtype)
     new_tree = pytree.tree_unflatten(structure, results)
     return new_tree if absent is None else in_container_of(others[absent], new_tree)
@@ -170,7 +173,7 @@ def map_updates(
 
 def add_updates(params: Params, updates: Updates) -> Any:
     """Return the tree of sums; a parameter without an update stays as it is."""
-    # In this order, which a sparse update needs.
+    # torch.add takes a sparse tensor as its second argument only.
     return map_updates(lambda u, p: torch.add(p, u), updates, {'params': params}, absent='params')
 
 
@@ -186,21 +189,21 @@ def map_rule(
 
     Args:
         rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``, all of
-            one shape except for the 0-dim scalars. 16-bit tensors reach it as float32, and what it
-            returns is rounded to the dtype of the gradient.
-        updates: Tree of gradients; None where a parameter has none. Its state is kept then.
+            one shape except for the 0-dim scalars. The rule gets 16-bit tensors as float32, and
+            its results are rounded to the dtype of the gradient.
+        updates: Tree of gradients. A parameter whose gradient is None keeps its state.
         state: Trees of state tensors, by name, in the order in which the rule takes them.
-        scalars: Vectors with one entry for every leaf, in the order in which the rule takes them.
-        sparse: The rule takes sparse gradients, too.
+        scalars: Vectors with one entry per leaf, in the order in which the rule takes them.
+        sparse: Whether the rule takes sparse gradients, too.
 
     Returns:
-        The tree of updates, then one tree for every entry of ``state``.
+        The tree of updates, then one tree per entry of ``state``.
 
     Raises:
         ValueError: a tree of ``state`` has another structure than ``updates``, or a tensor has
             another shape, dtype or device than its gradient.
         TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None, or is sparse
-            where the rule does not take that.
+            and the rule does not take sparse gradients.
     """
     leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
     columns = [_flatten_like(structure, tree, name) for name, tree in state.items()]
@@ -221,7 +224,7 @@ def map_rule(
             new = rule(*wide, *per_leaf.at(position, torch.float32, gradient))
         else:
             new = rule(*row, *per_leaf.at(position, dtype, gradient))
-        # A 0-dim hyperparameter of a wider dtype would widen a 0-dim gradient for good.
+        # A 0-dim hyperparameter of a wider dtype promotes a 0-dim gradient: undo that.
         results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
@@ -230,9 +233,9 @@ def map_rule(
 
 
 class _Scalars:
-    """Serves each leaf its entries of per-leaf vectors, as 0-dim tensors of the leaf's dtype.
+    """Gives each leaf its entries of the per-leaf vectors, as 0-dim tensors of the leaf's dtype.
 
-    A vector is converted and taken apart once for every dtype and device, not once a leaf.
+    A vector is converted and unbound once per dtype and device, not once per leaf.
     """
 
     def __init__(self, vectors: Sequence[torch.Tensor]) -> None:
@@ -250,12 +253,12 @@ class _Scalars:
 
     @staticmethod
     def _convert(vector: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        # A vector on the CPU serves leaves on every device without waiting for any.
+        # A 0-dim tensor on the CPU can be combined with any device, without waiting for it.
         return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
 
 
 def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
-    # torch.autograd.grad returns a tuple, whether parameters and states are in one or in a list.
+    # torch.autograd.grad returns a tuple even where parameters and states are in a list.
     if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
         tree = structure.type(tree)
     try:
@@ -265,7 +268,7 @@ def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> 
 
 
 def in_container_of(old: TensorTree, new: TensorTree) -> Any:
-    """Return ``new``, if it is a list or a tuple, as whichever of the two ``old`` is."""
+    """Return ``new``; if both are lists or tuples, convert it to the type of ``old``."""
     kind: Any = type(old)
     both = kind in _SEQUENCES and type(new) in _SEQUENCES
     return kind(new) if both and kind is not type(new) else new
@@ -300,6 +303,6 @@ def _require_strided(structure: pytree.PyTreeSpec, leaves: list[Any]) -> None:
         if leaf is not None and leaf.layout is not torch.strided:
             where = structure.accessors()[position].codify('updates')
             raise TypeError(
-                f'{where} is a sparse gradient, which this rule does not take: use sgd without '
-                'momentum and weight decay or adagrad, or make it dense'
+                f'{where} is a sparse gradient, which this rule does not take: make it dense, or '
+                'use adagrad, or sgd without momentum and weight decay'
             )

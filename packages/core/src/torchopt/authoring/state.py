@@ -1,4 +1,4 @@
-"""Saving of states, and their comparison before one takes the place of another."""
+"""States that can be saved, and the check that a loaded state fits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def checked_like(expected: TensorTree, given: TensorTree, name: str) -> Any:
     """Return ``given`` if it has the structure, shapes and dtypes of ``expected``.
 
     Raises:
-        ValueError: it has not; the message names the leaf.
+        ValueError: ``given`` differs; the message names the leaf.
     """
     leaves, structure = pytree.tree_flatten(expected, none_is_leaf=True)
     given_leaves, given_structure = pytree.tree_flatten(given, none_is_leaf=True)

@@ -15,17 +15,20 @@ def zero_steps(params: Params) -> torch.Tensor:
 
 
 def shared_device(params: Params) -> torch.device:
-    """Return the device of all leaves, or the CPU, whose scalars go with every device."""
+    """Return the device of all leaves; if they have several, the CPU.
+
+    0-dim tensors on the CPU can be combined with tensors on any device.
+    """
     leaves = pytree.tree_leaves(params, none_is_leaf=True)
     devices = {leaf.device for leaf in leaves if leaf is not None}
     return devices.pop() if len(devices) == 1 else torch.device('cpu')
 
 
 def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
-    """Count one step more for every leaf that has a gradient.
+    """Return ``steps``, increased by one for every leaf that has a gradient.
 
     Raises:
-        ValueError: the number of leaves is not the number of counts.
+        ValueError: the number of leaves differs from the number of counts.
     """
     taken = [leaf is not None for leaf in pytree.tree_leaves(updates, none_is_leaf=True)]
     if len(taken) != steps.shape[-1]:

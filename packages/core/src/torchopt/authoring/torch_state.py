@@ -1,8 +1,7 @@
 """States in the format of ``torch.optim``: a dictionary of tensors for every parameter.
 
 A transformation keeps trees over all parameters; torch keeps ``state[param]['exp_avg']``. This
-module translates between the two. What torch calls a field is said once, beside the field, by
-:func:`torch_fields`.
+module translates between the two. :func:`torch_fields` declares torch's name of each field.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ _FROM_CONSTRUCTION: set[type] = set()
 
 
 def torch_fields(*, from_construction: bool = False, **names: str) -> Callable[[Class], Class]:
-    """Say what ``torch.optim`` calls the fields of a state: ``@torch_fields(mu='exp_avg')``.
+    """Declare torch's names for the fields of a state: ``@torch_fields(mu='exp_avg')``.
 
     Args:
-        from_construction: Torch's optimizer has this state before a parameter's first step, and
-            does not work without it.
+        from_construction: Torch's optimizer makes this state in its constructor, before a
+            parameter's first step, and does not work without it.
         names: Torch's names by field.
     """
 
@@ -46,10 +45,10 @@ class _Column(NamedTuple):
     """Where one field of a state is found in torch's format.
 
     Attributes:
-        kind: One value for each parameter; the vector of step counts; one value for all
-            parameters, of which each holds a reference; or nothing that changes.
-        names: Keys in the entries: one, or one for each leaf of a shared value.
-        value: The field itself if it is constant; the structure and dtypes of a shared one.
+        kind: ``each``: one value per parameter. ``steps``: the vector of step counts. ``shared``:
+            one value, to which the entries of all parameters refer. ``constant``: no tensors.
+        names: Keys in the entries: one key, or one per leaf of a shared value.
+        value: The constant value, or the structure and dtypes of a shared value.
     """
 
     kind: Literal['each', 'steps', 'shared', 'constant']
@@ -58,7 +57,7 @@ class _Column(NamedTuple):
 
 
 class StateLayout:
-    """How the state of one transformation over a list of parameters maps to entries.
+    """How the state of a transformation over a list of parameters maps to torch's entries.
 
     Args:
         state: What ``init`` returned for the list.
@@ -91,7 +90,7 @@ class StateLayout:
         return any(state_class in _FROM_CONSTRUCTION for state_class, _ in self._members)
 
     def read(self, entries: Sequence[Entry], steps: torch.Tensor) -> OptState:
-        """Return the state that ``entries`` and the step counts of their parameters make up."""
+        """Return the state that is stored in ``entries``, with the step counts ``steps``."""
         members: list[Any] = []
         for kind, columns in self._members:
             values = [_read(column, entries, steps) for column in columns]
@@ -99,7 +98,7 @@ class StateLayout:
         return tuple(members) if self._chained else members[0]
 
     def write(self, state: OptState, entries: Sequence[Entry]) -> torch.Tensor | None:
-        """Put ``state`` into ``entries``; return its step counts if it has some."""
+        """Store ``state`` in ``entries``; return its step counts, or None if it has none."""
         steps = None
         for member, (kind, columns) in zip(state if self._chained else [state], self._members):
             for value, column in zip([member] if kind is None else member, columns):
@@ -163,8 +162,7 @@ def _read(column: _Column, entries: Sequence[Entry], steps: torch.Tensor) -> Any
 def counts_of(entries: Iterable[Entry], device: torch.device) -> torch.Tensor:
     """Return the int64 vector of the entries' step counts.
 
-    An entry without a count, as of ``torch.optim.SGD``, counts as one that has taken a step if it
-    holds a tensor.
+    ``torch.optim.SGD`` keeps no count. An entry without one counts 1 if it holds a tensor, else 0.
     """
     counts = [
         int(entry[STEP])

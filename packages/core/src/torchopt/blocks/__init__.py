@@ -1,1 +1,1 @@
-"""The parts that optimizers are chained from and that belong to no single one of them."""
+"""Building blocks that optimizers share."""

@@ -1,4 +1,4 @@
-"""What all optimizers have around their rule: sign, weight decay and learning rate."""
+"""What surrounds the rule of every optimizer: sign, weight decay and learning rate."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def descend(
     Args:
         rule: Transformations from gradients to a direction, applied from first to last.
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
-        weight_decay: Factor >= 0 of the parameters, added to the gradients.
-        decoupled_weight_decay: Add the decay to the direction instead.
+        weight_decay: Factor >= 0; ``weight_decay * params`` is added to the gradients.
+        decoupled_weight_decay: Add it to the direction instead.
         mask: Which parameters decay; all of them by default.
         maximize: Move along the direction instead.
 
     Raises:
         ValueError: ``lr`` or ``weight_decay`` is negative.
-        TypeError: one of them is neither a number nor a tensor of the kinds above.
+        TypeError: one of them is of a type that is not listed above.
     """
     decay = add_decayed_weights(weight_decay, mask)
     return chain(

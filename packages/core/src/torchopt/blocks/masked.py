@@ -17,10 +17,11 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     """Apply ``inner`` where ``mask`` is true; other updates pass through unchanged.
 
     Args:
-        inner: Sees None, which stands for an absent parameter, where the mask is false.
+        inner: The transformation to restrict. Where the mask is false it sees None, which stands
+            for an absent parameter.
         mask: A tree of bools with the structure of the parameters (or a prefix of it), or a
-            function that makes one from the parameters; where ``update`` is called without
-            ``params``, from the updates.
+            function from the parameters to such a tree. If ``update`` is called without
+            ``params``, the function gets the updates.
 
     Raises:
         ValueError: the mask has another structure than the parameters.
@@ -32,10 +33,10 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
 
     def update(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
         flags = mask(updates if params is None else params) if checks.is_function(mask) else mask
-        # A list and the tuple of torch.autograd.grad go together, as everywhere.
+        # Take a list for the tuple that torch.autograd.grad returns, as everywhere.
         flags, params = (in_container_of(updates, tree) for tree in (flags, params))
         chosen = _choose(flags, updates)
-        if chosen is None:  # a bare tensor; its params become None, which would mean missing
+        if chosen is None:  # a bare tensor, masked; params=None would mean that params are missing
             return updates, state
         inner_updates, state = inner.update(
             chosen,
@@ -57,7 +58,7 @@ def _merge(flags: TensorTree, chosen: TensorTree, otherwise: TensorTree) -> Tens
         if yes is None and no is None:
             return None
         if not isinstance(flag, bool):
-            raise TypeError(f'a mask has bools at its leaves, got {flag!r}')
+            raise TypeError(f'the leaves of a mask must be bools, got {flag!r}')
         return yes if flag else no
 
     try:

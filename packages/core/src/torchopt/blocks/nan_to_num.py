@@ -15,6 +15,6 @@ def nan_to_num(
 ) -> GradientTransformation:
     """Replace NaN by ``nan`` and infinities by ``posinf`` and ``neginf``.
 
-    None stands for the largest and the least finite value, as in :func:`torch.nan_to_num`.
+    None stands for the largest or the smallest finite value, as in :func:`torch.nan_to_num`.
     """
     return pointwise(lambda g: torch.nan_to_num(g, nan=nan, posinf=posinf, neginf=neginf))

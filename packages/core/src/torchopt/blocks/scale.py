@@ -1,4 +1,4 @@
-"""Multiplication of updates by a factor, the learning rate among them."""
+"""Multiplication of updates by a factor, such as the learning rate."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def _multiply(
     factor: Scalar | TensorTree, name: str, sign: Callable[[torch.Tensor], torch.Tensor] = _same
 ) -> GradientTransformation:
     if isinstance(factor, (int, float)):
-        # A number costs every multiplication, and every one of its derivatives, a conversion that
-        # takes as long as a small product. To 16 bits it is not rounded, as torch rounds none.
+        # torch converts a Python number at every multiplication and in every derivative, which
+        # takes as long as a small product. 16-bit tensors get the number: it must not be rounded.
         as_tensor = {
             dtype: torch.tensor(factor, dtype=dtype, device='cpu')
             for dtype in (torch.float32, torch.float64)
         }
 
         def multiply(g: torch.Tensor) -> torch.Tensor:
-            # A compiler folds the number; a tensor on the CPU would keep it from CUDA graphs.
+            # A compiler folds the number into its kernel; a CPU tensor would prevent CUDA graphs.
             return g * (factor if torch.compiler.is_compiling() else as_tensor.get(g.dtype, factor))
 
         return pointwise(multiply)
@@ -62,7 +62,7 @@ def _multiply(
 
 
 def flip_sign(maximize: bool) -> GradientTransformation:
-    """Negate gradients in order to ascend along them; the identity unless ``maximize``."""
+    """Negate gradients if ``maximize``; otherwise return the identity."""
     return scale(-1.0) if maximize else identity()
 
 
@@ -72,7 +72,7 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
 
     Args:
         lr: A number or 0-dim tensor >= 0, a schedule, or a tree of tensors with the structure of
-            the parameters: a learning rate for every tensor, or for every entry (Meta-SGD).
+            the parameters: one learning rate per tensor, or one per entry (Meta-SGD).
 
     Raises:
         TypeError: ``lr`` is none of these.
@@ -83,5 +83,5 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
         return _multiply(-lr, 'lr')
     if checks.is_function(lr):
         return scale_by_schedule(lambda count: -lr(count))
-    # Negated at each update, not once: who learns a rate changes it in place.
+    # Negate at each update, not once: a learned rate is changed in place.
     return _multiply(lr, 'lr', torch.neg)

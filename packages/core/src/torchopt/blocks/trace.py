@@ -23,8 +23,8 @@ class TraceState(NamedTuple):
 
     Attributes:
         trace: The momentum buffer, shaped like the parameters.
-        steps: Steps taken by each parameter, an int64 vector; the empty tuple without dampening,
-            which is all that depends on it.
+        steps: Steps taken by each parameter, an int64 vector. Only dampening needs them; without
+            dampening, this is the empty tuple.
     """
 
     trace: TensorTree
@@ -51,21 +51,21 @@ def trace(
 
     Args:
         momentum: The decay :math:`\mu` >= 0; the number 0 gives the identity.
-        dampening: :math:`\tau`, from 0 to 1, which is not applied at a parameter's first step.
+        dampening: :math:`\tau`, from 0 to 1; not applied at a parameter's first step.
         nesterov: Look ahead along the new buffer.
         moment_requires_grad: Let the initial buffer require grad.
 
     Raises:
-        ValueError: a hyperparameter is out of its range, or ``nesterov`` comes without momentum
+        ValueError: a hyperparameter is out of its range, or ``nesterov`` is set without momentum
             or with dampening.
     """
     checks.nonnegative('momentum', momentum)
     checks.fraction('dampening', dampening)
     undamped = isinstance(dampening, (int, float)) and dampening == 0
-    still = isinstance(momentum, (int, float)) and momentum == 0
-    if nesterov and (still or not undamped):
+    without_momentum = isinstance(momentum, (int, float)) and momentum == 0
+    if nesterov and (without_momentum or not undamped):
         raise ValueError('nesterov needs a momentum and zero dampening')
-    if still:
+    if without_momentum:
         return identity()
 
     def rule(

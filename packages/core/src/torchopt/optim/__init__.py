@@ -1,4 +1,4 @@
-"""Optimizers as objects."""
+"""Optimizer classes."""
 
 from torchopt.optim.classes import *  # noqa: F403
 from torchopt.optim.func import FuncOptimizer as FuncOptimizer

@@ -1,4 +1,4 @@
-"""The plain class of every optimizer; its arguments are the arguments of the factory."""
+"""The plain optimizer classes, each with the arguments of its factory."""
 
 # ruff: noqa: D101 - `arguments_of` gives each class its docstring.
 

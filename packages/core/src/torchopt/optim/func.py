@@ -14,13 +14,13 @@ from torchopt.update import apply_updates
 
 
 class FuncOptimizer:
-    """Differentiable steps over a tree of tensors, without carrying the state by hand.
+    """Takes differentiable steps over a tree of tensors, and keeps the state between steps.
 
     Args:
         impl: The gradient transformation, such as ``torchopt.adam(lr=0.1)``.
 
     Raises:
-        TypeError: ``impl`` is no transformation.
+        TypeError: ``impl`` is not a transformation.
 
     Example:
         >>> import torch, torchopt
@@ -63,8 +63,8 @@ class FuncOptimizer:
         found = gradients_of(loss, leaves, create_graph=not (first_order or inplace))
         gradients = pytree.tree_unflatten(structure, found)
         state = self._impl.init(params) if self._state is None else self._state
-        # What state_dict has returned is never written into, nor gradients, which autograd may
-        # have expanded from a single number.
+        # Out of place, because state_dict hands out the state by reference, and because autograd
+        # may have expanded a gradient from a single number.
         with torch.set_grad_enabled(not inplace):
             updates, state = self._impl.update(gradients, state, params=params, inplace=False)
             new_params = apply_updates(params, updates, inplace=inplace)
@@ -76,10 +76,10 @@ class FuncOptimizer:
         return self._state
 
     def load_state_dict(self, state: OptState | None) -> None:
-        """Take over a state that :meth:`state_dict` returned.
+        """Load a state that :meth:`state_dict` returned.
 
         Raises:
-            ValueError: the state does not fit the one it replaces.
+            ValueError: the state does not fit the current state.
         """
         both = state is not None and self._state is not None
         self._state = checked_like(self._state, state, 'state') if both else state

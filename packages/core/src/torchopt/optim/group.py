@@ -20,9 +20,9 @@ Entries = MutableMapping[torch.Tensor, Entry]
 class GroupStep:
     """Takes the steps of one group.
 
-    ``param_groups`` and ``state`` of the optimizer are the truth: whatever a scheduler or a user
-    has put there is seen by the next step. What is kept here is derived from them, and made again
-    when it does not fit any more.
+    The optimizer's ``param_groups`` and ``state`` are the source of truth: the next step sees
+    whatever a scheduler or a user has put there. Everything that is kept here is derived from
+    them, and is made again when it is out of date.
     """
 
     def __init__(self, impl: GradientTransformation | Recipe) -> None:
@@ -35,11 +35,11 @@ class GroupStep:
         self._counts: list[torch.Tensor] = []
 
     def transformation(self, group: Group) -> GradientTransformation:
-        """Return the transformation with the hyperparameters that the group has now.
+        """Return the transformation with the group's current hyperparameters.
 
         Raises:
-            ValueError: one of them is out of its range.
-            TypeError: one of them is of the wrong type.
+            ValueError: a hyperparameter is out of its range.
+            TypeError: a hyperparameter is of the wrong type.
         """
         if isinstance(self._impl, GradientTransformation):
             return self._impl
@@ -55,7 +55,7 @@ class GroupStep:
         transformation = self.transformation(group)
         if self._layout is None:
             params = group['params']
-            key = len(params), *map(_shape_of, self._hyperparameters.values())
+            key = len(params), *map(_layout_key, self._hyperparameters.values())
             if key not in self._layouts:
                 hollow = [torch.empty_like(param, device='meta') for param in params]
                 self._layouts[key] = StateLayout(transformation.init(hollow), len(params))
@@ -63,7 +63,7 @@ class GroupStep:
         return self._layout
 
     def entries(self, group: Group, state: Entries) -> list[Entry]:
-        """Return the entries of the group's parameters; new ones hold first values."""
+        """Return the entries of the group's parameters; new entries hold initial values."""
         params = group['params']
         layout = self.layout(group)
         found = [state.get(param) or {} for param in params]
@@ -89,16 +89,16 @@ class GroupStep:
     def prepare(
         self, group: Group, state: Entries, *, keep_state: bool
     ) -> tuple[Any, Callable[[], None]]:
-        """Do everything of a step that can raise.
+        """Validate and compute a step, without writing to parameters or state.
 
         Args:
             group: One of ``param_groups``.
-            state: The optimizer's.
-            keep_state: Somebody else holds the tensors of the state, which must stay as they are.
+            state: ``state`` of the optimizer.
+            keep_state: Whether the tensors of the state are lent out, and must not be changed.
 
         Returns:
-            Updates to apply to the parameters, None if the second part writes the parameters; and
-            that second part.
+            The updates to apply to the parameters, and ``commit``, a function that writes the new
+            state. The updates are None if ``commit`` writes the parameters, too.
         """
         transformation = self.transformation(group)
         params = group['params']
@@ -151,15 +151,15 @@ def _equal(new: Any, old: Any) -> bool:
     return type(new) is type(old) and isinstance(new, plain) and new == old
 
 
-def _shape_of(value: Any) -> Any:
-    """Return what a state's structure can depend on: of a number, whether it is 0."""
+def _layout_key(value: Any) -> Any:
+    """Return what the layout of a state can depend on; for a number, whether it is 0."""
     if isinstance(value, (int, float)):
         return bool(value)
     return type(value) if isinstance(value, (tuple, torch.Tensor)) else id(value)
 
 
 def name_of(group: Group, position: int) -> str:
-    """Return what a message calls a parameter: its name if the optimizer was given names."""
+    """Return a parameter's name in messages: its own, if the optimizer was given names."""
     names = group.get('param_names')
     return f'params[{position}]' if names is None else repr(names[position])
 

@@ -15,37 +15,37 @@ from torchopt.optim.group import GroupStep, name_of
 from torchopt.typing import ParamsLike
 from torchopt.update import apply_updates
 
-# Keys that torch and its schedulers put into groups. They choose between torch's implementations,
-# or are a scheduler's own, and mean nothing here.
-_OF_TORCH = frozenset(
+# Keys that torch and its schedulers put into groups. They choose between torch's implementations
+# or belong to a scheduler, and have no effect here.
+_TORCH_KEYS = frozenset(
     {'capturable', 'differentiable', 'foreach', 'fused', 'initial_lr', 'param_names', 'params'}
 )
-# Chosen for the machine, not for the run that is resumed.
+# Chosen for a machine, not for the run that is saved.
 _NOT_SAVED = frozenset({'use_accelerated_op'})
 
 
 class Optimizer(torch.optim.Optimizer):
     """Updates tensors in place from their ``.grad``, as a ``torch.optim.Optimizer``.
 
-    Schedulers, hooks, ``GradScaler``, ``add_param_group`` and every other tool that takes one of
-    torch's optimizers takes this one. ``state`` and ``state_dict()`` are in torch's format, with
+    Schedulers, hooks, ``GradScaler``, ``add_param_group`` and all other tools for torch's
+    optimizers work with this one. ``state`` and ``state_dict()`` are in torch's format, with
     torch's names, so that a checkpoint of :class:`torch.optim.Adam` loads into
     :class:`torchopt.Adam` and back.
 
     Args:
         params: Tensors to optimise, pairs of names and tensors, or dictionaries with the key
-            ``params`` and, for the classes of one rule such as :class:`torchopt.Adam`,
-            hyperparameters of that group.
+            ``params``. In the classes of one rule, such as :class:`torchopt.Adam`, the
+            dictionaries may also hold hyperparameters.
         impl: The gradient transformation, such as ``torchopt.adam(lr=0.1)``.
 
     Attributes:
-        param_groups: A dictionary for every group: its tensors under ``params``, its
-            hyperparameters under their names. A change is seen by the next step. A hyperparameter
-            that is a tensor keeps its identity, so that who learns it can write into it.
-        state: A dictionary of tensors for every parameter that has taken a step.
+        param_groups: One dictionary per group, with its tensors under ``params`` and its
+            hyperparameters under their names. Changes take effect at the next step. A
+            hyperparameter that is a tensor keeps its identity, so that it can be learned in place.
+        state: One dictionary of tensors per parameter that has taken a step.
 
     Raises:
-        TypeError: a parameter is not a floating-point tensor, or ``impl`` not a transformation.
+        TypeError: a parameter is not a floating-point tensor, or ``impl`` is not a transformation.
         ValueError: there is no parameter, or one is given twice or is not a leaf.
 
     Example:
@@ -72,20 +72,21 @@ class Optimizer(torch.optim.Optimizer):
         if not members:
             raise ValueError('params is empty: there is nothing to optimise')
         if isinstance(members[0], Mapping):
-            # The dictionaries of the caller stay as they are.
+            # Copies, so that the caller's dictionaries do not change.
             members = [dict(g) if isinstance(g, Mapping) else g for g in members]
         self._impl = impl
         self._group_steps: list[GroupStep] = []
-        # Whether somebody else holds the tensors of the state, which then must stay as they are.
+        # Whether state_dict or a copy of the optimizer refers to the tensors of the state, so that
+        # the next step must not write into them.
         self._state_is_lent = False
         super().__init__(members, {} if isinstance(impl, GradientTransformation) else impl.values())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add tensors, with a state of their own.
+        """Add a parameter group.
 
         Args:
-            param_group: The tensors under ``params``; other keys replace hyperparameters, for the
-                classes of one rule.
+            param_group: The tensors under ``params``. In the classes of one rule, other keys
+                override hyperparameters.
 
         Raises:
             TypeError: a tensor is not floating-point, or a hyperparameter does not exist.
@@ -103,20 +104,20 @@ class Optimizer(torch.optim.Optimizer):
             self._require_new_leaves(params)
         elif isinstance(params, torch.Tensor):
             self._require_new_leaves([params])
-        overrides = {key: value for key, value in group.items() if key not in _OF_TORCH}
+        overrides = {key: value for key, value in group.items() if key not in _TORCH_KEYS}
         if isinstance(self._impl, Recipe):
             self._impl.make(overrides)
         elif overrides:
             raise TypeError(
                 f'a group can have its own {", ".join(overrides)} only in the class of one rule, '
-                'such as torchopt.Adam'
+                'such as torchopt.Adam, not in an optimizer that was given a transformation'
             )
         super().add_param_group(group)
 
     def step(  # type: ignore[override]
         self, closure: Callable[[], torch.Tensor] | None = None
     ) -> torch.Tensor | None:
-        """Update every tensor that has a gradient; the gradients themselves are kept.
+        """Update every tensor that has a gradient; the gradients do not change.
 
         Args:
             closure: Clears the gradients, computes the loss, calls ``backward`` and returns the
@@ -127,7 +128,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError: a hyperparameter of a group is out of its range, or tensors do not fit.
-                No group has changed then.
+                No group has changed in that case.
         """
         loss = None
         if closure is not None:
@@ -138,7 +139,7 @@ class Optimizer(torch.optim.Optimizer):
                 worker.prepare(group, self.state, keep_state=self._state_is_lent)
                 for worker, group in self._workers()
             ]
-            # In one call, so that a tensor that can't be written stops all groups.
+            # One call for all groups: if a tensor cannot be written, no group changes.
             apply_updates(
                 [g['params'] for g, (updates, _) in zip(self.param_groups, prepared) if updates],
                 [updates for updates, _ in prepared if updates],
@@ -151,9 +152,9 @@ class Optimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state in torch's format.
 
-        Parameters that have taken no step are left out, as torch leaves them out. So are schedules,
-        masks and ``use_accelerated_op`` in the groups. Tensors are handed out by reference;
-        later steps leave them as they are.
+        Parameters that have taken no step are left out, as in torch. Schedules, masks and
+        ``use_accelerated_op`` are left out of the groups. The tensors are references, but later
+        steps do not write into them.
         """
         live = self.state, self.param_groups
         exported = {}
@@ -176,14 +177,15 @@ class Optimizer(torch.optim.Optimizer):
             self.state, self.param_groups = live
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state in torch's format, from this class or from its namesake in torch.
+        """Load a state in torch's format, from this class or its namesake in torch.
 
-        The hyperparameters come with it. One that is a tensor here keeps its identity and takes
-        the value; one that ``state_dict`` leaves out stays.
+        Hyperparameters are loaded, too. A hyperparameter that is a tensor here keeps its identity
+        and takes the loaded value; a hyperparameter that ``state_dict`` leaves out does not change.
 
         Raises:
             TypeError: ``state_dict`` is not in torch's format.
-            ValueError: it does not fit this optimizer. Nothing has changed then.
+            ValueError: ``state_dict`` does not fit this optimizer. Nothing has changed in that
+                case.
         """
         if not isinstance(state_dict, Mapping) or not {'state', 'param_groups'} <= {*state_dict}:
             raise TypeError(
@@ -196,7 +198,7 @@ class Optimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), '_impl': self._impl}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what was pickled, or what ``load_state_dict`` has put together."""
+        """Restore a pickled optimizer, or the state that torch's ``load_state_dict`` passes."""
         if '_impl' in state:
             self._group_steps, self._state_is_lent = [], False
         else:
@@ -204,7 +206,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
 
     def __copy__(self) -> Optimizer:
-        """Return an optimizer of the same tensors whose steps leave the state of this one."""
+        """Return an optimizer of the same parameters, with a state of its own."""
         clone = object.__new__(type(self))
         state = self.__getstate__()
         state['defaults'] = dict(self.defaults)
@@ -215,7 +217,7 @@ class Optimizer(torch.optim.Optimizer):
         return clone
 
     def _workers(self) -> Iterable[tuple[GroupStep, dict[str, Any]]]:
-        """Return what steps each group, also one that was put into ``param_groups`` directly."""
+        """Return the step of each group, also of groups put into ``param_groups`` directly."""
         while len(self._group_steps) < len(self.param_groups):
             self._group_steps.append(GroupStep(self._impl))
         for group in self.param_groups:
@@ -242,7 +244,7 @@ class Optimizer(torch.optim.Optimizer):
             known.add(id(param))
 
     def _complete(self, loaded: dict[str, Any]) -> None:
-        """Check what was loaded against this optimizer, and fill in what it leaves out."""
+        """Check a loaded state against this optimizer, and fill in what it leaves out."""
         tensors: list[tuple[torch.Tensor, Any]] = []
         for group, new in zip(self.param_groups, loaded['param_groups']):
             for name, value in group.items():
@@ -255,7 +257,7 @@ class Optimizer(torch.optim.Optimizer):
             for position, param in enumerate(new['params']):
                 entry = loaded['state'].get(param, {})
                 _require_fitting(name_of(new, position), param, entry, layout.names)
-                # In place steps must not write into the caller's tensors.
+                # A later step works in place, and must not write into the caller's tensors.
                 loaded['state'][param] = {
                     k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entry.items()
                 }

@@ -1,4 +1,4 @@
-"""One file for every optimizer: its state, its rule for one tensor, and its factory."""
+"""One file per optimizer: its state, its rule for one tensor, and its factory."""
 
 from torchopt.rules.adadelta import adadelta as adadelta
 from torchopt.rules.adagrad import adagrad as adagrad

@@ -36,7 +36,7 @@ class ScaleByAdadeltaState(NamedTuple):
 def scale_by_adadelta(
     rho: Scalar = 0.9, eps: Scalar = 1e-6, *, moment_requires_grad: bool = False
 ) -> GradientTransformation:
-    r"""Give gradients the scale of the updates made so far.
+    r"""Rescale gradients to the size of the previous updates.
 
     .. math::
 
@@ -83,14 +83,15 @@ def adadelta(
 ) -> GradientTransformation:
     """AdaDelta; see :func:`scale_by_adadelta`.
 
-    It equals :class:`torch.optim.Adadelta`. Every float may be a 0-dim tensor that requires grad.
+    It takes the same steps as :class:`torch.optim.Adadelta`. Every float may be a 0-dim tensor that
+    requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
         rho: Decay rate of the means, in [0, 1).
         eps: Added under the roots, >= 0.
-        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
-            then needs ``params``.
+        weight_decay: Factor >= 0; ``weight_decay * params`` is added to the gradients. Unless it
+            is 0, ``update`` needs ``params``.
         moment_requires_grad: Let the initial means require grad.
         maximize: Ascend instead of descend.
         use_accelerated_op: Use the fused kernels of ``torchopt-accel``.

@@ -25,8 +25,8 @@ class ScaleByRssState(NamedTuple):
 
     Attributes:
         sum_of_squares: Sums of the squared gradients, shaped like the parameters.
-        steps: Steps taken by each parameter, an int64 vector; the empty tuple without
-            ``lr_decay``, which is all that depends on it.
+        steps: Steps taken by each parameter, an int64 vector. Only ``lr_decay`` needs them;
+            without it, this is the empty tuple.
     """
 
     sum_of_squares: TensorTree
@@ -53,7 +53,7 @@ def scale_by_rss(
     :class:`torch.optim.Adagrad`.
 
     Args:
-        initial_accumulator_value: First value of the sum, >= 0.
+        initial_accumulator_value: Initial value of the sum, >= 0.
         eps: Added to the root, >= 0.
         lr_decay: :math:`\delta` >= 0.
         moment_requires_grad: Let the initial sum require grad.
@@ -70,7 +70,7 @@ def scale_by_rss(
         g: torch.Tensor, total: torch.Tensor, *slowdown: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         if g.is_sparse:
-            update, total = _of_rows(g.coalesce(), total, eps)
+            update, total = _sparse_rule(g.coalesce(), total, eps)
         else:
             total = torch.addcmul(total, g, g)
             update = g / (safe_sqrt(total) + eps)
@@ -92,10 +92,10 @@ def scale_by_rss(
     )
 
 
-def _of_rows(
+def _sparse_rule(
     g: torch.Tensor, total: torch.Tensor, eps: Scalar
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the sparse update and the new sum for a sparse gradient, of whose rows alone."""
+    """Return the update and the new sum for a sparse gradient; the update has the same rows."""
     total = total + g * g
     scale = safe_sqrt(total.sparse_mask(g).values()) + eps
     update = torch.sparse_coo_tensor(
@@ -118,14 +118,15 @@ def adagrad(
 ) -> GradientTransformation:
     """AdaGrad; see :func:`scale_by_rss`.
 
-    It equals :class:`torch.optim.Adagrad`. Every float may be a 0-dim tensor that requires grad.
+    It takes the same steps as :class:`torch.optim.Adagrad`. Every float may be a 0-dim tensor that
+    requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
         lr_decay: Decay of the learning rate, >= 0.
-        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
-            then needs ``params``.
-        initial_accumulator_value: First value of the sum of squares, >= 0.
+        weight_decay: Factor >= 0; ``weight_decay * params`` is added to the gradients. Unless it
+            is 0, ``update`` needs ``params``.
+        initial_accumulator_value: Initial value of the sum of squares, >= 0.
         eps: Added to the root of the sum, >= 0.
         moment_requires_grad: Let the initial sum require grad.
         maximize: Ascend instead of descend.

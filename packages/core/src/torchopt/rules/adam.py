@@ -27,8 +27,8 @@ class ScaleByAdamState(NamedTuple):
         mu: First moments, shaped like the parameters.
         nu: Second moments, shaped like the parameters.
         steps: Steps taken by each parameter, an int64 vector.
-        nu_max: The largest second moments so far with ``amsgrad``, else the empty tuple, which
-            :func:`torch.vmap` takes for a tree without tensors.
+        nu_max: With ``amsgrad``, the largest second moments so far; otherwise the empty tuple,
+            which :func:`torch.vmap` accepts as a tree without tensors.
     """
 
     mu: TensorTree
@@ -55,10 +55,10 @@ def scale_by_adam(
         u_t &= \frac{\mu_t / (1 - \beta_1^t)}
             {\sqrt{\nu_t / (1 - \beta_2^t) + \bar\epsilon} + \epsilon}
 
-    Kingma and Ba, *Adam: A Method for Stochastic Optimization*, ICLR 2015, algorithm 1; with
-    ``amsgrad``, the largest :math:`\nu` so far takes the place of :math:`\nu_t` in the
-    denominator: Reddi et al., *On the Convergence of Adam and Beyond*, ICLR 2018, algorithm 2, in
-    the form of :class:`torch.optim.Adam`.
+    Kingma and Ba, *Adam: A Method for Stochastic Optimization*, ICLR 2015, algorithm 1. With
+    ``amsgrad``, the largest :math:`\nu` so far replaces :math:`\nu_t` in the denominator: Reddi et
+    al., *On the Convergence of Adam and Beyond*, ICLR 2018, algorithm 2, in the form of
+    :class:`torch.optim.Adam`.
 
     Args:
         betas: Decay rates of the two moments, each in [0, 1).
@@ -84,7 +84,7 @@ def scale_by_adam(
         nu = ema(nu, g * g, beta2)
         nu_max = [torch.maximum(largest, nu) for largest in nu_max]
         (bound,) = nu_max or (nu,)
-        # The correction of mu multiplies the denominator, where it costs no operation of its own.
+        # The correction of mu is in the denominator, where it costs no operation of its own.
         denominator = torch.addcmul(shift, safe_sqrt(bound / correction2, eps_root), correction1)
         return mu / denominator, mu, nu, *nu_max
 
@@ -116,16 +116,17 @@ def adam(
     maximize: bool = False,
     use_accelerated_op: bool = False,
 ) -> GradientTransformation:
-    """Adam.
+    """Adam; see :func:`scale_by_adam`.
 
-    Every float may be a 0-dim tensor that requires grad.
+    It takes the same steps as :class:`torch.optim.Adam`. Every float may be a 0-dim tensor that
+    requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
         betas: Decay rates of the two moments, each in [0, 1).
         eps: Added to the root of the second moment, >= 0.
-        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
-            then needs ``params``.
+        weight_decay: Factor >= 0; ``weight_decay * params`` is added to the gradients. Unless it
+            is 0, ``update`` needs ``params``.
         eps_root: Added under that root, >= 0; see :func:`scale_by_adam`.
         amsgrad: Divide by the largest second moment so far.
         decoupled_weight_decay: Add the decay to the update instead, as :func:`adamw` does.

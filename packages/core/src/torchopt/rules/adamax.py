@@ -95,14 +95,15 @@ def adamax(
 ) -> GradientTransformation:
     """AdaMax; see :func:`scale_by_adamax`.
 
-    It equals :class:`torch.optim.Adamax`. Every float may be a 0-dim tensor that requires grad.
+    It takes the same steps as :class:`torch.optim.Adamax`. Every float may be a 0-dim tensor that
+    requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
         betas: Decay rates of the mean and of the maximum, each in [0, 1).
         eps: Added to the magnitudes, >= 0.
-        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
-            then needs ``params``.
+        weight_decay: Factor >= 0; ``weight_decay * params`` is added to the gradients. Unless it
+            is 0, ``update`` needs ``params``.
         moment_requires_grad: Let the initial moments require grad.
         maximize: Ascend instead of descend.
         use_accelerated_op: Use the fused kernels of ``torchopt-accel``.

@@ -42,7 +42,7 @@ def scale_by_radam(
     eps_root: Scalar = 0.0,
     moment_requires_grad: bool = False,
 ) -> GradientTransformation:
-    r"""Scale as Adam does, once the variance of that scaling is tractable.
+    r"""Scale gradients as Adam does, once the variance of the scale is tractable.
 
     With the moments of :func:`scale_by_adam` and :math:`\hat\mu_t = \mu_t / (1 - \beta_1^t)`,
 
@@ -100,14 +100,14 @@ def scale_by_radam(
 def _rectification(t: torch.Tensor, beta2: Scalar) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the factors of the adaptive and of the plain step; one of the two is 0."""
     if isinstance(beta2, torch.Tensor):
-        # In float32, 1 - beta2 would have lost half of its digits.
+        # In float32, 1 - beta2 would lose half of its digits.
         beta2 = beta2.to(t.dtype)
     power = beta2**t
     correction = 1 - power
     rho_inf = torch.zeros_like(t) + (2 / (1 - beta2) - 1)
     rho = rho_inf - 2 * t * power / correction
     rectified = rho > 5
-    # The branch not taken must be finite as well, or it makes the derivative of the other NaN.
+    # The branch that is not taken must be finite, too: otherwise the derivative would be NaN.
     rho_inf = torch.where(rectified, rho_inf, 6.0)
     rho = torch.where(rectified, rho, 6.0)
     squared = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
@@ -130,14 +130,15 @@ def radam(
 ) -> GradientTransformation:
     """RAdam; see :func:`scale_by_radam`.
 
-    It equals :class:`torch.optim.RAdam`. Every float may be a 0-dim tensor that requires grad.
+    It takes the same steps as :class:`torch.optim.RAdam`. Every float may be a 0-dim tensor that
+    requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
         betas: Decay rates of the two moments, each in [0, 1).
         eps: Added to the root of the second moment, >= 0.
-        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
-            then needs ``params``.
+        weight_decay: Factor >= 0; ``weight_decay * params`` is added to the gradients. Unless it
+            is 0, ``update`` needs ``params``.
         eps_root: Added under that root, >= 0.
         decoupled_weight_decay: Add the decay to the update instead, as :func:`adamw` does.
         moment_requires_grad: Let the initial moments require grad.

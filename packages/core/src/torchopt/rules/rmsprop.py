@@ -65,7 +65,7 @@ def scale_by_rms(
     Args:
         alpha: Decay rate of the mean, in [0, 1).
         eps: Added to the root, >= 0.
-        initial_scale: First value of the mean, >= 0.
+        initial_scale: Initial value of the mean, >= 0.
         moment_requires_grad: Let the initial mean require grad.
 
     Raises:
@@ -109,7 +109,7 @@ def scale_by_stddev(
     Args:
         alpha: Decay rate of the means, in [0, 1).
         eps: Added to the standard deviation, >= 0.
-        initial_scale: First value of the mean of the squares, >= 0.
+        initial_scale: Initial value of the mean of the squares, >= 0.
         moment_requires_grad: Let the initial means require grad.
 
     Raises:
@@ -148,20 +148,20 @@ def rmsprop(
     maximize: bool = False,
     use_accelerated_op: bool = False,
 ) -> GradientTransformation:
-    """RMSProp, the centred variant and momentum if asked.
+    """RMSProp, optionally centred and with momentum; see :func:`scale_by_rms`.
 
-    It equals :class:`torch.optim.RMSprop`, which has no Nesterov momentum. Every float may
-    be a 0-dim tensor that requires grad.
+    It takes the same steps as :class:`torch.optim.RMSprop`, which has no Nesterov momentum. Every
+    float may be a 0-dim tensor that requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
         alpha: Decay rate of the means, in [0, 1).
         eps: Added to the root of the second moment, >= 0.
-        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
-            then needs ``params``.
+        weight_decay: Factor >= 0; ``weight_decay * params`` is added to the gradients. Unless it
+            is 0, ``update`` needs ``params``.
         momentum: Decay of the momentum buffer, >= 0; see :func:`torchopt.transform.trace`.
         centered: Divide by the standard deviation; see :func:`scale_by_stddev`.
-        initial_scale: First value of the mean of the squares, >= 0.
+        initial_scale: Initial value of the mean of the squares, >= 0.
         nesterov: Look ahead along the momentum buffer.
         moment_requires_grad: Let the initial moments require grad.
         maximize: Ascend instead of descend.

@@ -21,16 +21,17 @@ def sgd(
     maximize: bool = False,
     use_accelerated_op: bool = False,
 ) -> GradientTransformation:
-    """Stochastic gradient descent, with momentum if asked; see :func:`torchopt.transform.trace`.
+    """Stochastic gradient descent, optionally with momentum; see :func:`torchopt.transform.trace`.
 
-    It equals :class:`torch.optim.SGD`. Every float may be a 0-dim tensor that requires grad.
+    It takes the same steps as :class:`torch.optim.SGD`. Every float may be a 0-dim tensor that
+    requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.
         momentum: Decay of the momentum buffer, >= 0.
         dampening: From 0 to 1; a gradient enters the buffer with the factor ``1 - dampening``.
-        weight_decay: Factor >= 0 of the parameters that is added to the gradients; ``update``
-            then needs ``params``.
+        weight_decay: Factor >= 0; ``weight_decay * params`` is added to the gradients. Unless it
+            is 0, ``update`` needs ``params``.
         nesterov: Look ahead along the buffer; needs a momentum and no dampening.
         moment_requires_grad: Let the initial buffer require grad.
         maximize: Ascend instead of descend.
