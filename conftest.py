@@ -1,7 +1,7 @@
-"""Settings of all tests."""
+"""Settings for all tests."""
 
 from hypothesis import settings
 
-# How long an example takes says nothing on a busy machine.
+# On a busy machine, the time that an example takes means nothing.
 settings.register_profile('untimed', deadline=None)
 settings.load_profile('untimed')

@@ -20,7 +20,7 @@ namespace {
 using torchopt::Problem;
 using Pointers = std::vector<std::vector<uintptr_t>>;
 
-// Python has compared the tensors. These checks keep a mistake there from reading wild memory.
+// Python has checked the tensors. These checks keep a mistake there from reading invalid memory.
 void check(const Problem& problem) {
   if (problem.rule < 0 || problem.rule >= int(torchopt::rules().size()))
     throw std::invalid_argument("no such rule");
@@ -59,7 +59,7 @@ void run_on_cuda(const Problem& problem, int device, uintptr_t stream, uintptr_t
 
 constexpr const char* kCapsule = "dltensor";
 
-// A consumer of the tensor renames the capsule. If there was none, the memory goes back.
+// The consumer of a tensor renames its capsule. An unconsumed capsule gives the memory back.
 void discard(PyObject* capsule) {
   if (!PyCapsule_IsValid(capsule, kCapsule)) return;
   auto* made = static_cast<torchopt::DLManagedTensor*>(PyCapsule_GetPointer(capsule, kCapsule));

@@ -1,5 +1,5 @@
-// Hyperparameters travel as doubles, in the order in which a rule declares their names. Python
-// learns the names from the compiled module and passes each number by name; functors read fields.
+// Hyperparameters are passed as doubles, in the order in which a rule declares their names. Python
+// reads the names from the compiled module, and functors read named fields.
 #pragma once
 
 #include <cstring>
@@ -7,7 +7,7 @@
 
 #include "numerics.h"
 
-// Declares, from one list of names, the fields that a functor reads and what Python is told.
+// Declares, from one list of names, the fields for a functor and the string of names for Python.
 #define TORCHOPT_HYPERPARAMETERS(...) \
   struct Hyper {                      \
     double __VA_ARGS__;               \

@@ -6,7 +6,7 @@
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// Reads the hyperparameters momentum, dampening and nesterov of the rule that it is part of.
+// A part of a rule with the hyperparameters momentum, dampening and nesterov.
 template <class T>
 struct Momentum {
   T decay, weight, direct, ahead;

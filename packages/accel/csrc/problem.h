@@ -1,4 +1,4 @@
-// What the bindings ask of the drivers.
+// The interface between the bindings and the drivers.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,11 @@ enum Dtype { kFloat32, kFloat64, kBFloat16, kFloat16, kDtypes };
 
 constexpr int64_t kItemSize[kDtypes] = {4, 8, 2, 2};
 
-// The bounds of every rule. Step asserts them; all fixed-size arrays are derived from them.
+// The bounds of every rule. Step asserts them; the sizes of all fixed arrays follow from them.
 constexpr int kMaxStates = 4;
 constexpr int kMaxHyper = 12;
 
-// The number of roles of a rule with so many states; Problem lists them.
+// The number of roles of a rule with this number of states. Problem lists the roles.
 constexpr int input_roles(bool backward, int states) {
   return backward ? 2 * states + 3 : states + 2;
 }
@@ -24,11 +24,11 @@ constexpr int output_roles(bool backward, int states) { return states + (backwar
 constexpr int kMaxInputs = input_roles(true, kMaxStates);
 constexpr int kMaxOutputs = output_roles(true, kMaxStates);
 
-// One step over a list of tensors. Pointers are by role, then by tensor:
+// One step over a list of tensors. Pointers are indexed by role, then by tensor:
 //   forward   grad, param, states...            ->  update, states...
 //   backward  update, states... (cotangents), grad, param, states...  ->  grad, param, states...
-// An absent input (null) counts as zeros, an absent output is not written. With `apply`, the
-// forward direction writes param + update in place of the update.
+// An absent input (null) counts as zeros; an absent output is not written. With `apply`, the
+// forward direction writes param + update instead of the update.
 struct Problem {
   int rule;
   int dtype;
@@ -37,7 +37,7 @@ struct Problem {
   std::vector<int64_t> sizes;
   std::vector<std::vector<uintptr_t>> inputs;
   std::vector<std::vector<uintptr_t>> outputs;
-  // The numbers that RuleInfo::hyper names, in that order.
+  // The values of the hyperparameters, in the order of RuleInfo::hyper.
   std::vector<double> hyper;
   // Address of the int64 step counts; tensor i reads the count at positions[i]. Null for rules that
   // need none.

@@ -1,4 +1,4 @@
-// What every optimizer does around its rule: sign, weight decay, learning rate.
+// What surrounds the rule of every optimizer: sign, weight decay and learning rate.
 #pragma once
 
 #include "problem.h"
@@ -8,7 +8,7 @@
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// The hyperparameters of all rules, which precede a rule's own.
+// The hyperparameters that all rules have. They precede a rule's own hyperparameters.
 struct Common {
   TORCHOPT_HYPERPARAMETERS(lr, sign, coupled_decay, decoupled_decay);
 };
@@ -26,7 +26,7 @@ struct Step {
   T applied;  // 0 or 1; a bool would keep the loop over elements from vectorising
   Rule<T> rule;
 
-  // A learning rate that is not null takes the place of the hyperparameter.
+  // If lr is not null, it replaces the hyperparameter.
   TORCHOPT_FN Step(const double* hyper, int64_t step, const double* lr, bool apply)
       : Step(read_hyper<Common::Hyper>(hyper), read_hyper<Own>(hyper + kCommon), step, lr, apply) {}
 

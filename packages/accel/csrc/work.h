@@ -1,4 +1,4 @@
-// What a kernel does for one element, in each direction. The CPU and GPU drivers have the loops.
+// What a kernel does for one element, in each direction. The drivers contain the loops.
 #pragma once
 
 #include "step.h"
@@ -7,7 +7,7 @@
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// Inputs grad, param, states; outputs update, states.
+// Inputs: grad, param, states. Outputs: update, states.
 template <template <class> class Rule, class Storage>
 struct Forward {
   using T = typename Storage::Compute;
@@ -24,8 +24,8 @@ struct Forward {
   }
 };
 
-// Inputs cotangents of update and states, grad, param, states; outputs cotangents of grad, param,
-// states. Returns the cotangent of -lr.
+// Inputs: the cotangents of update and states, then grad, param, states. Outputs: the cotangents of
+// grad, param, states. Returns the cotangent of -lr.
 template <template <class> class Rule, class Storage>
 struct Backward {
   using T = typename Storage::Compute;

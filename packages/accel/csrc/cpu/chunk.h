@@ -1,4 +1,4 @@
-// The seam between the driver and the kernels. Every instruction set has a copy of the kernels.
+// The interface between the driver and the kernels, which exist once per instruction set.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +8,8 @@
 
 namespace torchopt {
 
-// Tensors are cut into pieces that stay in the second-level cache. At the end of smaller pieces the
-// reads from memory would stall.
+// Tensors are cut into pieces that fit into the second-level cache. Smaller pieces are slower,
+// because reads from memory stall at the end of each piece.
 constexpr int64_t kChunk = 16384;
 
 // Streamed outputs begin at multiples of this.
@@ -24,17 +24,17 @@ struct Chunk {
   // Null if the learning rate is a hyperparameter.
   const double* lr;
   bool apply;
-  // Bit r says that output r goes past the caches.
+  // If bit r is set, output r bypasses the caches.
   unsigned streamed;
 };
 
-// Returns the cotangent of lr, or 0 where nobody asks for it.
+// Returns the cotangent of lr, or 0 if it is not wanted.
 using ChunkKernel = double (*)(const Chunk&);
 
 struct RuleKernels {
   const char* name;
   int states;
-  // The names of its own hyperparameters, with ", " between them.
+  // The names of the rule's own hyperparameters, separated by ", ".
   const char* hyper;
   ChunkKernel forward[kDtypes];
   ChunkKernel backward[kDtypes];

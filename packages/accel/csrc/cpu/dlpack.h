@@ -29,7 +29,7 @@ struct DLManagedTensor {
   void (*deleter)(DLManagedTensor*);
 };
 
-// A contiguous tensor in memory of the pool. Throws std::bad_alloc.
+// Returns a contiguous tensor in memory of the pool. Throws std::bad_alloc.
 DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape);
 
 }  // namespace torchopt

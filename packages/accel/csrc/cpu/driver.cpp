@@ -1,4 +1,4 @@
-// Cuts a list of tensors into chunks and hands the chunks to threads.
+// Cuts a list of tensors into chunks and distributes the chunks over threads.
 #include "driver.h"
 
 #include <omp.h>
@@ -12,7 +12,7 @@
 namespace torchopt {
 namespace {
 
-// A second thread gets work only from this many elements on, as in torch.
+// Every thread gets at least this many elements, as in torch.
 constexpr int64_t kGrain = 32768;
 
 alignas(64) const char zeros[kChunk * sizeof(double)] = {};
@@ -55,8 +55,8 @@ const Isa*& chosen() {
 bool forked = false;
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
-// A step that touches more than this leaves little in the caches for the next one. A constant,
-// since virtual machines do not report their caches truly.
+// A step that touches more bytes than this leaves little in the caches for the next step. It is a
+// constant because virtual machines misreport the sizes of their caches.
 constexpr int64_t kCaches = int64_t(32) << 20;
 
 bool outgrows_caches(const Problem& problem) {
@@ -67,7 +67,7 @@ bool outgrows_caches(const Problem& problem) {
   return elements * roles * kItemSize[problem.dtype] > kCaches;
 }
 
-// An output that is also an input is in the caches already and can't be streamed.
+// An output that is also an input is in the caches already, so it is not streamed.
 bool can_stream(const Problem& problem, uintptr_t output, int64_t tensor) {
   for (const auto& pointers : problem.inputs)
     if (!pointers.empty() && pointers[tensor] == output) return false;

@@ -44,7 +44,7 @@ class Pool {
   bool give(void* block, size_t bytes) {
     if (bytes > kMostWaiting) return false;
     std::lock_guard<std::mutex> guard(mutex_);
-    // The waiting blocks may have sizes that nobody needs any more, so all of them make room.
+    // The waiting blocks may have sizes that are no longer needed, so free all of them.
     if (bytes_ + bytes > kMostWaiting) clear();
     waiting_[bytes].push_back(block);
     bytes_ += bytes;
@@ -71,7 +71,7 @@ class Pool {
   size_t bytes_ = 0;
 };
 
-// Never destroyed: tensors may be freed after all static objects are.
+// Never destroyed: tensors may be freed after static objects have been destroyed.
 Pool& pool() {
   static Pool* only = [] {
     Pool* made = new Pool;
@@ -85,8 +85,8 @@ Pool& pool() {
 
 }  // namespace
 
-// Under the address sanitizer every block comes from the system, in its true size, and goes back to
-// it, so that the sanitizer sees reads and writes beside the block.
+// Under the address sanitizer, blocks have their exact size and are never reused, so that the
+// sanitizer detects accesses out of bounds and after the release.
 #ifdef __SANITIZE_ADDRESS__
 void* take_block(size_t bytes) { return from_system(bytes); }
 void give_block(void* block, size_t) noexcept { free(block); }

@@ -1,4 +1,4 @@
-// Stores that go past the caches.
+// Non-temporal stores, which bypass the caches.
 #pragma once
 
 #include <cstddef>
@@ -27,8 +27,8 @@ using Pack = char;
 TORCHOPT_FN void store_past(Pack* to, const Pack* from) { *to = *from; }
 #endif
 
-// Copies results to memory that is not read soon. Writing a whole line past the caches saves
-// fetching the line first. Both pointers are aligned to kStreamAlignment.
+// Copies results to memory that is not read soon. A cache line that is written as a whole need not
+// be fetched first. Both pointers are aligned to kStreamAlignment.
 TORCHOPT_FN void stream(void* to, const void* from, size_t bytes) {
   const size_t packs = bytes / sizeof(Pack), done = packs * sizeof(Pack);
   for (size_t i = 0; i < packs; ++i)

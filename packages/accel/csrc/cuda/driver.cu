@@ -1,5 +1,5 @@
-// Runs a list of tensors in one launch. Their pointers travel as a kernel argument; blocks take
-// chunks of the concatenated list in turn.
+// Runs a list of tensors in one launch. A kernel argument holds their pointers; each block takes
+// every n-th chunk of the concatenated list.
 #include "driver.h"
 
 #include <cuda_runtime.h>
@@ -17,7 +17,7 @@ using namespace TORCHOPT_ISA;
 
 constexpr int kThreads = 256;
 constexpr int64_t kBlockChunk = 8192;
-// The size of a kernel's arguments is limited to this since CUDA 12.1, on sm_70 and later.
+// The limit on the size of a kernel's arguments since CUDA 12.1, on sm_70 and later.
 constexpr size_t kArgumentBytes = 32764;
 
 void require(cudaError_t status, const char* what) {
@@ -26,7 +26,7 @@ void require(cudaError_t status, const char* what) {
                              cudaGetErrorString(status));
 }
 
-// Makes a device the current one of this library's runtime, which need not be torch's runtime.
+// Makes a device current in this library's CUDA runtime, which need not be torch's copy.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
@@ -90,7 +90,7 @@ __device__ __forceinline__ Pack<M> zero_pack() {
   return pack;
 }
 
-// Sums over the block; thread 0 has the result.
+// Sums over the block; thread 0 gets the result.
 __device__ double block_sum(double value) {
   __shared__ double warps[kThreads / 32];
   for (int lane = 16; lane > 0; lane /= 2) value += __shfl_down_sync(0xffffffff, value, lane);
@@ -173,7 +173,7 @@ template <template <class> class Rule, class Work>
 __global__ void __launch_bounds__(kThreads, 1)
     kernel(const __grid_constant__ Arguments<Work::kInputs + Work::kOutputs> arguments) {
   using Kernel = Step<Rule, typename Work::T>;
-  // Bias corrections take powers in float64: one thread computes them for the block.
+  // Bias corrections need powers in float64, so one thread computes them for the whole block.
   __shared__ alignas(Kernel) unsigned char shared[sizeof(Kernel)];
   const Scalars& scalars = arguments.scalars;
   int prepared = -1;
@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// Adds the chunks' sums, in a fixed order, to the learning rate's cotangent.
+// Sums the chunks' cotangents of -lr, in a fixed order, into the cotangent of lr.
 __global__ void __launch_bounds__(kThreads)
     gather(const double* partials, int64_t count, double* lr_grad) {
   double sum = 0;
@@ -297,12 +297,12 @@ void launch_dtype(const Problem& problem, cudaStream_t stream, double* scratch) 
 std::string cuda_obstacle(int device) {
   try {
     const OnDevice guard(device);
-    // The runtime loads code for the device, or compiles it, or says that it can't.
+    // Makes the runtime load or compile the code for the device, or say why it cannot.
     cudaFuncAttributes attributes;
     require(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather)), "kernels");
     return "";
   } catch (const std::runtime_error& error) {
-    // A failure here must not be reported by the next launch.
+    // Clears the error, which the next launch would report otherwise.
     cudaGetLastError();
     return error.what();
   }

@@ -14,7 +14,7 @@ void run_on_cuda(const Problem& problem, int device, uintptr_t stream, uintptr_t
 // The number of doubles that run_on_cuda needs in addition to its tensors.
 int64_t cuda_scratch(const std::vector<int64_t>& sizes);
 
-// Says why no kernel runs on a device; empty if kernels run.
+// Returns why no kernel runs on a device, or an empty string if kernels run.
 std::string cuda_obstacle(int device);
 
 }  // namespace torchopt
