@@ -139,10 +139,13 @@ class Optimizer(torch.optim.Optimizer):
                 for worker, group in self._workers()
             ]
             # In one call, so that a tensor that can't be written stops all groups.
-            apply_updates(
-                [g['params'] for g, (updates, _) in zip(self.param_groups, prepared) if updates],
-                [updates for updates, _ in prepared if updates],
-            )
+            composite = [
+                (group['params'], updates)
+                for group, (updates, _) in zip(self.param_groups, prepared)
+                if updates is not None
+            ]
+            if composite:
+                apply_updates(*map(list, zip(*composite)))
             for _, commit in prepared:
                 commit()
         self._state_is_lent = False
@@ -255,9 +258,12 @@ class Optimizer(torch.optim.Optimizer):
             for position, param in enumerate(new['params']):
                 entry = loaded['state'].get(param, {})
                 _require_fitting(name_of(new, position), param, entry, layout.names)
-                # In place steps must not write into the caller's tensors.
+                # Steps in place must not write into the caller's tensors. What is None, as a
+                # momentum before its first step, gets its first value.
                 loaded['state'][param] = {
-                    k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entry.items()
+                    k: v.clone() if isinstance(v, torch.Tensor) else v
+                    for k, v in entry.items()
+                    if v is not None
                 }
         with torch.no_grad():
             for old, value in tensors:
