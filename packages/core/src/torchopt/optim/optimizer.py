@@ -9,6 +9,7 @@ import torch
 
 from torchopt.authoring import checks
 from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.describe import describe
 from torchopt.authoring.torch_state import STEP, Entry
 from torchopt.base import GradientTransformation
 from torchopt.optim.group import GroupStep, name_of
@@ -126,9 +127,16 @@ class Optimizer(torch.optim.Optimizer):
             The loss of ``closure``, or None.
 
         Raises:
+            TypeError: ``closure`` is not a function, or a gradient is sparse and the rule does not
+                take that.
             ValueError: a hyperparameter of a group is out of its range, or tensors do not fit.
                 No group has changed then.
         """
+        if closure is not None and not callable(closure):
+            raise TypeError(
+                f'step takes a function that returns the loss, got {describe(closure)}: call '
+                'loss.backward() and step(), or give the loss to the step of a meta-optimizer'
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
