@@ -1,4 +1,4 @@
-"""What is alive after an outer step."""
+"""What stays alive after an outer step."""
 
 import gc
 import weakref
@@ -12,11 +12,11 @@ from torchopt.registry import OPTIMIZERS
 
 
 class Canary:
-    """Something that weak references can watch, unlike a node of the graph."""
+    """An object that weak references can watch, which a node of the graph is not."""
 
 
 class Watched(torch.autograd.Function):
-    """The identity, with a node that keeps ``canary`` alive as long as it lives itself."""
+    """The identity; its node in the graph keeps ``canary`` alive."""
 
     @staticmethod
     def forward(x, canary):

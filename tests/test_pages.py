@@ -1,4 +1,4 @@
-"""The pages of the documentation: their code runs as it stands there, and their links lead on."""
+"""The pages of the documentation: their code runs unchanged, and their links work."""
 
 from __future__ import annotations
 

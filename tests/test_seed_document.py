@@ -1,7 +1,7 @@
-"""Every code sample of the document that this project was created from, filled in and run.
+"""Every code sample of the document that this project was created from, completed and run.
 
-What a sample leaves as ``...``, or to the reader, is marked "filled in". The samples keep their
-own names and order.
+Code that a sample leaves as ``...``, or to the reader, is marked "filled in". Names and order are
+the samples' own.
 """
 
 import torch

@@ -16,7 +16,7 @@ MODES = [Stored(), Recomputed(), Recomputed(keep_gradients=True), Snapshots(2)]
 
 
 class Net(nn.Module):
-    """With running averages, a frozen layer, and a weight that two layers share."""
+    """A network with running averages, a frozen layer, and a weight that two layers share."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A module of every trait, a stand-in for a meta-optimizer, and what they hold."""
+"""A module with every special case, a stand-in for a meta-optimizer, and their contents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchopt.authoring.module_slots import parameter_slots
 
 
 class StandIn:
-    """The little of a meta-optimizer that this package knows of, and a step to make graphs."""
+    """The interface of a meta-optimizer that utils relies on, and a step to make graphs."""
 
     def __init__(self, module: nn.Module, lr: float = 0.1) -> None:
         self.module = module
@@ -62,7 +62,7 @@ class Net(nn.Module):
 
 
 def contents(target: Any) -> list[torch.Tensor | None]:
-    """What a module or a state holds, tensor by tensor."""
+    """The tensors of a module or of a state."""
     if isinstance(target, nn.Module):
         target = torchopt.extract_state_dict(target)
     return torchopt.pytree.tree_leaves(target, none_is_leaf=True)

@@ -1,8 +1,8 @@
 """Every optimizer with its options, derived from the registry and the factories' signatures.
 
-An optimizer that is added to ``torchopt.registry.OPTIMIZERS`` is in these lists, and so in every
-test that runs over them. What these tests may expect of an optimizer stands in its entry. A keyword
-that no optimizer had before needs a line in ``SAMPLES``, and in ``INVALID`` unless it is a flag.
+An optimizer in ``torchopt.registry.OPTIMIZERS`` is in these lists, and so in every test that runs
+over them. The entry in the registry says what the tests may expect. An option that no other
+optimizer has needs a line in ``SAMPLES``, and in ``INVALID`` unless it is a flag.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def decays_matrices(tree: Any) -> Any:
 
 NAN = float('nan')
 
-# A value of every option that differs from its default and matters after few steps.
+# For every option, a value that differs from its default and matters after a few steps.
 SAMPLES: dict[str, Any] = {
     'lr': 0.03,
     'lr_decay': 0.1,
@@ -52,7 +52,7 @@ SAMPLES: dict[str, Any] = {
     'maximize': True,
 }
 
-# What an option needs beside it to have an effect, or to be allowed.
+# The other options that an option needs to have an effect, or to be allowed.
 COMPANIONS: dict[str, dict[str, Any]] = {
     'dampening': {'momentum': 0.7},
     'nesterov': {'momentum': 0.7},
@@ -60,10 +60,10 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     'mask': {'weight_decay': 0.05},
 }
 
-# Options that exclude each other: all options together are all but one of them, in turn.
+# Options that exclude each other. A case of all options leaves out one of them, each in turn.
 EXCLUSIVE = (frozenset({'dampening', 'nesterov'}),)
 
-# Values out of range, of every option that is a number.
+# For every option that is a number, values out of its range.
 INVALID: dict[str, tuple[Any, ...]] = {
     'lr': (-1e-3, NAN),
     'lr_decay': (-0.1, NAN),
@@ -126,7 +126,7 @@ class OptimizerCase:
         return cls(groups, **{'lr': self.value('lr'), **options}, foreach=False)
 
     def value(self, option: str) -> Any:
-        """The value of an option, its default where the case leaves it."""
+        """The value of an option in this case, which may be its default."""
         return self.options.get(option, signature_of(self.entry)[option].default)
 
     def has(self, option: str) -> bool:
@@ -164,8 +164,8 @@ def sample_of(name: str) -> Any:
     """The sample value of an option."""
     if name not in SAMPLES:
         raise KeyError(
-            f'the option {name!r} has no sample value: add one to SAMPLES in {__file__}, and what '
-            'it needs beside it to COMPANIONS'
+            f'the option {name!r} has no sample value: add one to SAMPLES in {__file__}, and the '
+            'options that it needs to COMPANIONS'
         )
     return SAMPLES[name]
 
@@ -202,16 +202,16 @@ TORCH_CASES = [
     if torch_class(entry)
     for case in _cases_of(entry, _known_to_torch(entry))
 ]
-"""The same of what torch has too."""
+"""The same for the optimizers and options that torch has, too."""
 
 MAIN_CASES = [case for case in CASES if case.label == 'defaults' or case.label.startswith('all')]
-"""Two or three cases of each optimizer, for what costs much and depends little on options."""
+"""Two or three cases of each optimizer, for tests that take long and depend little on options."""
 
 FUSED_CASES = [case for case in CASES if case.entry.fused]
 """The cases of the optimizers that take ``use_accelerated_op``."""
 
 FUSED_MAIN_CASES = [case for case in MAIN_CASES if case.entry.fused]
-"""Two or three cases of each of these."""
+"""Two or three cases of each of these optimizers."""
 
 INVALID_OPTIONS = [
     (entry, name, value)

@@ -13,7 +13,7 @@ Tree = Any
 
 
 def generator(seed: int) -> torch.Generator:
-    """A generator of its own for every use, so that tests do not depend on their order."""
+    """A new generator for every use, so that results do not depend on the order of tests."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -34,8 +34,8 @@ def sample_params(dtype: torch.dtype = torch.float64, device: str = 'cpu') -> di
 def sample_gradients(params: Tree, step: int, *, sparse: bool = False) -> Tree:
     """Gradients of ``params`` at a step: random numbers, exact zeros among them.
 
-    With ``sparse``, some are None at some steps. Those of transposed tensors are contiguous, so
-    that memory formats differ.
+    With ``sparse``, some are None at some steps. The gradients of transposed tensors are
+    contiguous, so that memory formats differ.
     """
     leaves, structure = pytree.tree_flatten(params, none_is_leaf=True)
     source = generator(1000 + step)

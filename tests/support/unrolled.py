@@ -43,7 +43,7 @@ def functional_meta_loss(
 def object_meta_loss(
     optimizer: torchopt.GradientTransformation, phi: torch.Tensor, params: Any
 ) -> torch.Tensor:
-    """The same with the object that keeps the state, by autograd."""
+    """The same outer loss, by ``FuncOptimizer`` and autograd."""
     func_optimizer = torchopt.FuncOptimizer(optimizer)
     for _ in range(STEPS):
         params = func_optimizer.step(inner_loss(phi, params), params)
@@ -53,7 +53,7 @@ def object_meta_loss(
 def meta_gradient_by_differences(
     optimizer: torchopt.GradientTransformation, phi: torch.Tensor, params: Any, h: float = 1e-6
 ) -> tuple[torch.Tensor, Any]:
-    """The meta-gradient with respect to ``(phi, params)`` by central differences of it all."""
+    """The meta-gradient with respect to ``(phi, params)``, by central differences."""
     leaves, structure = pytree.tree_flatten((phi, params))
     found = [torch.zeros_like(leaf) for leaf in leaves]
     for position, leaf in enumerate(leaves):

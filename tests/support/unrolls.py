@@ -20,7 +20,7 @@ def sgd(lr: torch.Tensor) -> torchopt.GradientTransformation:
 
 
 class Problem(NamedTuple):
-    """Arguments of ``unroll``, and the tensors to differentiate by."""
+    """Arguments of ``unroll``, and the tensors whose gradients are wanted."""
 
     step: Callable[[Any, Any, Any], tuple[Any, Any]]
     carry: Any
@@ -34,13 +34,13 @@ class Problem(NamedTuple):
         )
 
     def outer_loss(self, backward: unrolling.Strategy, **options: Any) -> torch.Tensor:
-        """A loss of everything that comes out."""
+        """A loss that depends on all results."""
         (params, _, _), ys = self.run(backward, **options)
         fit = params['weight'].square().sum() + 3 * params['bias'].sum()
         return fit if ys is None else fit + ys['loss'].square().sum()
 
     def gradients(self, backward: unrolling.Strategy, **options: Any) -> list[torch.Tensor]:
-        """Meta-gradients, zero where there is none."""
+        """The meta-gradients, with zeros where there are none."""
         found = torch.autograd.grad(
             self.outer_loss(backward, **options), self.wanted, allow_unused=True
         )
@@ -61,7 +61,7 @@ def problem(
     counter: Any = 0,
     gradient: Callable[..., Any] = unrolling.grad_and_value,
 ) -> Problem:
-    """A problem whose carry holds an absent tensor and a count beside parameters and state."""
+    """A problem whose carry holds parameters, one of them absent, a state and a count."""
     source = generator(length)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -92,5 +92,5 @@ def problem(
 
 
 def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    """Equal to rounding, as the modes must be."""
+    """Assert equality up to rounding."""
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

@@ -1,6 +1,6 @@
-"""What strict type checkers see of the library; the session ``types`` checks it, nothing runs it.
+"""The library as strict type checkers see it; the session ``types`` checks this file.
 
-An ``ignore`` stands where an error is expected: both checkers complain about one that is unused.
+An ``ignore`` marks an expected error: both checkers complain about an ``ignore`` without an error.
 """
 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true

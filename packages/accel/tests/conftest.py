@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the rules launched so far, with ``_backward`` after the name for a derivative."""
+    """Record the rules that are launched; backward kernels have the suffix ``_backward``."""
     seen: list[str] = []
     launch = compiled.launch
 

@@ -1,4 +1,4 @@
-"""What only a GPU can show: streams, graphs, launches, no waiting, no stray access.
+"""What only a GPU can show: streams, graphs, launches, no waiting, no access out of bounds.
 
 Values, derivatives, layouts and special values on a GPU are in the tests that take a ``device``.
 """
@@ -40,7 +40,7 @@ def normal(*shape: int, seed: int = 0, **options: Any) -> torch.Tensor:
 def derivative(
     optimizer: torchopt.GradientTransformation, gradients: list[torch.Tensor], *others: torch.Tensor
 ) -> tuple[Any, Any]:
-    """Return two steps on the same gradients, and their derivatives by these and ``others``."""
+    """Take two steps; return the result, and its derivatives by ``gradients`` and ``others``."""
     state = optimizer.init(gradients)
     for _ in range(2):
         updates, state = optimizer.update(gradients, state, params=gradients, inplace=False)
@@ -203,10 +203,10 @@ def test_one_launch_for_each_dtype(case: OptimizerCase) -> None:
 
 
 class TestGraphs:
-    """Captured steps: their counts live on the device, and grow when they are replayed."""
+    """Captured steps: their counts are on the device, and grow in every replay."""
 
     def captured(self, run: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
-        # A kernel is loaded on its first run, which must not happen in a graph.
+        # A kernel is loaded on its first run, which must not happen during capture.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -295,7 +295,7 @@ torch.cuda.synchronize()
 def test_no_stray_access() -> None:
     command = ['compute-sanitizer', '--tool', 'memcheck', '--report-api-errors', 'no']
     command += ['--error-exitcode', '1', sys.executable, '-c', STRAY]
-    # Every tensor has memory of its own, so an access past its end is seen.
+    # Without the cache every tensor has its own memory, so that an access past its end is found.
     env = {**os.environ, 'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}
     finished = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800)
     assert finished.returncode == 0, finished.stdout[-5000:] + finished.stderr[-5000:]

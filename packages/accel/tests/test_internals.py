@@ -23,10 +23,7 @@ ONE = torch.tensor([1.0, -2.0], dtype=torch.float64)
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """Hide a private name, as if torch had never had it.
-
-    Its own calls need the name, so that only ``internals`` is shown a torch without it.
-    """
+    """Hide a private name of torch from ``internals``; torch itself needs the name."""
 
     class Without:
         def __init__(self, module: object, name: str) -> None:
@@ -47,7 +44,7 @@ def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
 
 
 @pytest.fixture(params=['now', 'forward_mode', 'transforming', 'dispatching'])
-def torch_to_come(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def future_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param != 'now':
         forget(monkeypatch, request.param)
 
@@ -64,7 +61,7 @@ def test_torch_has_the_names(mode: str) -> None:
     assert hasattr(module, name), f'internals.{mode} needs another way'
 
 
-@pytest.mark.usefixtures('torch_to_come')
+@pytest.mark.usefixtures('future_torch')
 @pytest.mark.parametrize(
     'transform',
     [
@@ -81,7 +78,7 @@ def test_transforms(transform: Callable[[Callable[..., torch.Tensor]], torch.Ten
     torch.testing.assert_close(transform(step), transform(composite), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.usefixtures('torch_to_come')
+@pytest.mark.usefixtures('future_torch')
 def test_first_order_stays_fused(launches: list[str]) -> None:
     gradient = ONE.clone().requires_grad_()
     step(gradient).sum().backward()

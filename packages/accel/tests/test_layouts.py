@@ -1,4 +1,4 @@
-"""Sizes, strides, mixed and tied tensors, drawn by hand and by Hypothesis."""
+"""Sizes, strides, mixed and tied tensors, chosen by hand and by Hypothesis."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from support.optimizer_cases import OptimizerCase
 from support.trees import assert_trees_close, sample_gradients, sample_params
 from torchopt import pytree
 
-# Options that no kernel computes.
+# Options that no kernel supports.
 COMPOSITE = {'amsgrad', 'mask'}
 
 

@@ -1,4 +1,4 @@
-"""What the package reports: where kernels run, why they don't, how to mend it."""
+"""What the package reports: where kernels run, why they don't, and what to do about it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TestReport:
         assert launches == ['adam', 'adam_backward']
         assert report._verdict(torch.device('meta')).startswith('not accelerated: there are no')
 
-    def test_wrong_results_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_wrong_results_are_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             report, '_derivative', lambda device, accelerated: torch.ones(1) * accelerated
         )

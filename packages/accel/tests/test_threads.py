@@ -1,4 +1,4 @@
-"""Threads of Python, of OpenMP, and processes that fork after a parallel call."""
+"""Threads of Python and of OpenMP, and processes that fork after a parallel call."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from support.optimizer_cases import OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
 
-# Differences of 1e-6 must be small against eps under a root, and 1 - beta large against them.
+# The finite-difference step, 1e-6, must be small compared with an eps under a root and 1 - beta.
 ROUND_VALUES = {'eps': 1e-2, 'eps_root': 1e-2, 'rho': 0.8, 'alpha': 0.8, 'betas': (0.7, 0.8)}
 FUSED = [case for case in MAIN_CASES if not {'amsgrad', 'mask'} & case.options.keys()]
 SHAPES = {'w': (2, 3), 'b': (2,)}

@@ -21,7 +21,7 @@ from support.trees import (
 from torchopt import pytree
 
 STEPS = 4
-# Options that no kernel computes.
+# Options that no kernel supports.
 COMPOSITE = {'amsgrad', 'mask'}
 
 
@@ -32,7 +32,7 @@ def fused(case: OptimizerCase) -> bool:
 def unrolled(
     optimizer: torchopt.GradientTransformation, params: Any, *, inplace: bool = False
 ) -> tuple[Any, Any]:
-    """A few steps with gradients that depend on the parameters, some of them None."""
+    """Take a few steps; gradients depend on the parameters, and some are None."""
     state = optimizer.init(params)
     for step in range(STEPS):
         gradients = pytree.tree_map(

@@ -57,6 +57,6 @@ def test_nesterov_needs_momentum_and_no_dampening(options: dict[str, float]) -> 
         torchopt.sgd(nesterov=True, **options)
 
 
-def test_moment_decay_of_a_tensor_may_be_any() -> None:
-    """The range of a tensor stays unchecked: reading it would wait for the device."""
+def test_the_range_of_a_tensor_is_not_checked() -> None:
+    """Reading the value of a tensor would wait for the device."""
     torchopt.adam(betas=(torch.tensor(2.0), 0.9))

@@ -1,4 +1,4 @@
-"""Trees that do not fit: errors name the culprit, and nothing has changed."""
+"""Trees that do not fit: the error names the leaf, and nothing changes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_states_that_do_not_fit(case: OptimizerCase, inplace: bool) -> None:
     assert_trees_equal(gradients, params())
 
 
-def test_states_of_something_else_than_tensors() -> None:
+def test_leaves_of_a_state_must_be_tensors() -> None:
     optimizer = torchopt.transform.scale_by_adam()
     state = optimizer.init(params())
     with pytest.raises(ValueError, match=r"mu\['a'\] does not fit updates\['a'\]: str 'x' against"):

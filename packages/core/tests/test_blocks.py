@@ -128,7 +128,7 @@ class TestClipGradNorm:
     @pytest.mark.parametrize('norm_type', [1.0, 2.0, 3.0, INF])
     @pytest.mark.parametrize('rest', [0.0, 5.0])
     def test_zero_gradients_have_a_derivative(self, rest: float, norm_type: float) -> None:
-        """All of them, where nothing is clipped, and one tensor of zeros beside another."""
+        """All gradients are 0 and nothing is clipped, or one of two tensors is 0."""
         zeros = torch.zeros(2, dtype=torch.float64, requires_grad=True)
         other = torch.full((1,), rest, dtype=torch.float64)
         found = apply(torchopt.clip_grad_norm(1.0, norm_type), [zeros, other])
@@ -140,7 +140,7 @@ class TestClipGradNorm:
             assert second.isfinite().all()
 
     def test_second_derivative_beside_a_dead_layer(self) -> None:
-        """The gradient of one tensor is 0; the norm of all is smooth there all the same."""
+        """The joint norm is smooth where the gradient of a single tensor is 0."""
 
         def clip(v: torch.Tensor) -> torch.Tensor:
             return torch.cat(apply(torchopt.clip_grad_norm(0.5), [v[:2], v[2:]]))

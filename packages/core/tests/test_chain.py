@@ -88,7 +88,7 @@ def test_the_identity_is_copied_as_itself() -> None:
     assert copy.copy(identity()) == identity()
 
 
-def test_chain_keeps_its_parts_in_sight() -> None:
+def test_chain_exposes_its_parts() -> None:
     a, b = torchopt.transform.scale(1.0), torchopt.transform.scale(2.0)
     chained = chain(a, chain(identity(), b))
     assert isinstance(chained, ChainedGradientTransformation)

@@ -1,7 +1,7 @@
 """Whole meta-steps under torch.compile: one graph, the same values, no recompilation.
 
-Most tests trace without generating code, which is where a graph would break. A few run through
-Inductor, which takes seconds for each.
+Most tests only trace, because graphs break in tracing. A few generate code with Inductor, which
+takes seconds per test.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def meta_loss(make: Callable[[], torchopt.GradientTransformation]) -> Callable[.
     return lambda tasks, params: torch.vmap(task_loss, in_dims=(0, None))(tasks, params).mean()
 
 
-# Dynamo makes no tensor that requires grad: such a state has to come from outside.
+# Dynamo cannot make a tensor that requires grad, so such a state has to be an input.
 INITIALISED_INSIDE = [case for case in CASES if not case.options.get('moment_requires_grad')]
 
 
@@ -71,7 +71,7 @@ def test_a_meta_gradient_is_one_graph(case: OptimizerCase) -> None:
 
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_an_eager_state_enters_a_compiled_step_and_comes_back(case: OptimizerCase) -> None:
-    """And as the count of steps grows nothing is compiled again."""
+    """A growing step count does not recompile."""
     optimizer = case.make(moment_requires_grad=False)
 
     def step(params: Any, state: Any) -> Any:
@@ -88,7 +88,7 @@ def test_an_eager_state_enters_a_compiled_step_and_comes_back(case: OptimizerCas
 
 
 @pytest.mark.parametrize('case', [c for c in CASES if c.label == 'moment_requires_grad'], ids=str)
-def test_gradients_to_a_state_from_outside(case: OptimizerCase) -> None:
+def test_gradients_with_respect_to_an_input_state(case: OptimizerCase) -> None:
     optimizer = case.make()
     state = optimizer.init(START)
     inputs = [leaf for leaf in pytree.tree_leaves(state) if leaf.requires_grad]
@@ -100,8 +100,8 @@ def test_gradients_to_a_state_from_outside(case: OptimizerCase) -> None:
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
-def test_a_state_of_every_task(case: OptimizerCase) -> None:
-    """The state that a vmapped init makes eagerly is stepped by a compiled vmapped step."""
+def test_one_state_per_task(case: OptimizerCase) -> None:
+    """An eager vmapped init makes the state, and a compiled vmapped step updates it."""
     optimizer = case.make(moment_requires_grad=False)
     params = pytree.tree_map(lambda leaf: torch.stack([leaf, leaf + 1, -leaf]), START)
     state = torch.vmap(optimizer.init)(params)
@@ -218,14 +218,14 @@ def test_transforms() -> None:
 
 @needs_compiler
 @pytest.mark.parametrize('case', [c for c in CASES if c.label == 'defaults'][2::3], ids=str)
-def test_code_of_inductor(case: OptimizerCase) -> None:
+def test_inductor(case: OptimizerCase) -> None:
     meta_gradient = grad(meta_loss(case.make), argnums=(0, 1))
     found = compiled(meta_gradient, 'inductor')(TASKS, START)
     assert_trees_close(found, meta_gradient(TASKS, START), rtol=1e-10)
 
 
 def test_a_branch_on_the_data_says_so() -> None:
-    """What can't be compiled, because it reads a value, is refused by name."""
+    """An option that reads a value cannot be compiled; the error names the option."""
     optimizer = torchopt.chain(
         torchopt.clip_grad_norm(1.0, error_if_nonfinite=True), torchopt.sgd(0.1)
     )

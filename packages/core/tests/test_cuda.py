@@ -1,4 +1,4 @@
-"""What only a GPU can show: a step never waits for the device, and gives what the CPU gives."""
+"""On a GPU, a step never waits for the device, and gives the same result as on the CPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def after_three_steps(case: OptimizerCase, params: Any, gradients: list[Any]) ->
 
 
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_steps_do_not_wait_and_are_those_of_the_cpu(case: OptimizerCase) -> None:
+def test_steps_do_not_wait_and_equal_steps_on_the_cpu(case: OptimizerCase) -> None:
     params = sample_params()
     gradients = [sample_gradients(params, step, sparse=True) for step in range(3)]
     on_device = on('cuda', (params, gradients))

@@ -1,4 +1,4 @@
-"""First and second derivatives of a step, by gradcheck, with respect to all that goes in.
+"""First and second derivatives of a step with respect to all inputs, by gradcheck.
 
 Derivatives near zero, where a fixed finite-difference step is useless, are in
 ``test_derivatives_near_zero.py``.
@@ -20,7 +20,7 @@ from support.trees import generator, requiring_grad
 from torchopt import pytree
 
 FIRST_MOMENTS = {'mu', 'trace'}
-# Differences of 1e-6 must be small against eps under a root, and 1 - beta large against them.
+# The finite-difference step, 1e-6, must be small compared with an eps under a root and 1 - beta.
 ROUND_VALUES = {'eps': 1e-2, 'eps_root': 1e-2, 'rho': 0.8, 'alpha': 0.8, 'betas': (0.7, 0.8)}
 
 check_gradients = functools.partial(
@@ -38,7 +38,7 @@ check_second_gradients = functools.partial(
 def params_and_gradients(zero: float = 0.0) -> tuple[Any, Any]:
     """Three entries, one of the gradients exactly 0 (or another value in its place).
 
-    A single tensor, since the cost of the checks grows with the pairs of tensors.
+    There is only one tensor, because the checks take time for every pair of tensors.
     """
     params = {'w': torch.tensor([[0.7], [-0.4], [0.3]], dtype=torch.float64)}
     gradients = {'w': torch.tensor([[0.5], [zero], [-0.8]], dtype=torch.float64)}
@@ -49,13 +49,13 @@ def round_values(case: OptimizerCase) -> dict[str, Any]:
     return {name: value for name, value in ROUND_VALUES.items() if case.has(name)}
 
 
-def state_on_the_way(
+def state_in_training(
     case: OptimizerCase, optimizer: torchopt.GradientTransformation, params: Any
 ) -> Any:
     """A state after some steps with every moment away from its singular point.
 
-    Second moments are positive; one entry of each first moment is exactly 0. What is not a moment
-    of a parameter stays as the steps left it.
+    Second moments are positive; one entry of each first moment is exactly 0. Leaves that are not
+    moments of a parameter keep their values.
     """
     state = optimizer.init(params)
     for _ in range(8):
@@ -103,7 +103,7 @@ def step_as_function(
 def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients()
     optimizer = case.make(**round_values(case))
-    state = requiring_grad(state_on_the_way(case, optimizer, params))
+    state = requiring_grad(state_in_training(case, optimizer, params))
     step, inputs = step_as_function(
         functools.partial(case.make, **round_values(case)), gradients, params, state, {}
     )
@@ -121,8 +121,8 @@ def test_step_wrt_hyperparameters(case: OptimizerCase) -> None:
             lambda number: torch.tensor(number, dtype=torch.float64, requires_grad=True), value
         )
     optimizer = case.make(**options)
-    state = state_on_the_way(case, optimizer, params)
-    # The state is a constant here: its tensors stay out of the inputs.
+    state = state_in_training(case, optimizer, params)
+    # The state is a constant here: its tensors are not among the inputs.
     constants = pytree.tree_map(lambda x: x.detach(), state)
     step, inputs = step_as_function(
         lambda **options: _with_state(case.make(**options), constants),
@@ -160,7 +160,7 @@ def test_first_step_wrt_gradients_and_params(case: OptimizerCase) -> None:
 def test_large_eps(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients(zero=0.9)  # AdaMax has a kink at 0
     make = functools.partial(case.make, **{**round_values(case), 'eps': 2.0})
-    state = requiring_grad(state_on_the_way(case, make(), params))
+    state = requiring_grad(state_in_training(case, make(), params))
     step, inputs = step_as_function(make, gradients, params, state, {})
     assert check_gradients(step, inputs)
     assert check_second_gradients(step, inputs)

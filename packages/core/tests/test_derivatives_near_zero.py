@@ -1,7 +1,7 @@
-"""Derivatives where gradients are zero, tiny, or as small as eps, also after a dead past.
+"""Derivatives where gradients are zero, tiny, or as small as eps, also after steps of zeros.
 
-Finite differences take a step far below the scale of the entry they vary; values near zero have
-the full relative precision of float64, so that such small steps are exact enough.
+The finite-difference step is far below the scale of the entry that varies. It is accurate enough,
+because float64 has its full relative precision near zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from torchopt import pytree
 
 EPS = 1e-8
-# One scale an entry: zero, far below eps, eps itself, above it, and an ordinary one.
+# One scale per entry: zero, far below eps, eps itself, above eps, and an ordinary gradient.
 GRADIENTS = [0.0, 1e-12, EPS, -EPS, 1e-4, -1e-4, 0.3]
 ELEMENTWISE = [case for case in CASES if case.entry.elementwise]
 
@@ -109,7 +109,7 @@ def test_higher_derivatives_are_finite(
     for _ in range(order):
         (derivative,) = torch.autograd.grad(value, x, create_graph=True)
         assert derivative.isfinite().all(), derivative
-        # The rest keeps the next derivative defined where the update is linear.
+        # The second summand keeps the next derivative defined where the update is linear.
         value = (derivative * torch.linspace(1, 2, len(x), dtype=dtype)).sum() + 0 * x.sum()
 
 
@@ -136,7 +136,7 @@ def test_derivative_of_adams_first_step_at_zero() -> None:
 
 @pytest.mark.parametrize('name', ['first_moment', 'second_moment'])
 def test_adam_with_a_moment_of_zero(name: str) -> None:
-    """mu = 0 with nu > 0 and the reverse: derivatives are those of the formula."""
+    """With mu = 0 and nu > 0, or the reverse, the derivative follows the formula."""
     adam = torchopt.transform.scale_by_adam(betas=(0.5, 0.5), eps=EPS)
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     mu, nu = (0.0, 0.04) if name == 'first_moment' else (0.2, 0.0)
@@ -151,7 +151,7 @@ def test_adam_with_a_moment_of_zero(name: str) -> None:
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_flushed_denormals_change_nothing(case: OptimizerCase) -> None:
     """Hardware that rounds denormal numbers to 0 must not bring the NaN back."""
-    torch.set_flush_denormal(True)  # without effect on processors that can't
+    torch.set_flush_denormal(True)  # has no effect on processors that cannot do it
     try:
         update = first_update_after(case, 0, torch.float32)
         x = torch.tensor(GRADIENTS, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Dtypes stay what they are, and 16-bit parameters follow the float64 rule."""
+"""Results have the dtype of the parameters, and 16-bit updates agree with float64."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_16_bit_updates_agree_with_float64(case: OptimizerCase, dtype: torch.dty
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_16_bit_zero_gradients_give_no_nan(case: OptimizerCase, dtype: torch.dtype) -> None:
-    """Eps underflows to 0 in 16 bits, where 0 / 0 would follow."""
+    """In 16 bits eps underflows to 0, so that the update would be 0 / 0."""
     params = torch.zeros(3, dtype=dtype)
     optimizer = case.make()
     state = optimizer.init(params)

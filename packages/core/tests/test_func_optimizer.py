@@ -39,7 +39,7 @@ def test_inplace_equals_functional(case: OptimizerCase) -> None:
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_inplace_writes_into_params_alone(case: OptimizerCase) -> None:
-    """Gradients of a sum are expanded from a single number; an extracted state is the caller's."""
+    """A gradient of a sum is an expanded number, and an extracted state belongs to the caller."""
     params = [torch.tensor([1.0, -2.0], requires_grad=True)]
     optimizer = torchopt.FuncOptimizer(case.make())
     optimizer.step(params[0].sum(), params, inplace=True)
@@ -75,7 +75,7 @@ def test_frozen_and_unused_parameters_stay() -> None:
     assert optimizer.state_dict()[0].steps.tolist() == [0, 0, 0, 1]  # in the order of the keys
 
 
-def test_a_tensor_that_stands_twice_is_one() -> None:
+def test_a_tensor_that_occurs_twice() -> None:
     w = torch.ones(1, requires_grad=True)
     new = torchopt.FuncOptimizer(torchopt.sgd(lr=0.1)).step((w * 3).sum(), [w, w])
     torch.testing.assert_close(new[0], torch.tensor([0.7]))
@@ -155,7 +155,7 @@ def test_a_step_needs_grad_mode() -> None:
 
 
 @pytest.mark.compile
-def test_a_step_is_not_compiled() -> None:
+def test_a_step_refuses_to_be_compiled() -> None:
     params = requiring_grad(START)
     optimizer = torchopt.FuncOptimizer(torchopt.sgd())
     torch.compiler.reset()

@@ -18,7 +18,7 @@ TASKS = 3
 
 
 def stacked(tree: Any) -> Any:
-    """A tree for each task, along a new first dimension."""
+    """One tree per task, along a new first dimension."""
     source = generator(3)
     return pytree.tree_map(
         lambda x: x + 0.3 * torch.randn(TASKS, *x.shape, generator=source, dtype=x.dtype), tree
@@ -48,8 +48,8 @@ def test_vmap_over_tasks_equals_a_loop(case: OptimizerCase) -> None:
 
 
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_vmap_of_init_and_update_one_by_one(case: OptimizerCase) -> None:
-    """The batched state travels between calls, as in an ensemble."""
+def test_separate_vmaps_of_init_and_update(case: OptimizerCase) -> None:
+    """The batched state is passed from call to call, as in an ensemble."""
     optimizer, params = case.make(moment_requires_grad=False), stacked(START)
     state = torch.vmap(optimizer.init)(params)
     assert_trees_close(state, stack([optimizer.init(task(params, i)) for i in range(TASKS)]))

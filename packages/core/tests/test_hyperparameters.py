@@ -76,7 +76,7 @@ def test_meta_sgd_gradient_to_the_tree_of_rates(case: OptimizerCase) -> None:
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_tensors_changed_in_place_take_effect(case: OptimizerCase) -> None:
-    """An outer optimizer changes what it learns in place, under the inner one."""
+    """An outer optimizer changes tensors in place that the inner optimizer holds."""
     options = case.tensor_options()
     rates = pytree.tree_map(lambda x: torch.full_like(x, 0.1).requires_grad_(), START)
     for changed in (options, {**options, 'lr': rates}):
@@ -87,7 +87,7 @@ def test_tensors_changed_in_place_take_effect(case: OptimizerCase) -> None:
         assert_trees_close(run(optimizer, START), run(case.make(**changed), START))
 
 
-def test_a_learning_rate_learns_wherever_the_optimizer_is_made() -> None:
+def test_a_rate_can_be_learned_if_the_optimizer_is_made_without_grad_mode() -> None:
     rate = torch.tensor(0.1, requires_grad=True)
     with torch.no_grad():
         optimizer = torchopt.sgd(lr=rate)

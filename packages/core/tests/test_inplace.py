@@ -14,7 +14,7 @@ from torchopt import pytree
 
 
 def meta_gradients(case: OptimizerCase, options: dict[str, Any], inputs: Any) -> Any:
-    """Return the derivatives of a loss after three steps by first parameters and learning rate."""
+    """Return the derivative of a loss after three steps with respect to ``inputs``."""
     start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
     rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     optimizer = case.make(lr=rate if inputs == 'rate' else 0.1)
@@ -33,7 +33,7 @@ def meta_gradients(case: OptimizerCase, options: dict[str, Any], inputs: Any) ->
 @pytest.mark.parametrize('inputs', ['params', 'rate'])
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_forgotten_inplace_gives_the_same_meta_gradient(case: OptimizerCase, inputs: str) -> None:
-    """Each with its default, ``inplace=True``."""
+    """``update`` and ``apply_updates`` are called with their default, ``inplace=True``."""
     expected = meta_gradients(case, {'inplace': False}, inputs)
     assert_trees_close(meta_gradients(case, {}, inputs), expected)
 
@@ -59,7 +59,7 @@ def test_forgotten_inplace_under_torch_func(case: OptimizerCase) -> None:
 
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_plain_training_still_writes_in_place(case: OptimizerCase) -> None:
-    """Leaf parameters that decay are no reason to build a graph."""
+    """Weight decay of parameters that require grad does not build a graph."""
     if case.value('moment_requires_grad'):
         pytest.skip('states that require grad carry a graph')
     params = [torch.tensor([1.0, -2.0], requires_grad=True)]

@@ -46,14 +46,14 @@ def test_class_is_found_under_torchs_name_too(entry: OptimizerEntry) -> None:
 
 
 @pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
-def test_class_can_be_pickled_subclassed_and_read_about(entry: OptimizerEntry) -> None:
+def test_class_can_be_pickled_and_subclassed_and_has_a_docstring(entry: OptimizerEntry) -> None:
     plain = getattr(torchopt, entry.class_name)
     assert pickle.loads(pickle.dumps(plain)) is plain
     assert entry.name in plain.__doc__
     assert plain.__init__.__qualname__ == f'{entry.class_name}.__init__'
 
     class Own(plain):  # type: ignore[misc, valid-type]
-        """One with a learning rate of its own."""
+        """An optimizer with its own learning rate."""
 
         def __init__(self, params: Any) -> None:
             super().__init__(params, lr=0.25)
@@ -62,7 +62,7 @@ def test_class_can_be_pickled_subclassed_and_read_about(entry: OptimizerEntry) -
     run(Own(mine), mine, range(2))
     run(plain(theirs, lr=0.25), theirs, range(2))
     assert_trees_equal(mine, theirs)
-    assert Own.__doc__ == 'One with a learning rate of its own.'
+    assert Own.__doc__ == 'An optimizer with its own learning rate.'
 
 
 @pytest.mark.parametrize('case', CASES, ids=str)
@@ -181,7 +181,7 @@ def test_takes_the_parameters_of_a_module() -> None:
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_groups_have_hyperparameters_of_their_own(case: OptimizerCase) -> None:
-    """Two groups are two optimizers."""
+    """Two groups behave like two optimizers."""
     mine, theirs = two_params(), two_params()
     optimizer = case.make_class([{'params': mine[0]}, {'params': [mine[1]], 'lr': 0.5}])
     assert optimizer.param_groups[1]['lr'] == 0.5

@@ -41,7 +41,7 @@ def test_every_option_has_a_case(entry: OptimizerEntry) -> None:
 
 @pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
 def test_torch_has_what_the_registry_says(entry: OptimizerEntry) -> None:
-    """And nothing of this name that the registry does not mention."""
+    """And torch has no class of this name that the registry does not mention."""
     assert (torch_class(entry) is not None) == (entry.torch_name is not None)
     assert not hasattr(torch.optim, entry.class_name) or entry.torch_name
 

@@ -1,4 +1,4 @@
-"""How transformations are shown, pickled and copied."""
+"""How transformations are printed, pickled and copied."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ def test_no_gradient_at_all_changes_nothing(case: OptimizerCase, inplace: bool) 
 
 
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_a_parameter_without_gradient_is_as_if_alone(case: OptimizerCase) -> None:
-    """What a parameter's neighbours do does not enter its state."""
+def test_a_parameter_does_not_depend_on_others(case: OptimizerCase) -> None:
+    """The state of a parameter does not depend on other parameters."""
     a, b = (torch.full((2,), v, dtype=torch.float64) for v in (0.3, -0.6))
     optimizer = case.make()
     both, alone = optimizer.init({'a': a, 'b': b}), optimizer.init({'a': a})
@@ -146,8 +146,8 @@ def test_expanded_tensors_are_not_written(case: OptimizerCase) -> None:
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
-def test_gradients_that_are_one_tensor_get_an_update_each(case: OptimizerCase) -> None:
-    """Autograd gives both summands of a sum the same tensor, or a view of it."""
+def test_gradients_that_share_a_tensor_get_separate_updates(case: OptimizerCase) -> None:
+    """For both summands of a sum, autograd returns the same tensor, or a view of it."""
     params = [torch.tensor([1.0, 2.0]), torch.tensor([5.0, 7.0]), torch.tensor([[0.5], [3.0]])]
     results = []
     for inplace in (True, False):
@@ -172,7 +172,7 @@ def test_views_of_one_tensor_that_lie_apart_are_written() -> None:
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
-def test_inplace_leaves_no_graph_of_what_it_has_overwritten(case: OptimizerCase) -> None:
+def test_inplace_keeps_no_graph_of_overwritten_values(case: OptimizerCase) -> None:
     param = torch.tensor([1.0, -2.0], requires_grad=True)
     optimizer = case.make()
     (gradient,) = torch.autograd.grad((param**3).sum(), param, create_graph=True)

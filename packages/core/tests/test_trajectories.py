@@ -59,7 +59,7 @@ def run_functional(
         updates, state = optimizer.update(
             gradients(params, step), state, params=params, inplace=inplace
         )
-        # moment_requires_grad connects everything to the first moments: a graph of 100 steps.
+        # With moment_requires_grad everything depends on the initial moments: 100 steps of graph.
         updates, state = pytree.tree_map(torch.Tensor.detach, (updates, state))
         params = torchopt.apply_updates(params, updates, inplace=inplace)
     return params

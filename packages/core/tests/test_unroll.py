@@ -1,4 +1,4 @@
-"""The meta-gradient of an unroll of K steps, found in independent ways."""
+"""The meta-gradient of an unroll of K steps, computed in independent ways."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gradient(loss: torch.Tensor, inputs: Any) -> Any:
 
 
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_meta_gradient_found_in_three_ways(case: OptimizerCase) -> None:
+def test_meta_gradient_in_three_ways(case: OptimizerCase) -> None:
     """By the object-oriented unroll, by torch.func.grad, by finite differences."""
     phi = META.clone().requires_grad_()
     start = pytree.tree_map(lambda x: x.clone().requires_grad_(), START)
@@ -35,7 +35,7 @@ def test_meta_gradient_found_in_three_ways(case: OptimizerCase) -> None:
     functional = torch.func.grad(meta_loss, argnums=(0, 1))(META, START)
     differences = meta_gradient_by_differences(case.make(), META, START)
     by_phi, _ = found
-    # The inner loss depends on phi, so that phi enters the unroll through the gradients alone.
+    # Only the inner loss depends on phi, so that phi enters the unroll through gradients alone.
     assert (by_phi != 0).all() if case.entry.smooth else (by_phi == 0).all()
     for mine, theirs, numerical in zip(*map(pytree.tree_leaves, (found, functional, differences))):
         assert mine.abs().min() > 0 or not case.entry.smooth
@@ -99,7 +99,7 @@ def test_closed_form_of_momentum_on_a_quadratic(nesterov: bool) -> None:
 
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_a_dead_unit_keeps_the_meta_gradient_right(case: OptimizerCase) -> None:
-    """A ReLU unit that never fires has gradient 0 at every step, its neighbour has not."""
+    """The gradient of a ReLU unit that never fires is 0 at every step; its neighbour's is not."""
     inputs = torch.tensor([[0.5, 1.0], [1.5, 0.3]], dtype=torch.float64)
     start = {'w': torch.tensor([[0.9, -3.0], [0.4, -2.0]], dtype=torch.float64)}
 

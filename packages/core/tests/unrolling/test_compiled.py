@@ -29,7 +29,7 @@ def fresh() -> Iterator[None]:
 
 
 class Counting:
-    """A backend that runs what it is given, and counts the graphs."""
+    """A backend that runs graphs as they are, and counts them."""
 
     def __init__(self) -> None:
         self.graphs = 0
@@ -50,7 +50,7 @@ def test_two_graphs_serve_every_number_of_steps_and_mode() -> None:
     assert backend.graphs == 2
 
 
-def test_the_layout_of_the_outer_gradient_makes_no_graph_of_its_own() -> None:
+def test_the_layout_of_the_outer_gradient_does_not_recompile() -> None:
     backend = Counting()
     w = torch.ones(3, 1, dtype=DTYPE, requires_grad=True)
 
@@ -63,7 +63,7 @@ def test_the_layout_of_the_outer_gradient_makes_no_graph_of_its_own() -> None:
     assert backend.graphs == 2
 
 
-def test_the_layout_of_the_first_carry_makes_no_graph_of_its_own() -> None:
+def test_the_layout_of_the_first_carry_does_not_recompile() -> None:
     backend = Counting()
     k = torch.ones(4, dtype=DTYPE, requires_grad=True)
 
@@ -80,7 +80,7 @@ def test_the_layout_of_the_first_carry_makes_no_graph_of_its_own() -> None:
     assert backend.graphs == 2
 
 
-def test_any_number_of_steps_of_one_code() -> None:
+def test_many_closures_of_one_function() -> None:
     backend = Counting()
 
     def make_step(power: int) -> Any:
@@ -124,7 +124,7 @@ def test_every_optimizer(case: OptimizerCase) -> None:
     assert_equal(example.gradients(mode), example.gradients(Stored()))
 
 
-# Of torch's own doing, when it first compiles.
+# torch itself triggers this warning when it first compiles.
 @pytest.mark.filterwarnings('ignore:.torch.jit:DeprecationWarning')
 def test_inductor_and_random_numbers() -> None:
     def loss(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -144,13 +144,13 @@ def test_inductor_and_random_numbers() -> None:
         return [total, *torch.autograd.grad(total, (w, xs, k))]
 
     compiled = run(backward=Recomputed(compile=True))
-    # Another run draws the same; so do another mode, and the recomputation.
+    # Another run draws the same numbers, and so do another mode and the recomputation.
     assert_equal(run(backward=Recomputed(compile=True)), compiled)
     assert_equal(run(backward=Snapshots(2, compile=True)), compiled)
     assert_equal(run(), compiled)
 
 
-def test_a_number_that_counts_is_refused() -> None:
+def test_a_counter_that_is_a_number_is_refused() -> None:
     example = problem(length=3)
     with pytest.raises(TypeError, match='counters that are tensors'):
         example.gradients(Recomputed(compile='eager'))

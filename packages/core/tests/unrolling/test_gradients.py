@@ -1,4 +1,4 @@
-"""Every way of paying for the backward pass gives the gradient of the plain graph."""
+"""Every mode gives the gradient of the plain graph."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_differentiable_again_where_one_argument_is_made_from_another() -> None:
 
 
 @every_mode
-def test_of_the_path_alone_and_of_the_end_alone(backward: Strategy) -> None:
+def test_losses_of_ys_alone_and_of_the_carry_alone(backward: Strategy) -> None:
     for pick in (lambda carry, ys: ys['loss'][2], lambda carry, ys: carry[0]['weight'].sum()):
         found = []
         for mode in (backward, Stored()):
@@ -158,7 +158,7 @@ def test_leaves_that_pass_through_and_integers(backward: Strategy) -> None:
 
 
 @every_mode
-def test_nothing_to_differentiate_by(backward: Strategy) -> None:
+def test_nothing_requires_grad(backward: Strategy) -> None:
     def step(c: Any, x: Any, k: Any) -> Any:
         return c + 1, c
 

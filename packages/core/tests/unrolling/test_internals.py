@@ -1,4 +1,4 @@
-"""A torch without its private names: results stay right, or an error says what is refused."""
+"""A torch without its private names: results stay correct, or an error says what is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def without_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_import_needs_none_of_them() -> None:
-    # In torch's own modules, too, which have imported them by then.
+    # torch.func comes first, because torch's own modules need the names when they are imported.
     program = f'import torch.func\n{WITHOUT_NAMES}\nimport torchopt.unrolling\n'
     subprocess.run([sys.executable, '-c', program], check=True)
 

@@ -1,4 +1,4 @@
-"""Files of ``unrolling`` import only files of lower layers, as its docstring lists them."""
+"""Files of ``unrolling`` import only from lower layers; the package's docstring lists them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAYERS = [
     for line in (unrolling.__doc__ or '').splitlines()
     if line.startswith('    ')
 ]
-# Inside a folder no order is listed, but imports must not form a circle.
+# Inside a folder the order is free, but imports must not form a circle.
 FILES = sorted(FOLDER.rglob('*.py'))
 
 

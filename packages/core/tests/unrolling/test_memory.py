@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 SIZE = 1000
 CARRY = SIZE * DTYPE.itemsize
-# What a step adds whatever the mode: slots of numbers without extent.
+# A few 0-dim tensors per step, in every mode.
 SLACK = 64
 
 
@@ -51,7 +51,7 @@ def learned() -> torch.Tensor:
 
 
 def peak(backward: Strategy, length: int, *, stops: bool = False) -> int:
-    """Most bytes alive during an unroll of a carry of ``SIZE`` and its derivative by a number."""
+    """Return the peak of live bytes of an unroll and its derivative with respect to a number."""
     k, start = learned(), torch.ones(SIZE, dtype=DTYPE)
     taken = 0
 
@@ -91,22 +91,22 @@ def test_the_plain_graph_keeps_every_step() -> None:
 
 
 @pytest.mark.parametrize('stops', [False, True])
-def test_recomputed_keeps_one_carry_a_step(stops: bool) -> None:
+def test_recomputed_keeps_one_carry_per_step(stops: bool) -> None:
     grown = peak(Recomputed(), 30, stops=stops) - peak(Recomputed(), 10, stops=stops)
     assert 20 * CARRY <= grown <= 20 * (CARRY + SLACK)
 
 
 @pytest.mark.parametrize('order', ['reverse-over-reverse', 'forward-over-reverse'])
-def test_kept_gradients_are_as_many(order: Any) -> None:
+def test_keep_gradients_adds_one_gradient_per_step(order: Any) -> None:
     mode = Recomputed(keep_gradients=True, order=order)
     grown = peak(mode, 30) - peak(mode, 10)
-    # The gradient and the loss's value beside each carry.
+    # Each step keeps its gradient and the value of the loss, in addition to the carry.
     assert 40 * CARRY <= grown <= 40 * (CARRY + SLACK)
 
 
 @pytest.mark.parametrize('count', [1, 3, 8])
 @pytest.mark.parametrize('stops', [False, True])
-def test_a_number_of_snapshots_is_a_constant_number_of_carries(count: int, stops: bool) -> None:
+def test_a_number_of_snapshots_bounds_the_number_of_carries(count: int, stops: bool) -> None:
     graph_of_a_step = peak(Recomputed(), 1)
     for length in (15, 45):
         most = peak(Snapshots(count), length, stops=stops)
@@ -128,7 +128,7 @@ def test_forward_mode_keeps_no_step() -> None:
 @pytest.mark.parametrize('inner', [Stored(), Recomputed(), Snapshots(2)], ids=str)
 def test_a_detached_prefix_costs_nothing(inner: Strategy) -> None:
     alone = peak(inner, 5)
-    # The carry with which the last steps begin is no longer the caller's.
+    # The last steps begin with a carry that does not belong to the caller.
     assert peak(Truncated(5, inner), 50) <= alone + CARRY
     assert peak(Truncated(5, inner), 50) == peak(Truncated(5, inner), 100)
 

@@ -1,4 +1,4 @@
-"""What a step draws, casts and counts is the same when it is run again."""
+"""A step that is run again draws the same numbers, casts alike and updates the same buffers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_random_numbers_where_the_end_is_not_known(backward: Strategy) -> None:
 
 @pytest.mark.parametrize('backward', [Truncated(3), Truncated(3, Snapshots(1))], ids=str)
 def test_a_window_that_is_run_again_draws_what_it_drew(backward: Strategy) -> None:
-    """With ``until`` the last steps are run twice already in the forward pass."""
+    """With ``until``, the forward pass itself runs the last steps twice."""
     expected, numbers = unrolled(backward)
     found, same_numbers = unrolled(backward, until=lambda carry: False)
     assert_equal(found, expected)
@@ -95,7 +95,7 @@ GENERATOR = torch.Generator()
 
 
 @pytest.mark.parametrize('place', ['GENERATOR', 'own', 'self.own', 'consts'])
-def test_generators_that_are_not_set_back_are_refused(place: str) -> None:
+def test_generators_that_cannot_be_reset_are_refused(place: str) -> None:
     own = torch.Generator()
 
     class Step:
@@ -125,7 +125,7 @@ def test_generators_that_are_not_set_back_are_refused(place: str) -> None:
         run(steps[place], backward=Truncated(2), until=lambda w: False)
     run(steps[place], backward=Stored())
     run(steps[place], backward=ForwardMode())
-    # One that is seen, but not drawn from, is no reason to refuse.
+    # A generator that the step refers to, but does not draw from, is allowed.
     run(lambda w, x, k: (w * k[0] + (own is GENERATOR), None), backward=Recomputed())
 
 
@@ -180,7 +180,7 @@ def test_autocast(backward: Strategy) -> None:
 
 @pytest.mark.parametrize('backward', MODES[:-1], ids=str)
 def test_autocast_that_the_step_changes(backward: Strategy) -> None:
-    """What it exempts stays exact in the derivative, and what it casts is cast again."""
+    """In the derivative, regions without autocast stay exact, and others are cast again."""
 
     def step(w: torch.Tensor, x: torch.Tensor, k: torch.Tensor) -> Any:
         with torch.autocast('cpu', enabled=False):

@@ -44,7 +44,7 @@ RANDOM = RandomState.capture([])
 
 
 def reversal(schedule: Any, length: int) -> tuple[int, list[int], int]:
-    """Run a schedule without a loop: evaluations, order of the steps, most checkpoints held."""
+    """Run a schedule alone; return evaluations, order of the steps, and most checkpoints held."""
     held: list[Checkpoint] = []
     most = 0
     for number in range(length):
@@ -71,7 +71,7 @@ def test_snapshots_take_exactly_the_binomial_number_of_evaluations(count: int) -
         evaluations, order, most = reversal(OfflineSchedule(length, count), length)
         assert order == list(reversed(range(length)))
         assert most <= min(count + 1, length)
-        # The forward pass has been once through all steps but the last already.
+        # The forward pass has already evaluated every step but the last.
         assert evaluations == revolve.evaluations(length, count) - (length - 1)
 
 
@@ -101,5 +101,5 @@ def test_evaluations_of_a_step(count: int | None) -> None:
     end, _ = torchopt.unroll(step, w, consts=w, length=length, backward=Snapshots(count))
     assert calls == length
     end.backward()
-    # One more than Revolve counts for the forward pass, and the differentiated ones.
+    # The forward pass evaluates one step more than in Revolve; each step is differentiated once.
     assert calls == revolve.evaluations(length, count or 5) + 1 + length

@@ -160,14 +160,14 @@ def test_torch_func(backward: Strategy) -> None:
     rates = torch.stack([RATE, 2 * RATE])
     torch.testing.assert_close(vmap(grad(fn))(rates)[0], expected)
     torch.testing.assert_close(grad(lambda rates: vmap(fn)(rates).sum())(rates)[0], expected)
-    if backward != Truncated(2):  # which is another function's derivative
+    if backward != Truncated(2):  # a truncated derivative differs from the function's
         torch.autograd.gradcheck(fn, rate)
         torch.autograd.gradcheck(grad(fn), rate)
     assert hessian(fn)(RATE) != 0
 
 
 @pytest.mark.parametrize('backward', [Recomputed(), Snapshots(2), ForwardMode()], ids=str)
-def test_nodes_refuse_what_they_would_not_do(backward: Strategy) -> None:
+def test_nodes_refuse_torch_func_and_compile(backward: Strategy) -> None:
     def fn(rate: torch.Tensor) -> torch.Tensor:
         return rate_loss(rate, backward)
 
@@ -182,7 +182,7 @@ def test_nodes_refuse_what_they_would_not_do(backward: Strategy) -> None:
 
 
 @pytest.mark.compile
-def test_a_compiled_function_takes_the_plain_graph_in() -> None:
+def test_a_compiled_function_contains_the_plain_graph() -> None:
     graphs = []
 
     def backend(module: torch.fx.GraphModule, inputs: Any) -> Any:

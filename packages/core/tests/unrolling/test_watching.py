@@ -1,4 +1,4 @@
-"""Stop conditions, and being told how far an unroll is."""
+"""Stop conditions and reports of progress."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_step_whose_carry_satisfies_the_condition_is_not_taken(backward: Str
     assert end == 0.125
     assert path.tolist() == [1.0, 0.5, 0.25]
     (gradient,) = torch.autograd.grad(end, k)
-    # Three factors of 0.5; truncated, the first one is a constant.
+    # There are three factors of 0.5; with truncation, the first is a constant.
     assert gradient == (2 if isinstance(backward, Truncated) else 3) * 0.25
 
 
@@ -62,7 +62,7 @@ def test_a_condition_with_many_answers(backward: Strategy) -> None:
 
 @every_mode
 @pytest.mark.parametrize('stops', [False, True])
-def test_progress_is_reported_once_a_step(backward: Strategy, stops: bool) -> None:
+def test_progress_is_reported_once_per_step(backward: Strategy, stops: bool) -> None:
     example = problem(length=5)
     if isinstance(backward, ForwardMode):
         backward = ForwardMode(limit=200)
@@ -94,8 +94,8 @@ def test_an_interrupt_from_progress_comes_through(backward: Strategy) -> None:
 
 
 @every_mode
-def test_the_first_steps_of_many_without_any_condition(backward: Strategy) -> None:
-    """An unroll without a bound that is stopped at once takes no step."""
+def test_an_unbounded_unroll_that_stops_at_once(backward: Strategy) -> None:
+    """It has neither ``length`` nor ``xs``, and takes no step."""
     end, ys = torchopt.unroll(
         halve, torch.ones(1), consts=0.5, until=lambda c: True, backward=backward
     )
