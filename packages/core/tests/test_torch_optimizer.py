@@ -264,6 +264,9 @@ def test_a_shallow_copy_has_a_state_of_its_own() -> None:
     before = copied(optimizer.state_dict())
     run(copy.copy(optimizer), params, range(2, 4))
     assert_trees_equal(optimizer.state_dict(), before)
+    clone = copy.copy(optimizer)
+    run(optimizer, params, range(4, 6))
+    assert_trees_equal(clone.state_dict()['state'], before['state'])
 
 
 def test_repr_shows_the_hyperparameters() -> None:

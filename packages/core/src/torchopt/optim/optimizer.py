@@ -221,7 +221,12 @@ class Optimizer(torch.optim.Optimizer):
         clone = object.__new__(type(self))
         state = self.__getstate__()
         state['defaults'] = dict(self.defaults)
-        state['state'] = type(self.state)(dict, {p: dict(e) for p, e in self.state.items()})
+        entries = {param: dict(entry) for param, entry in self.state.items()}
+        for entry in entries.values():
+            # Every step writes its counts in place, so that a copy needs its own.
+            if isinstance(entry.get(STEP), torch.Tensor):
+                entry[STEP] = entry[STEP].clone()
+        state['state'] = type(self.state)(dict, entries)
         state['param_groups'] = [{**g, 'params': list(g['params'])} for g in self.param_groups]
         clone.__setstate__(state)
         clone._state_is_lent = self._state_is_lent = True
