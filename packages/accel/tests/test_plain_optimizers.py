@@ -11,7 +11,13 @@ import torch
 import torchopt
 from support.optimizer_cases import FUSED_CASES as CASES
 from support.optimizer_cases import OptimizerCase
-from support.trees import assert_trees_close, sample_gradients, sample_params
+from support.trees import (
+    assert_trees_close,
+    assert_trees_equal,
+    copied,
+    sample_gradients,
+    sample_params,
+)
 from torchopt import pytree
 
 # Options that no kernel supports.
@@ -45,25 +51,28 @@ def test_steps(case: OptimizerCase, device: str, launches: list[str]) -> None:
 
 
 def test_what_is_written(launches: list[str]) -> None:
-    params = parameters()
+    _, param, *others = params = parameters()
     optimizer = torchopt.Adam(params, lr=0.1, use_accelerated_op=True)
-    before, clone = optimizer.state_dict(), copy.copy(optimizer)
-    params[0].grad = gradient = torch.ones_like(params[0])
-    versions = [param._version for param in params]
-    address, value = params[0].data_ptr(), params[0].detach().clone()
+    param.grad = gradient = torch.ones_like(param)
     optimizer.step()
-    assert launches == ['adam']
-    assert params[0].data_ptr() == address
-    torch.testing.assert_close(params[0].detach(), value - 0.1)
+    handed_out, clone = optimizer.state_dict(), copy.copy(optimizer)
+    before = copied(handed_out['state'])
+    versions, address = [p._version for p in params], param.data_ptr()
+    value = param.detach().clone()
+    optimizer.step()
+    assert launches == ['adam', 'adam']
+    assert param.data_ptr() == address
+    torch.testing.assert_close(param.detach(), value - 0.1)
     assert torch.equal(gradient, torch.ones_like(value))
-    assert [p._version > v for p, v in zip(params, versions)] == [True] + [False] * len(params[1:])
+    written = [p._version > version for p, version in zip(params, versions)]
+    assert written == [False, True, *[False] * len(others)]
     # States that were handed out, and states of a copy, do not change.
-    for state in (before, clone.state_dict()):
-        assert all(not leaf.any() for leaf in pytree.tree_leaves(state))
-    # The next step owns its states.
-    moments = optimizer._states[0][0].mu
+    assert_trees_equal(handed_out['state'], before)
+    assert_trees_equal(clone.state_dict()['state'], before)
+    # The next step owns its states, and writes into them.
+    address = optimizer.state[param]['exp_avg'].data_ptr()
     optimizer.step()
-    assert optimizer._states[0][0].mu[0] is moments[0]
+    assert optimizer.state[param]['exp_avg'].data_ptr() == address
 
 
 def test_a_later_group_that_does_not_fit_stops_the_first() -> None:
@@ -75,7 +84,7 @@ def test_a_later_group_that_does_not_fit_stops_the_first() -> None:
     with pytest.raises(ValueError, match='float64'):
         optimizer.step()
     assert torch.equal(params[0].detach(), torch.ones(3))
-    assert optimizer.state_dict()[0][0].steps.tolist() == [0]
+    assert optimizer.state_dict()['state'] == {}
 
 
 @pytest.mark.parametrize('layout', ['transposed', 'shared'])
