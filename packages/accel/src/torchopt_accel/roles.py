@@ -60,7 +60,7 @@ class Call:
         return [*map(any, self.split(needs)), needs_lr]
 
     def keep(self, grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
-        """Return the cotangents of the wanted roles, out of those of the whole list."""
+        """Return the cotangents of the wanted roles, given the cotangents of all roles."""
         return join(role for role, want in zip(self.split(grads), wanted) if want)
 
     def spread(self, results: Sequence[Maybe], wanted: Sequence[bool]) -> tuple[list[Maybe], Maybe]:
