@@ -13,6 +13,7 @@ from torchopt_utils.copying import Copier, CopyMode, copier
 from torchopt_utils.extract import extract_state_dict
 from torchopt_utils.state import ModuleState
 from torchopt_utils.targets import Stateful, is_optimizer, tensors_of
+from torchopt_utils.torch_format import is_torch_format, load
 
 TargetT = TypeVar('TargetT')
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
@@ -60,7 +61,8 @@ def module_clone(
     if is_optimizer(target):
         state = extract_state_dict(target, by=by, device=device)
         return cast(TargetT, _clone_optimizer(target, state))
-    tensors_of(target)
+    if not is_torch_format(target):
+        tensors_of(target)
     return tensors.tree(target)
 
 
@@ -81,5 +83,5 @@ def _clone_module(module: ModuleT, tensors: Copier, buffers: Copier) -> ModuleT:
 def _clone_optimizer(optimizer: Stateful, state: Any) -> Stateful:
     # A deepcopy would copy the modules as well, whose parameters nobody else could reach.
     clone = copy.copy(optimizer)
-    clone.load_state_dict(state)
+    load(clone, state)
     return clone

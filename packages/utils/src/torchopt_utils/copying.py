@@ -60,8 +60,18 @@ def copier(by: CopyMode, device: torch.device | str | int | None = None) -> Copi
 
 
 def renewer() -> Copier:
-    """Return a copier that keeps tensors in the graph if they are, and leaves leaves."""
+    """Return a copier whose copies are of the same kind: connected to the graph, or leaves."""
     return Copier(lambda t: _deepcopy(t) if t.grad_fn is None else _connected_copy(t))
+
+
+def keeper(device: torch.device | str | int | None = None) -> Copier:
+    """Return a copier that keeps leaves that require grad, and makes connected copies of the rest.
+
+    The copies have the same derivatives as references. They differ from references only when
+    somebody writes in place, which torch forbids for the leaves that are kept.
+    """
+    reference, connected = copier('reference', device), copier('copy', device)
+    return Copier(lambda t: (reference if t.is_leaf and t.requires_grad else connected).tensor(t))
 
 
 def _reference(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:

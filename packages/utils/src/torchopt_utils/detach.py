@@ -10,8 +10,10 @@ from torch import nn
 
 from torchopt import pytree
 from torchopt.authoring.module_slots import parameter_slots
+from torchopt_utils.derived import derived_tensors
 from torchopt_utils.state import ModuleState
-from torchopt_utils.targets import is_optimizer, tensors_of
+from torchopt_utils.targets import Stateful, is_optimizer, tensors_of
+from torchopt_utils.torch_format import is_torch_format, load
 
 TargetT = TypeVar('TargetT')
 
@@ -45,17 +47,10 @@ def stop_gradient(target: Any) -> None:
     elif isinstance(target, ModuleState):
         _cut_state(target)
     elif is_optimizer(target):
-        state = target.state_dict()
-        leaves = pytree.tree_leaves(state)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        detached = _detached_views(tensors)
-        if detached:
-            target.load_state_dict(
-                pytree.tree_map(lambda t: detached.get(id(t), t), state, none_is_leaf=True)
-            )
-        _cut(tensors, detached)
+        _cut_optimizer(target)
     else:
-        named = tensors_of(target)
+        # Hyperparameters are not part of the graph of the steps.
+        named = _tensors_in(target) if is_torch_format(target) else tensors_of(target)
         for name, tensor in named.items():
             if tensor._is_view() and _has_graph(tensor):
                 raise ValueError(
@@ -89,14 +84,40 @@ def module_detach_(target: TargetT) -> TargetT:
 def _cut_module(module: nn.Module) -> None:
     slots = parameter_slots(module).values()
     buffers = [submodule._buffers for submodule in module.modules()]
+    derived = list(derived_tensors(module))
     held = [slot.read() for slot in slots] + [t for each in buffers for t in each.values()]
     tensors = [tensor for tensor in held if tensor is not None]
+    tensors += [tensor for _, _, tensor in derived]
     detached = _detached_views(tensors)
     for slot in slots:
         slot.write(detached.get(id(slot.read()), slot.read()))
     for each in buffers:
         each.update({name: detached.get(id(t), t) for name, t in each.items()})
+    for submodule, name, tensor in derived:
+        if id(tensor) in detached:
+            setattr(submodule, name, detached[id(tensor)])
     _cut(tensors, detached)
+
+
+def _cut_optimizer(optimizer: Stateful) -> None:
+    state = optimizer.state_dict()
+    tensors = list(_tensors_in(state).values())
+    detached = _detached_views(tensors)
+    _cut(tensors, detached)
+    if detached:
+        load(
+            optimizer,
+            pytree.tree_map(lambda t: detached.get(id(t), t), state, none_is_leaf=True),
+        )
+
+
+def _tensors_in(state: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors of an optimizer's state, without its hyperparameters."""
+    if is_torch_format(state):
+        state = state['state']
+    accessors, leaves, _ = pytree.tree_flatten_with_accessor(state)
+    named = {access.codify('state'): leaf for access, leaf in zip(accessors, leaves)}
+    return {name: leaf for name, leaf in named.items() if isinstance(leaf, torch.Tensor)}
 
 
 def _cut_state(state: ModuleState) -> None:

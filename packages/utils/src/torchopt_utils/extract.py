@@ -7,9 +7,10 @@ from typing import Any, overload
 import torch
 from torch import nn
 
-from torchopt_utils.copying import Copier, CopyMode, copier
+from torchopt_utils.copying import Copier, CopyMode, copier, keeper
 from torchopt_utils.state import BufferSnapshot, ModuleSnapshot, ModuleState
 from torchopt_utils.targets import is_optimizer, tensors_of
+from torchopt_utils.torch_format import is_torch_format
 
 
 @overload
@@ -104,8 +105,12 @@ def extract_state_dict(
             kind = BufferSnapshot
         return _copy_state(target, kind, params_copier, buffers_copier, with_buffers)
     if is_optimizer(target):
-        return params_copier.tree(target.state_dict())
-    tensors_of(target)
+        state = target.state_dict()
+        if is_torch_format(state) and by in ('reference', 'ref'):
+            return keeper(device).tree(state)
+        return params_copier.tree(state)
+    if not is_torch_format(target):
+        tensors_of(target)
     return params_copier.tree(target)
 
 

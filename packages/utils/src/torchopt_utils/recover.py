@@ -10,9 +10,11 @@ from torch import nn
 
 from torchopt.authoring.describe import alike, describe
 from torchopt.authoring.module_slots import ParameterSlot
-from torchopt_utils.copying import Slots, copier, renewer
+from torchopt_utils.copying import Slots, renewer
+from torchopt_utils.derived import refresh_derived
 from torchopt_utils.state import BufferSnapshot, ModuleSnapshot, ModuleState
 from torchopt_utils.targets import Stateful, is_optimizer
+from torchopt_utils.torch_format import load
 
 
 def recover_state_dict(target: nn.Module | Stateful, state: Any) -> None:
@@ -60,7 +62,7 @@ def recover_state_dict(target: nn.Module | Stateful, state: Any) -> None:
                 'the state of an optimizer is what extract_state_dict returns for it, '
                 f'got {type(state).__name__}'
             )
-        target.load_state_dict(copier('reference').tree(state))
+        load(target, state)
     else:
         raise TypeError(f'target must be a module or an optimizer, got {type(target).__name__}')
 
@@ -85,6 +87,7 @@ def _recover_module(module: nn.Module, state: ModuleState) -> None:
             ParameterSlot(submodule, name).write(tensor)
     for submodule, slots in zip(submodules.values(), new_buffers):
         submodule._buffers.update(slots)
+    refresh_derived(module)
 
 
 def _fitting(
