@@ -60,9 +60,7 @@ def test_a_state_can_be_recovered_any_number_of_times(name: str, by: Any) -> Non
         for _ in range(2):
             take_step(optimizer, weight)
         results.append(weight.detach().clone())
-        assert torchopt.pytree.tree_all(
-            torchopt.pytree.tree_map(torch.equal, values_of(state), extracted)
-        )
+        assert all(map(torch.equal, values_of(state), extracted))
         torchopt.recover_state_dict(optimizer, state)
         with torch.no_grad():
             weight.copy_(start)
@@ -83,9 +81,7 @@ def test_a_clone_steps_with_a_state_of_its_own(name: str, by: Any) -> None:
     start = weight.detach().clone()
     take_step(clone, weight)
     assert not torch.equal(weight, start)
-    assert torchopt.pytree.tree_all(
-        torchopt.pytree.tree_map(torch.equal, values_of(optimizer.state_dict()), before)
-    )
+    assert all(map(torch.equal, values_of(optimizer.state_dict()), before))
 
 
 @pytest.mark.parametrize('by', ['reference', 'copy'])
