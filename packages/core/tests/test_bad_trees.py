@@ -21,7 +21,10 @@ BAD_PARAMS = [
         rf"^params\['a'\] {FLOAT} a tensor of shape .*, torch.int64",
     ),
     ([torch.ones(2, dtype=torch.bool)], rf'^params\[0\] {FLOAT} a tensor of shape .*, torch.bool'),
-    (torch.ones(2, dtype=torch.complex64), rf'^params {FLOAT} a tensor of shape .*, torch.complex64'),
+    (
+        torch.ones(2, dtype=torch.complex64),
+        rf'^params {FLOAT} a tensor of shape .*, torch.complex64',
+    ),
 ]
 
 
@@ -111,9 +114,6 @@ def test_states_of_something_else_than_tensors() -> None:
     state = optimizer.init(params())
     with pytest.raises(ValueError, match=r"mu\['a'\] does not fit updates\['a'\]: str 'x' against"):
         optimizer.update(params(), state._replace(mu={'a': 'x', 'b': None}))
-    plain = torchopt.Adam(list(params().values()))
-    with pytest.raises(ValueError, match=r"a tensor of .*, got str 'x'"):
-        plain.load_state_dict(pytree.tree_map(lambda leaf: 'x', plain.state_dict()))
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)

@@ -46,7 +46,8 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
 
 
 def _sums(params: TensorTree, updates: Updates) -> Any:
-    return map_updates(torch.add, updates, {'params': params}, absent='params')
+    # In this order, which a sparse update needs.
+    return map_updates(lambda u, p: torch.add(p, u), updates, {'params': params}, absent='params')
 
 
 def _connected(updates: Updates) -> bool:

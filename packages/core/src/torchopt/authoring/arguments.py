@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from torchopt.base import GradientTransformation
@@ -23,20 +24,43 @@ class Recipe:
         self._factory = factory
         self._arguments = dict(arguments)
 
+    def values(self) -> dict[str, Any]:
+        """Return every hyperparameter with its value here, by name."""
+        defaults = {name: p.default for name, p in _parameters_of(self._factory).items()}
+        return {**defaults, **self._arguments}
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the hyperparameters."""
+        return _parameters_of(self._factory).keys()
+
     def make(self, overrides: Mapping[str, Any] | None = None) -> GradientTransformation:
         """Return the transformation, with some of its arguments replaced.
 
         Raises:
             TypeError: the factory has no argument of that name.
         """
-        known = inspect.signature(self._factory).parameters
+        known = _parameters_of(self._factory)
         for name in overrides or {}:
             if name not in known:
                 raise TypeError(
-                    f'{self._factory.__name__} has no hyperparameter {name!r}; '
-                    f'it has {", ".join(known)}'
+                    f'{self._factory.__name__} has no hyperparameter {name!r}'
+                    f'{suggestion(name, known)}; it has {", ".join(known)}'
                 )
         return self._factory(**{**self._arguments, **(overrides or {})})
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``', did you mean ...?'`` for a misspelt name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f', did you mean {close[0]!r}?' if close else ''
+
+
+@functools.cache
+def _parameters_of(
+    factory: Callable[..., GradientTransformation],
+) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(factory).parameters
 
 
 def with_arguments_of(

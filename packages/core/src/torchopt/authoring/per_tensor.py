@@ -70,6 +70,7 @@ def elementwise(
     initial: Mapping[str, Scalar] | None = None,
     unused: Sequence[str] = (),
     moment_requires_grad: bool = False,
+    sparse: bool = False,
 ) -> GradientTransformation:
     """Make a transformation from a rule for one tensor.
 
@@ -86,6 +87,7 @@ def elementwise(
         unused: Fields that this variant of the rule does without. They hold the empty tuple, which
             :func:`torch.vmap` takes for a tree without tensors.
         moment_requires_grad: Let the initial state tensors require grad.
+        sparse: The rule takes sparse gradients, too.
     """
     names: tuple[str, ...] = state_class._fields  # type: ignore[attr-defined]
     moments = [name for name in names if name != 'steps' and name not in unused]
@@ -106,7 +108,7 @@ def elementwise(
             old['steps'] = next_steps(state.steps, updates)
             per_leaf = scalars(as_float(old['steps']))
         trees = {name: old[name] for name in moments}
-        updates, *new = map_rule(rule, updates, trees, tuple(per_leaf))
+        updates, *new = map_rule(rule, updates, trees, tuple(per_leaf), sparse=sparse)
         return updates, state_class(**{**old, **dict(zip(moments, new))})
 
     return transformation(init, update, state_class)
@@ -164,6 +166,8 @@ def map_rule(
     updates: Updates,
     state: Mapping[str, TensorTree],
     scalars: Sequence[torch.Tensor] = (),
+    *,
+    sparse: bool = False,
 ) -> list[Any]:
     """Apply an update rule at every leaf where there is a gradient.
 
@@ -174,6 +178,7 @@ def map_rule(
         updates: Tree of gradients; None where a parameter has none. Its state is kept then.
         state: Trees of state tensors, by name, in the order in which the rule takes them.
         scalars: Vectors with one entry for every leaf, in the order in which the rule takes them.
+        sparse: The rule takes sparse gradients, too.
 
     Returns:
         The tree of updates, then one tree for every entry of ``state``.
@@ -181,11 +186,14 @@ def map_rule(
     Raises:
         ValueError: a tree of ``state`` has another structure than ``updates``, or a tensor has
             another shape, dtype or device than its gradient.
-        TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
+        TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None, or is sparse
+            where the rule does not take that.
     """
     leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
     columns = [_flatten_like(structure, tree, name) for name, tree in state.items()]
     _require_alike(structure, leaves, dict(zip(state, columns)))
+    if not sparse:
+        _require_strided(structure, leaves)
     per_leaf = _Scalars(scalars)
 
     results: list[list[torch.Tensor | None]] = []
@@ -279,3 +287,13 @@ def _require_alike(
                     f'{accessor.codify(name)} does not fit {accessor.codify("updates")}: '
                     f'{describe(other)} against {describe(leaf)}'
                 )
+
+
+def _require_strided(structure: pytree.PyTreeSpec, leaves: list[Any]) -> None:
+    for position, leaf in enumerate(leaves):
+        if leaf is not None and leaf.layout is not torch.strided:
+            where = structure.accessors()[position].codify('updates')
+            raise TypeError(
+                f'{where} is a sparse gradient, which this rule does not take: use sgd without '
+                'momentum and weight decay or adagrad, or make it dense'
+            )

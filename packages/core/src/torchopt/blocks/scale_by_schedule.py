@@ -10,11 +10,13 @@ from torchopt.authoring.initial import shared_device
 from torchopt.authoring.numerics import as_float
 from torchopt.authoring.per_tensor import map_updates, transformation
 from torchopt.authoring.state import saveable
+from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Schedule, Updates
 
 
 @saveable
+@torch_fields(steps='schedule_step')
 class ScaleByScheduleState(NamedTuple):
     """State of :func:`scale_by_schedule`.
 

@@ -10,11 +10,13 @@ from torchopt.authoring import checks
 from torchopt.authoring.numerics import add_scaled
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
+from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation, identity
 from torchopt.typing import Scalar, TensorTree
 
 
 @saveable
+@torch_fields(trace='momentum_buffer')
 class TraceState(NamedTuple):
     """State of :func:`trace`.
 

@@ -1,33 +1,51 @@
-"""The plain optimizer: torch's interface over a gradient transformation."""
+"""The plain optimizer: a ``torch.optim.Optimizer`` over a gradient transformation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from torchopt.authoring import checks
 from torchopt.authoring.arguments import Recipe
-from torchopt.authoring.state import checked_like
-from torchopt.base import FusedTransformation, GradientTransformation
-from torchopt.typing import OptState, ParamsLike
+from torchopt.authoring.torch_state import STEP, Entry
+from torchopt.base import GradientTransformation
+from torchopt.optim.group import GroupStep, name_of
+from torchopt.typing import ParamsLike
 from torchopt.update import apply_updates
 
+# Keys that torch and its schedulers put into groups. They choose between torch's implementations,
+# or are a scheduler's own, and mean nothing here.
+_OF_TORCH = frozenset(
+    {'capturable', 'differentiable', 'foreach', 'fused', 'initial_lr', 'param_names', 'params'}
+)
+# Chosen for the machine, not for the run that is resumed.
+_NOT_SAVED = frozenset({'use_accelerated_op'})
 
-class Optimizer:
-    """Updates tensors in place from their ``.grad``, with the interface of ``torch.optim``.
+
+class Optimizer(torch.optim.Optimizer):
+    """Updates tensors in place from their ``.grad``, as a ``torch.optim.Optimizer``.
+
+    Schedulers, hooks, ``GradScaler``, ``add_param_group`` and every other tool that takes one of
+    torch's optimizers takes this one. ``state`` and ``state_dict()`` are in torch's format, with
+    torch's names, so that a checkpoint of :class:`torch.optim.Adam` loads into
+    :class:`torchopt.Adam` and back.
 
     Args:
-        params: Tensors to optimise, or dictionaries with the key ``params`` and, for the classes
-            of one rule such as :class:`torchopt.Adam`, hyperparameters of that group.
+        params: Tensors to optimise, pairs of names and tensors, or dictionaries with the key
+            ``params`` and, for the classes of one rule such as :class:`torchopt.Adam`,
+            hyperparameters of that group.
         impl: The gradient transformation, such as ``torchopt.adam(lr=0.1)``.
 
     Attributes:
-        param_groups: A dictionary for every group, with its tensors under ``params``.
+        param_groups: A dictionary for every group: its tensors under ``params``, its
+            hyperparameters under their names. A change is seen by the next step. A hyperparameter
+            that is a tensor keeps its identity, so that who learns it can write into it.
+        state: A dictionary of tensors for every parameter that has taken a step.
 
     Raises:
-        TypeError: a parameter is no floating-point tensor, or ``impl`` no transformation.
+        TypeError: a parameter is not a floating-point tensor, or ``impl`` not a transformation.
         ValueError: there is no parameter, or one is given twice or is not a leaf.
 
     Example:
@@ -50,37 +68,164 @@ class Optimizer:
                 f'params must be an iterable of tensors or of dictionaries, '
                 f'got a {type(params).__name__}'
             )
-        self._impl = impl
-        self._transformations: list[GradientTransformation] = []
-        self._states: list[OptState] = []
-        # Whether somebody else holds the states, which then must stay as they are.
-        self._states_are_lent = False
-        self.param_groups: list[dict[str, Any]] = []
         members: list[Any] = list(params)
         if not members:
             raise ValueError('params is empty: there is nothing to optimise')
         if isinstance(members[0], Mapping):
-            for group in members:
-                self.add_param_group(group)
-        else:
-            self.add_param_group({'params': members})
+            # The dictionaries of the caller stay as they are.
+            members = [dict(g) if isinstance(g, Mapping) else g for g in members]
+        self._impl = impl
+        self._group_steps: list[GroupStep] = []
+        # Whether somebody else holds the tensors of the state, which then must stay as they are.
+        self._state_is_lent = False
+        super().__init__(members, {} if isinstance(impl, GradientTransformation) else impl.values())
 
-    def add_param_group(self, group: Mapping[str, Any]) -> None:
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add tensors, with a state of their own.
 
         Args:
-            group: The tensors under ``params``; other keys replace hyperparameters, for the
+            param_group: The tensors under ``params``; other keys replace hyperparameters, for the
                 classes of one rule.
 
         Raises:
             TypeError: a tensor is not floating-point, or a hyperparameter does not exist.
-            ValueError: a tensor is in a group already or is not a leaf.
+            ValueError: a tensor is in a group already or is not a leaf, or a hyperparameter is out
+                of its range.
         """
-        if not isinstance(group, Mapping) or 'params' not in group:
-            raise TypeError(f"a group is a dictionary with the key 'params', got {group!r:.80}")
-        overrides = {key: value for key, value in group.items() if key != 'params'}
+        if not isinstance(param_group, Mapping) or 'params' not in param_group:
+            raise TypeError(
+                f"a group is a dictionary with the key 'params', got {param_group!r:.80}"
+            )
+        group = dict(param_group)
         params = group['params']
-        params = [params] if isinstance(params, torch.Tensor) else list(params)
+        if not isinstance(params, (torch.Tensor, set)):
+            params = group['params'] = list(params)
+            self._require_new_leaves(params)
+        elif isinstance(params, torch.Tensor):
+            self._require_new_leaves([params])
+        overrides = {key: value for key, value in group.items() if key not in _OF_TORCH}
+        if isinstance(self._impl, Recipe):
+            self._impl.make(overrides)
+        elif overrides:
+            raise TypeError(
+                f'a group can have its own {", ".join(overrides)} only in the class of one rule, '
+                'such as torchopt.Adam'
+            )
+        super().add_param_group(group)
+
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], torch.Tensor] | None = None
+    ) -> torch.Tensor | None:
+        """Update every tensor that has a gradient; the gradients themselves are kept.
+
+        Args:
+            closure: Clears the gradients, computes the loss, calls ``backward`` and returns the
+                loss.
+
+        Returns:
+            The loss of ``closure``, or None.
+
+        Raises:
+            ValueError: a hyperparameter of a group is out of its range, or tensors do not fit.
+                No group has changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            prepared = [
+                worker.prepare(group, self.state, keep_state=self._state_is_lent)
+                for worker, group in self._workers()
+            ]
+            # In one call, so that a tensor that can't be written stops all groups.
+            apply_updates(
+                [g['params'] for g, (updates, _) in zip(self.param_groups, prepared) if updates],
+                [updates for updates, _ in prepared if updates],
+            )
+            for _, commit in prepared:
+                commit()
+        self._state_is_lent = False
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state in torch's format.
+
+        Parameters that have taken no step are left out, as torch leaves them out. So are schedules,
+        masks and ``use_accelerated_op`` in the groups. Tensors are handed out by reference;
+        later steps leave them as they are.
+        """
+        live = self.state, self.param_groups
+        exported = {}
+        for worker, group in self._workers():
+            entries = worker.entries(group, self.state)
+            counts = [int(entry[STEP]) for entry in entries]
+            needed = worker.layout(group).is_from_construction
+            for param, entry, count in zip(group['params'], entries, counts):
+                if count or needed:
+                    exported[param] = {**entry, STEP: torch.tensor(float(count))}
+        self._state_is_lent = True
+        try:
+            self.state = exported  # type: ignore[assignment]
+            self.param_groups = [
+                {k: v for k, v in group.items() if k not in _NOT_SAVED and not callable(v)}
+                for group in self.param_groups
+            ]
+            return super().state_dict()
+        finally:
+            self.state, self.param_groups = live
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state in torch's format, from this class or from its namesake in torch.
+
+        The hyperparameters come with it. One that is a tensor here keeps its identity and takes
+        the value; one that ``state_dict`` leaves out stays.
+
+        Raises:
+            TypeError: ``state_dict`` is not in torch's format.
+            ValueError: it does not fit this optimizer. Nothing has changed then.
+        """
+        if not isinstance(state_dict, Mapping) or not {'state', 'param_groups'} <= {*state_dict}:
+            raise TypeError(
+                "a state is a dictionary with the keys 'state' and 'param_groups', as state_dict "
+                f'returns, got {type(state_dict).__name__}'
+            )
+        super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), '_impl': self._impl}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what was pickled, or what ``load_state_dict`` has put together."""
+        if '_impl' in state:
+            self._group_steps, self._state_is_lent = [], False
+        else:
+            self._complete(state)
+        super().__setstate__(state)
+
+    def __copy__(self) -> Optimizer:
+        """Return an optimizer of the same tensors whose steps leave the state of this one."""
+        clone = object.__new__(type(self))
+        state = self.__getstate__()
+        state['defaults'] = dict(self.defaults)
+        state['state'] = type(self.state)(dict, {p: dict(e) for p, e in self.state.items()})
+        state['param_groups'] = [{**g, 'params': list(g['params'])} for g in self.param_groups]
+        clone.__setstate__(state)
+        clone._state_is_lent = self._state_is_lent = True
+        return clone
+
+    def _workers(self) -> Iterable[tuple[GroupStep, dict[str, Any]]]:
+        """Return what steps each group, also one that was put into ``param_groups`` directly."""
+        while len(self._group_steps) < len(self.param_groups):
+            self._group_steps.append(GroupStep(self._impl))
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+        return list(zip(self._group_steps, self.param_groups))
+
+    def _require_new_leaves(self, members: list[Any]) -> None:
+        # torch takes pairs of names and tensors, too.
+        params = [m[1] if isinstance(m, tuple) and len(m) == 2 else m for m in members]
         for position, param in enumerate(params):
             if not isinstance(param, torch.Tensor):
                 raise TypeError(f'params[{position}] must be a tensor, got {param!r:.80}')
@@ -95,96 +240,42 @@ class Optimizer:
                     'leaves have; use FuncOptimizer or a meta-optimizer'
                 )
             known.add(id(param))
-        if isinstance(self._impl, Recipe):
-            transformation = self._impl.make(overrides)
-        elif overrides:
-            raise TypeError(
-                f'a group can have its own {", ".join(overrides)} only in the class of one rule, '
-                'such as torchopt.Adam'
-            )
-        else:
-            transformation = self._impl
-        state = transformation.init(params)
-        self._transformations.append(transformation)
-        self._states.append(state)
-        self.param_groups.append({'params': params, **overrides})
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients, or fill them with zeros."""
-        for group in self.param_groups:
-            for param in group['params']:
-                if set_to_none:
-                    param.grad = None
-                elif param.grad is not None:
-                    param.grad = torch.zeros_like(param.grad)
-
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Update every tensor that has a gradient; the gradients themselves are kept.
-
-        Args:
-            closure: Clears the gradients, computes the loss, calls ``backward`` and returns the
-                loss.
-
-        Returns:
-            The loss of ``closure``, or None.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _complete(self, loaded: dict[str, Any]) -> None:
+        """Check what was loaded against this optimizer, and fill in what it leaves out."""
+        tensors: list[tuple[torch.Tensor, Any]] = []
+        for group, new in zip(self.param_groups, loaded['param_groups']):
+            for name, value in group.items():
+                if name in _NOT_SAVED or callable(value):
+                    new[name] = value
+                new.setdefault(name, value)
+                if isinstance(value, torch.Tensor) and new[name] is not value:
+                    tensors.append((value, new[name]))
+            layout = GroupStep(self._impl).layout(new)
+            for position, param in enumerate(new['params']):
+                entry = loaded['state'].get(param, {})
+                _require_fitting(name_of(new, position), param, entry, layout.names)
+                # In place steps must not write into the caller's tensors.
+                loaded['state'][param] = {
+                    k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entry.items()
+                }
         with torch.no_grad():
-            self._step()
-        return loss
+            for old, value in tensors:
+                old.copy_(torch.as_tensor(value))
+        for group, new in zip(self.param_groups, loaded['param_groups']):
+            new.update({k: v for k, v in group.items() if isinstance(v, torch.Tensor)})
 
-    def state_dict(self) -> tuple[OptState, ...]:
-        """Return the states of the groups, by reference: steps leave them as they are."""
-        self._states_are_lent = True
-        return tuple(self._states)
 
-    def load_state_dict(self, state: tuple[OptState, ...]) -> None:
-        """Take over states that :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: the states do not fit this optimizer; nothing has changed then.
-        """
-        self._states = list(checked_like(tuple(self._states), state, 'state'))
-        self._states_are_lent = True
-
-    def _step(self) -> None:
-        # Whatever can raise comes first, for all groups.
-        fused: dict[int, Callable[[], OptState]] = {}
-        plain: dict[int, tuple[Any, OptState]] = {}
-        for position, transformation in enumerate(self._transformations):
-            params, state = self.param_groups[position]['params'], self._states[position]
-            gradients = [param.grad if param.requires_grad else None for param in params]
-            take_step = None
-            if isinstance(transformation, FusedTransformation):
-                take_step = transformation.stage(gradients, state, params, self._states_are_lent)
-            if take_step is not None:
-                fused[position] = take_step
-            else:
-                plain[position] = transformation.update(
-                    gradients, state, params=params, inplace=False
-                )
-        # In one call, so that a tensor that can't be written stops all groups.
-        apply_updates(
-            [self.param_groups[position]['params'] for position in plain],
-            [updates for updates, _ in plain.values()],
+def _require_fitting(name: str, param: torch.Tensor, entry: Entry, known: list[str]) -> None:
+    unknown = [key for key in entry if key != STEP and key not in known]
+    if unknown:
+        raise ValueError(
+            f'the state of {name} has {", ".join(unknown)}; this optimizer keeps '
+            f'{", ".join([STEP, *known])}'
         )
-        for position, (_, state) in plain.items():
-            self._states[position] = state
-        for position, take_step in fused.items():
-            self._states[position] = take_step()
-        self._states_are_lent = False
-
-    def __copy__(self) -> Optimizer:
-        """Return an optimizer of the same tensors whose steps leave the state of this one."""
-        clone = object.__new__(type(self))
-        clone._impl = self._impl
-        clone._transformations = list(self._transformations)
-        clone._states = list(self._states)
-        clone._states_are_lent = self._states_are_lent = True
-        clone.param_groups = [
-            {**group, 'params': list(group['params'])} for group in self.param_groups
-        ]
-        return clone
+    for key, value in entry.items():
+        if isinstance(value, torch.Tensor) and value.dim() and value.shape != param.shape:
+            raise ValueError(
+                f'{key} of {name} does not fit: the parameter has shape {tuple(param.shape)}, '
+                f'the state {tuple(value.shape)}'
+            )

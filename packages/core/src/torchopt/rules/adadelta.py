@@ -11,12 +11,14 @@ from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema_of_square, safe_sqrt
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
+from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation
 from torchopt.blocks.descend import descend
 from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
+@torch_fields(nu='square_avg', delta='acc_delta')
 class ScaleByAdadeltaState(NamedTuple):
     """State of :func:`scale_by_adadelta`.
 

@@ -11,12 +11,14 @@ from torchopt.authoring import checks
 from torchopt.authoring.numerics import safe_sqrt
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
+from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation
 from torchopt.blocks.descend import descend
 from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
+@torch_fields(sum_of_squares='sum', from_construction=True)
 class ScaleByRssState(NamedTuple):
     """State of :func:`scale_by_rss`.
 
@@ -65,8 +67,11 @@ def scale_by_rss(
     def rule(
         g: torch.Tensor, total: torch.Tensor, *slowdown: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        total = torch.addcmul(total, g, g)
-        update = g / (safe_sqrt(total) + eps)
+        if g.is_sparse:
+            update, total = _of_rows(g.coalesce(), total, eps)
+        else:
+            total = torch.addcmul(total, g, g)
+            update = g / (safe_sqrt(total) + eps)
         for factor in slowdown:
             update = update / factor
         return update, total
@@ -80,7 +85,20 @@ def scale_by_rss(
         None if constant else slowdown,
         initial={'sum_of_squares': initial_accumulator_value},
         moment_requires_grad=moment_requires_grad,
+        sparse=True,
     )
+
+
+def _of_rows(
+    g: torch.Tensor, total: torch.Tensor, eps: Scalar
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sparse update and the new sum for a sparse gradient, of whose rows alone."""
+    total = total + g * g
+    scale = safe_sqrt(total.sparse_mask(g).values()) + eps
+    update = torch.sparse_coo_tensor(
+        g.indices(), g.values() / scale, g.shape, is_coalesced=True, check_invariants=False
+    )
+    return update, total
 
 
 @accelerable

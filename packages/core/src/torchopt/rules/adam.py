@@ -11,12 +11,14 @@ from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema, safe_sqrt
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
+from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation
 from torchopt.blocks.descend import descend
 from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
+@torch_fields(mu='exp_avg', nu='exp_avg_sq', nu_max='max_exp_avg_sq')
 class ScaleByAdamState(NamedTuple):
     """State of :func:`scale_by_adam`.
 

@@ -11,6 +11,7 @@ from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema, ema_of_square, safe_sqrt
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
+from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation
 from torchopt.blocks.descend import descend
 from torchopt.blocks.trace import trace
@@ -18,6 +19,7 @@ from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
+@torch_fields(nu='square_avg')
 class ScaleByRmsState(NamedTuple):
     """State of :func:`scale_by_rms`.
 
@@ -29,6 +31,7 @@ class ScaleByRmsState(NamedTuple):
 
 
 @saveable
+@torch_fields(mu='grad_avg', nu='square_avg')
 class ScaleByStddevState(NamedTuple):
     """State of :func:`scale_by_stddev`.
 

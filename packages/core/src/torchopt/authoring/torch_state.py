@@ -1,0 +1,175 @@
+"""States in the format of ``torch.optim``: a dictionary of tensors for every parameter.
+
+A transformation keeps trees over all parameters; torch keeps ``state[param]['exp_avg']``. This
+module translates between the two. What torch calls a field is said once, beside the field, by
+:func:`torch_fields`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+
+from torchopt import pytree
+from torchopt.typing import OptState
+
+Class = TypeVar('Class', bound='type[tuple[Any, ...]]')
+Entry = dict[str, Any]
+"""Torch's state of one parameter."""
+
+STEP = 'step'
+_TORCH_FIELDS: dict[type, dict[str, str]] = {}
+_FROM_CONSTRUCTION: set[type] = set()
+
+
+def torch_fields(*, from_construction: bool = False, **names: str) -> Callable[[Class], Class]:
+    """Say what ``torch.optim`` calls the fields of a state: ``@torch_fields(mu='exp_avg')``.
+
+    Args:
+        from_construction: Torch's optimizer has this state before a parameter's first step, and
+            does not work without it.
+        names: Torch's names by field.
+    """
+
+    def decorate(state_class: Class) -> Class:
+        _TORCH_FIELDS[state_class] = names
+        if from_construction:
+            _FROM_CONSTRUCTION.add(state_class)
+        return state_class
+
+    return decorate
+
+
+class _Column(NamedTuple):
+    """Where one field of a state is found in torch's format.
+
+    Attributes:
+        kind: One value for each parameter; the vector of step counts; one value for all
+            parameters, of which each holds a reference; or nothing that changes.
+        names: Keys in the entries: one, or one for each leaf of a shared value.
+        value: The field itself if it is constant; the structure and dtypes of a shared one.
+    """
+
+    kind: Literal['each', 'steps', 'shared', 'constant']
+    names: tuple[str, ...] = ()
+    value: Any = None
+
+
+class StateLayout:
+    """How the state of one transformation over a list of parameters maps to entries.
+
+    Args:
+        state: What ``init`` returned for the list.
+        count: The number of parameters.
+    """
+
+    def __init__(self, state: OptState, count: int) -> None:
+        self._chained = type(state) is tuple
+        self._members: list[tuple[type | None, list[_Column]]] = []
+        taken = {STEP}
+        for member in state if self._chained else [state]:
+            if hasattr(member, '_fields'):
+                columns = [
+                    _column_of(member, field, value, count, taken)
+                    for field, value in zip(member._fields, member)
+                ]
+                self._members.append((type(member), columns))
+            else:
+                name = type(member).__name__.lower()
+                self._members.append((None, [_shared(name, member, taken)]))
+
+    @property
+    def names(self) -> list[str]:
+        """The keys of an entry, without ``step``."""
+        return [name for _, columns in self._members for column in columns for name in column.names]
+
+    @property
+    def is_from_construction(self) -> bool:
+        """Whether torch needs the entries of parameters that have taken no step."""
+        return any(state_class in _FROM_CONSTRUCTION for state_class, _ in self._members)
+
+    def read(self, entries: Sequence[Entry], steps: torch.Tensor) -> OptState:
+        """Return the state that ``entries`` and the step counts of their parameters make up."""
+        members: list[Any] = []
+        for kind, columns in self._members:
+            values = [_read(column, entries, steps) for column in columns]
+            members.append(values[0] if kind is None else kind(*values))
+        return tuple(members) if self._chained else members[0]
+
+    def write(self, state: OptState, entries: Sequence[Entry]) -> torch.Tensor | None:
+        """Put ``state`` into ``entries``; return its step counts if it has some."""
+        steps = None
+        for member, (kind, columns) in zip(state if self._chained else [state], self._members):
+            for value, column in zip([member] if kind is None else member, columns):
+                if column.kind == 'each':
+                    (name,) = column.names
+                    for entry, leaf in zip(entries, value):
+                        entry[name] = leaf
+                elif column.kind == 'steps':
+                    steps = value
+                elif column.kind == 'shared':
+                    leaves = pytree.tree_leaves(value, none_is_leaf=True)
+                    for entry in entries:
+                        entry.update(zip(column.names, leaves))
+        return steps
+
+
+def _column_of(member: Any, field: str, value: Any, count: int, taken: set[str]) -> _Column:
+    name = _TORCH_FIELDS.get(type(member), {}).get(field, field)
+    if isinstance(value, list) and len(value) == count:
+        return _Column('each', (_free(name, taken),))
+    if field == 'steps' and isinstance(value, torch.Tensor) and value.shape == (count,):
+        return _Column('steps')
+    return _shared(name, value, taken)
+
+
+def _shared(name: str, value: Any, taken: set[str]) -> _Column:
+    leaves, structure = pytree.tree_flatten(value, none_is_leaf=True)
+    if not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
+        return _Column('constant', value=value)
+    names = tuple(_free(accessor.codify(name), taken) for accessor in structure.accessors())
+    return _Column('shared', names, (structure, [getattr(leaf, 'dtype', None) for leaf in leaves]))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return ``name``, numbered if another field has it."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f'{name}_{number}'
+    taken.add(free)
+    return free
+
+
+def _read(column: _Column, entries: Sequence[Entry], steps: torch.Tensor) -> Any:
+    if column.kind == 'each':
+        (name,) = column.names
+        return [entry[name] for entry in entries]
+    if column.kind == 'steps':
+        return steps
+    if column.kind == 'constant':
+        return column.value
+    structure, dtypes = column.value
+    # torch gives every tensor that it loads the dtype of its parameter.
+    leaves = [
+        leaf if dtype is None else leaf.to(dtype)
+        for leaf, dtype in zip((entries[0][name] for name in column.names), dtypes)
+    ]
+    return pytree.tree_unflatten(structure, leaves)
+
+
+def counts_of(entries: Iterable[Entry], device: torch.device) -> torch.Tensor:
+    """Return the int64 vector of the entries' step counts.
+
+    An entry without a count, as of ``torch.optim.SGD``, counts as one that has taken a step if it
+    holds a tensor.
+    """
+    counts = [
+        int(entry[STEP])
+        if STEP in entry
+        else int(any(isinstance(value, torch.Tensor) for value in entry.values()))
+        for entry in entries
+    ]
+    return torch.tensor(counts, dtype=torch.int64, device=device)

@@ -1,0 +1,172 @@
+"""One parameter group of a plain optimizer: its transformation, and its state in torch's format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import torch
+
+from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.initial import shared_device
+from torchopt.authoring.per_tensor import next_steps
+from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
+from torchopt.base import FusedTransformation, GradientTransformation
+from torchopt.typing import OptState
+
+Group = Mapping[str, Any]
+Entries = MutableMapping[torch.Tensor, Entry]
+
+
+class GroupStep:
+    """Takes the steps of one group.
+
+    ``param_groups`` and ``state`` of the optimizer are the truth: whatever a scheduler or a user
+    has put there is seen by the next step. What is kept here is derived from them, and made again
+    when it does not fit any more.
+    """
+
+    def __init__(self, impl: GradientTransformation | Recipe) -> None:
+        self._impl = impl
+        self._hyperparameters: dict[str, Any] = {}
+        self._transformation: GradientTransformation | None = None
+        self._layouts: dict[Any, StateLayout] = {}
+        self._layout: StateLayout | None = None
+        self._steps = torch.zeros(0, dtype=torch.int64)
+        self._counts: list[torch.Tensor] = []
+
+    def transformation(self, group: Group) -> GradientTransformation:
+        """Return the transformation with the hyperparameters that the group has now.
+
+        Raises:
+            ValueError: one of them is out of its range.
+            TypeError: one of them is of the wrong type.
+        """
+        if isinstance(self._impl, GradientTransformation):
+            return self._impl
+        if self._transformation is None or self._have_changed(group):
+            values = {name: group[name] for name in self._impl.names}
+            self._transformation = self._impl.make(values)
+            self._hyperparameters = values
+            self._layout = None
+        return self._transformation
+
+    def layout(self, group: Group) -> StateLayout:
+        """Return how the state of the group maps to torch's format."""
+        transformation = self.transformation(group)
+        if self._layout is None:
+            params = group['params']
+            key = len(params), *map(_shape_of, self._hyperparameters.values())
+            if key not in self._layouts:
+                hollow = [torch.empty_like(param, device='meta') for param in params]
+                self._layouts[key] = StateLayout(transformation.init(hollow), len(params))
+            self._layout = self._layouts[key]
+        return self._layout
+
+    def entries(self, group: Group, state: Entries) -> list[Entry]:
+        """Return the entries of the group's parameters; new ones hold first values."""
+        params = group['params']
+        layout = self.layout(group)
+        found = [state.get(param) or {} for param in params]
+        names = layout.names
+        missing = [
+            position
+            for position, entry in enumerate(found)
+            if any(entry.get(name) is None for name in names)
+        ]
+        if missing:
+            self._fill(self.transformation(group), layout, params, found, missing)
+        if len(self._counts) != len(params) or any(
+            entry.get(STEP) is not count for entry, count in zip(found, self._counts)
+        ):
+            self._steps = counts_of(found, shared_device(params))
+            self._counts = list(self._steps.unbind())
+            for entry, count in zip(found, self._counts):
+                entry[STEP] = count
+        for param, entry in zip(params, found):
+            state[param] = entry
+        return found
+
+    def prepare(
+        self, group: Group, state: Entries, *, keep_state: bool
+    ) -> tuple[Any, Callable[[], None]]:
+        """Do everything of a step that can raise.
+
+        Args:
+            group: One of ``param_groups``.
+            state: The optimizer's.
+            keep_state: Somebody else holds the tensors of the state, which must stay as they are.
+
+        Returns:
+            Updates to apply to the parameters, None if the second part writes the parameters; and
+            that second part.
+        """
+        transformation = self.transformation(group)
+        params = group['params']
+        gradients = [param.grad if param.requires_grad else None for param in params]
+        entries = self.entries(group, state)
+        layout = self.layout(group)
+        old = layout.read(entries, self._steps)
+        if isinstance(transformation, FusedTransformation):
+            commit = transformation.stage(gradients, old, params, keep_state)
+            if commit is not None:
+                return None, lambda: self._write(layout, entries, commit(), gradients)
+        try:
+            updates, new = transformation.update(gradients, old, params=params, inplace=False)
+        except (TypeError, RuntimeError) as error:
+            raise _naming_sparse(group, gradients, error) from error
+        return updates, lambda: self._write(layout, entries, new, gradients)
+
+    def _write(
+        self, layout: StateLayout, entries: list[Entry], state: OptState, gradients: list[Any]
+    ) -> None:
+        steps = layout.write(state, entries)
+        self._steps.copy_(next_steps(self._steps, gradients) if steps is None else steps)
+
+    def _fill(
+        self,
+        transformation: GradientTransformation,
+        layout: StateLayout,
+        params: list[torch.Tensor],
+        entries: list[Entry],
+        missing: list[int],
+    ) -> None:
+        first: list[Entry] = [{} for _ in params]
+        layout.write(transformation.init(params), first)
+        for position in missing:
+            entry = entries[position]
+            entry.update({k: v for k, v in first[position].items() if entry.get(k) is None})
+            entry.setdefault(STEP, torch.zeros((), dtype=torch.int64))
+
+    def _have_changed(self, group: Group) -> bool:
+        return any(
+            group[name] is not value and not _equal(group[name], value)
+            for name, value in self._hyperparameters.items()
+        )
+
+
+def _equal(new: Any, old: Any) -> bool:
+    plain = (int, float, str)
+    if isinstance(new, tuple) and isinstance(old, tuple):
+        return len(new) == len(old) and all(a is b or _equal(a, b) for a, b in zip(new, old))
+    return type(new) is type(old) and isinstance(new, plain) and new == old
+
+
+def _shape_of(value: Any) -> Any:
+    """Return what a state's structure can depend on: of a number, whether it is 0."""
+    if isinstance(value, (int, float)):
+        return bool(value)
+    return type(value) if isinstance(value, (tuple, torch.Tensor)) else id(value)
+
+
+def name_of(group: Group, position: int) -> str:
+    """Return what a message calls a parameter: its name if the optimizer was given names."""
+    names = group.get('param_names')
+    return f'params[{position}]' if names is None else repr(names[position])
+
+
+def _naming_sparse(group: Group, gradients: list[Any], error: Exception) -> Exception:
+    for position, gradient in enumerate(gradients):
+        if gradient is not None and gradient.layout is not torch.strided:
+            return type(error)(f'{name_of(group, position)} has a sparse gradient: {error}')
+    return error
