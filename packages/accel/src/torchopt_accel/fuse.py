@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from torchopt import pytree
+from torchopt.authoring import checks
 from torchopt.authoring.numerics import as_float
 from torchopt.authoring.per_tensor import next_steps
 from torchopt.base import FusedTransformation, GradientTransformation
@@ -207,6 +208,8 @@ class _Tree:
 
 def _rate(value: Any, device: torch.device) -> torch.Tensor:
     """Return what a schedule gave as a tensor."""
+    if checks.is_tree(value):
+        raise Mismatch('a tree of learning rates')
     if not isinstance(value, torch.Tensor):
         # Filled where it is needed: a CUDA graph can't hold a copy from the host.
         return torch.full((), value, dtype=torch.float64, device=device)

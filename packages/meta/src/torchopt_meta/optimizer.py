@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import copy
 from typing import Any
 
 import torch
@@ -10,25 +10,12 @@ from torch import nn
 
 from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.gradients import gradients_of
-from torchopt.authoring.module_slots import (
-    ParameterSlot,
-    parameter_slots,
-    read_params,
-    write_params,
-)
+from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
 from torchopt.update import apply_updates
-
-
-@dataclass
-class _Group:
-    """Parameters with one transformation; all slots of a tied tensor stand under one name."""
-
-    transformation: GradientTransformation
-    slots: dict[str, list[ParameterSlot]]
-    state: OptState
+from torchopt_meta.group import Group, Slots, moved_like
 
 
 class MetaOptimizer:
@@ -68,7 +55,7 @@ class MetaOptimizer:
                 f'impl must be a gradient transformation such as torchopt.adam(), got {impl!r}'
             )
         self._impl = impl
-        self._groups: list[_Group] = []
+        self._groups: list[Group] = []
         self._frozen: dict[ParameterSlot, str] = {}
         self.add_param_group(module)
 
@@ -98,10 +85,10 @@ class MetaOptimizer:
                 f'a meta-optimizer takes a torch.nn.Module, got {type(module).__name__}; '
                 'use torchopt.FuncOptimizer for a tree of tensors'
             )
-        transformation = self._transformation(impl, hyperparameters)
+        source = self._source(impl, hyperparameters)
 
         known = {id(tensor): slots for tensor, slots in self._current()}
-        added: dict[str, list[ParameterSlot]] = {}
+        added: Slots = {}
         again: list[tuple[list[ParameterSlot], ParameterSlot]] = []
         frozen: dict[ParameterSlot, str] = {}
         for name, slot in parameter_slots(module).items():
@@ -119,8 +106,7 @@ class MetaOptimizer:
                 f'{type(module).__name__} has no parameter that requires grad'
                 + (' and is not optimised already' if again else '')
             )
-        group = _Group(transformation, added, None)
-        group.state = transformation.init(read_params(added))
+        group = Group(source, added)
 
         for slots, slot in again:
             if slot not in slots:
@@ -146,7 +132,7 @@ class MetaOptimizer:
                 longer, or was removed.
         """
         self._require_frozen()
-        params = [read_params(group.slots) for group in self._groups]
+        params = [group.read() for group in self._groups]
         tensors = [tensor for old in params for tensor in old.values()]
         gradients = iter(gradients_of(loss, tensors, create_graph=not first_order))
         results = []
@@ -157,7 +143,7 @@ class MetaOptimizer:
             results.append((apply_updates(old, updates, inplace=False), state))
         for group, (new, state) in zip(self._groups, results):
             write_params(group.slots, new)
-            group.state = state
+            group.take_over(state)
 
     def state_dict(self) -> tuple[OptState, ...]:
         """Return the states of the groups, by reference: steps replace them and write into none."""
@@ -166,34 +152,45 @@ class MetaOptimizer:
     def load_state_dict(self, state: tuple[OptState, ...]) -> None:
         """Take over states that :meth:`state_dict` returned.
 
+        Tensors of another dtype or device are converted to the parameters', as ``torch.optim``
+        does.
+
         Raises:
             ValueError: the states do not fit this optimizer; nothing has changed then.
         """
-        states = checked_like(self.state_dict(), state, 'state')
+        for group in self._groups:
+            group.read()
+        expected = self.state_dict()
+        states = checked_like(expected, moved_like(expected, state), 'state')
         for group, group_state in zip(self._groups, states):
-            group.state = group_state
+            group.take_over(group_state)
 
     def __copy__(self) -> MetaOptimizer:
         """Return an optimizer of the same modules whose steps leave the state of this one."""
         clone = object.__new__(type(self))
-        clone._impl = self._impl
+        clone.__dict__.update(vars(self))
         clone._frozen = dict(self._frozen)
-        clone._groups = [
-            replace(group, slots={name: list(slots) for name, slots in group.slots.items()})
-            for group in self._groups
-        ]
+        clone._groups = [copy.copy(group) for group in self._groups]
         return clone
 
-    def _transformation(
+    def __repr__(self) -> str:
+        """Return the hyperparameters of each group, in the form of ``torch.optim``."""
+        lines = [f'{type(self).__name__} (']
+        for position, group in enumerate(self._groups):
+            lines.append(f'Parameter Group {position}')
+            lines += [f'    {line}' for line in group.describe()]
+        return '\n'.join([*lines, ')'])
+
+    def _source(
         self, impl: GradientTransformation | None, hyperparameters: dict[str, Any]
-    ) -> GradientTransformation:
+    ) -> GradientTransformation | Recipe:
         if impl is not None and not isinstance(impl, GradientTransformation):
             raise TypeError(
                 f'impl must be a gradient transformation such as torchopt.adam(), got {impl!r}'
             )
         chosen = self._impl if impl is None else impl
         if isinstance(chosen, Recipe):
-            return chosen.make(hyperparameters)
+            return chosen.replace(hyperparameters)
         if hyperparameters:
             raise TypeError(
                 f'a group can have its own {", ".join(hyperparameters)} only in the class of one '
@@ -205,12 +202,15 @@ class MetaOptimizer:
         return [
             (tensor, group.slots[name])
             for group in self._groups
-            for name, tensor in read_params(group.slots).items()
+            for name, tensor in group.read().items()
         ]
 
     def _require_frozen(self) -> None:
         for slot, name in self._frozen.items():
-            tensor = slot.read()
+            try:
+                tensor = slot.read()
+            except KeyError:
+                raise gone(name) from None
             if tensor is not None and tensor.requires_grad:
                 raise RuntimeError(
                     f'parameter {name!r} did not require grad when its module was added, but does '

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-__all__ = ['ParameterSlot', 'parameter_slots', 'read_params', 'write_params']
+__all__ = ['ParameterSlot', 'gone', 'parameter_slots', 'read_params', 'write_params']
 
 
 class ParameterSlot(NamedTuple):
@@ -22,7 +22,11 @@ class ParameterSlot(NamedTuple):
     name: str
 
     def read(self) -> torch.Tensor | None:
-        """Return the tensor that is there, or None for a parameter registered as None."""
+        """Return the tensor that is there, or None for a parameter registered as None.
+
+        Raises:
+            KeyError: the module has no parameter of this name any more.
+        """
         return self.owner._parameters[self.name]
 
     def write(self, tensor: torch.Tensor | None) -> None:
@@ -48,6 +52,15 @@ def parameter_slots(module: nn.Module) -> dict[str, ParameterSlot]:
     }
 
 
+def gone(name: str) -> RuntimeError:
+    """Return the error for a parameter that its module no longer has."""
+    return RuntimeError(
+        f'parameter {name!r} has been removed from its module since the optimizer was made. '
+        'If a parametrization, weight normalisation or pruning now computes it, make the '
+        'optimizer afterwards'
+    )
+
+
 def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch.Tensor]:
     """Return the parameter that each name stands for; a tied one has several slots.
 
@@ -56,10 +69,14 @@ def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch
     """
     params = {}
     for name, (first, *others) in slots.items():
-        tensor = first.read()
+        try:
+            tensor = first.read()
+            shared = all(slot.read() is tensor for slot in others)
+        except KeyError:
+            raise gone(name) from None
         if tensor is None:
-            raise RuntimeError(f'parameter {name!r} has been removed from its module')
-        if any(slot.read() is not tensor for slot in others):
+            raise gone(name)
+        if not shared:
             raise RuntimeError(
                 f'parameter {name!r} was shared when its module was added, but is not any more: '
                 'make a new optimizer'
