@@ -1,7 +1,11 @@
-"""The door to every task: ``python -m nox -l`` lists them, ``python -m nox -s NAME`` runs one."""
+"""Every task of the project: ``python -m nox -l`` lists them, ``python -m nox -s NAME`` runs one.
+
+``python -m nox -R -s NAME`` skips the installation if the environment exists.
+"""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -15,23 +19,27 @@ PACKAGES = sorted(path.parent.as_posix() for path in Path('packages').glob('*/py
 SOURCES = [f'{package}/src' for package in PACKAGES]
 TYPED = [*SOURCES, 'tests/typing']
 TESTS = [path.as_posix() for path in sorted(Path('packages').glob('*/tests'))] + ['tests']
-# What takes a compiler to build, and what does not.
+# The packages that need a compiler to build, and those that don't.
 COMPILED = [package for package in PACKAGES if Path(package, 'CMakeLists.txt').exists()]
 PURE = [package for package in PACKAGES if package not in COMPILED]
 
+# Two workers with one thread each: more threads would only wait for each other.
+WORKERS = ('-n', '2')
+ONE_THREAD = {'OMP_NUM_THREADS': '1'}
+
 
 def install(session: nox.Session, *requirements: str) -> None:
-    """Install the tested versions, whatever the requirements leave open."""
+    """Install requirements in the versions of ``constraints.txt``."""
     session.install('-c', 'constraints.txt', *requirements)
 
 
 def editable(packages: list[str]) -> list[str]:
-    """Return the arguments with which pip installs packages from where they lie."""
+    """Return pip's arguments for editable installs of packages."""
     return [argument for package in packages for argument in ('-e', package)]
 
 
 def build_wheels(session: nox.Session) -> dict[str, str]:
-    """Build a wheel of every package, each in isolation; return them by package."""
+    """Build every package's wheel in isolation; return the wheels by package."""
     wheels = {}
     for package in PACKAGES:
         folder = f'{session.create_tmp()}/{package}'
@@ -52,26 +60,66 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests and doctests, with line coverage; takes pytest's arguments after ``--``."""
+    """All tests and doctests, with line coverage; ``-- ARGUMENTS`` replaces pytest's arguments."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis')
     install(session, 'expecttest', 'packaging')
     install(session, 'numpy', 'scikit-learn', 'matplotlib', 'tqdm', 'graphviz')
-    everything = ['-n', '2', '--cov', '--doctest-modules', *SOURCES, *TESTS]
-    # One thread for each of the two workers: more would only wait for each other.
-    session.run('pytest', *(session.posargs or everything), env={'OMP_NUM_THREADS': '1'})
+    everything = [*WORKERS, '--cov', '--doctest-modules', *SOURCES, *TESTS]
+    session.run('pytest', *(session.posargs or everything), env=ONE_THREAD)
+
+
+@nox.session(venv_backend='none')
+def quick(session: nox.Session) -> None:
+    """The tests that find most mistakes, in under two minutes; shares the environment of tests."""
+    chosen = [*WORKERS, '-m', 'not compile and not slow', '--doctest-modules', *SOURCES, *TESTS]
+    session.notify('tests', [*chosen, *session.posargs])
+
+
+@nox.session
+def example(session: nox.Session) -> None:
+    """The worked example of CONTRIBUTING.md, on a copy: style, types and all its tests."""
+    install(session, *editable(PACKAGES), 'ruff', 'mypy', 'pytest', 'pytest-xdist', 'hypothesis')
+    install(session, 'expecttest', 'packaging', 'numpy', 'scikit-learn', 'matplotlib', 'tqdm')
+    session.run('python', 'tests/worked_example')
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and format; ``-- --fix`` mends both."""
-    install(session, 'ruff')
-    session.run('ruff', 'check', '.', *session.posargs)
-    session.run('ruff', 'format', *([] if '--fix' in session.posargs else ['--check']), '.')
+    """Style, format and spelling; ``-- --fix`` mends, ``-- --hook`` also checks every commit."""
+    root = Path(__file__).parent.resolve()
+    git = ['git', '-C', str(root), 'rev-parse', '--show-toplevel']
+    found = subprocess.run(git, capture_output=True, text=True)
+    if found.returncode or Path(found.stdout.strip()).resolve() != root:
+        session.error(
+            f'lint checks the files that git tracks, and {root} is not the root of a git '
+            'checkout. Run it in a clone, or make this folder one: git init && git add .'
+        )
+    install(session, 'pre-commit', 'ruff', 'clang-format', 'codespell[toml]')
+    if '--hook' in session.posargs:
+        write_hook(session, root)
+    check = ['pre-commit', 'run', '--all-files']
+    if '--fix' in session.posargs:
+        # pre-commit returns 1 when a hook has changed a file; the checks below decide.
+        session.run(*check, '--hook-stage', 'manual', success_codes=[0, 1])
+    session.run(*check)
+
+
+def write_hook(session: nox.Session, root: Path) -> None:
+    """Let git run the hooks with the tools of this session's environment."""
+    git = ['git', '-C', str(root), 'rev-parse', '--path-format=absolute', '--git-path', 'hooks']
+    hook = Path(subprocess.check_output(git, text=True).strip(), 'pre-commit')
+    script = f'#!/bin/sh\nPATH={shlex.quote(str(Path(session.bin).resolve()))}:$PATH\n'
+    script += 'exec pre-commit run\n'
+    if hook.exists() and 'pre-commit run' not in hook.read_text():
+        session.error(f'{hook} exists and is not from this session: remove it first')
+    hook.parent.mkdir(parents=True, exist_ok=True)
+    hook.write_text(script)
+    hook.chmod(0o755)
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """The sources and what users see of them, under mypy and pyright."""
+    """The sources, and how users see them, under mypy and pyright."""
     install(session, *editable(PACKAGES), 'mypy', 'pyright')
     session.run('mypy', *TYPED)
     session.run('pyright', *TYPED)
@@ -79,7 +127,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def isolated(session: nox.Session) -> None:
-    """Wheels in a clean environment: core alone, with each sibling, with all of them."""
+    """Wheels in a clean environment: core alone, with each sibling, with all siblings."""
     wheels = build_wheels(session)
     core = wheels.pop('packages/core')
     siblings = {f'torchopt-{Path(package).name}': wheel for package, wheel in wheels.items()}
@@ -97,7 +145,7 @@ def isolated(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def wheels(session: nox.Session) -> None:
-    """The wheels that are published: accel's tags and symbols, and all of them installed."""
+    """The published wheels: accel's tags and symbols, and all wheels installed together."""
     built = build_wheels(session)
     for package in COMPILED:
         session.run('python', 'tests/packaging/check_wheel.py', built[package])
@@ -117,8 +165,8 @@ def sanitize(session: nox.Session) -> None:
     settings = ['build-dir=build/sanitize', 'cmake.define.TORCHOPT_SANITIZE=ON']
     settings += ['cmake.define.TORCHOPT_CUDA=OFF']
     session.install('--no-deps', *(f'-C{setting}' for setting in settings), '-e', 'packages/accel')
-    # Python itself is not built with the sanitizers: they come first, and are told not to take
-    # what it keeps to its end for leaks.
+    # Python itself is not built with the sanitizers: preload them. Disable leak detection: CPython
+    # never frees some allocations.
     runtimes = [
         subprocess.check_output(['c++', f'-print-file-name={name}.so'], text=True).strip()
         for name in ('libasan', 'libubsan')
@@ -129,50 +177,52 @@ def sanitize(session: nox.Session) -> None:
         'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1',
         'OMP_NUM_THREADS': '2',
     }
-    # What the compiler of torch traces runs no kernel.
-    everything = ['-n', '2', 'packages/accel/tests', '-k', 'not compile']
+    # Functions that torch.compile traces run no kernel.
+    everything = [*WORKERS, 'packages/accel/tests', '-m', 'not compile']
     session.run('pytest', *(session.posargs or everything), env=env)
 
 
 @nox.session
 def pins(session: nox.Session) -> None:
-    """Requirements among the packages against their versions, and changelogs."""
+    """The packages' requirements of each other, their versions and their changelogs."""
     session.install(*editable(PACKAGES), '--no-deps')
     install(session, 'pytest', 'hypothesis', 'packaging')
     session.run('pytest', 'tests/packaging/test_pins.py')
 
 
-# What torch 2.4 has not got: a compiler that reads optree's trees and lists that operators return,
-# the name that tells a backward pass whether its graph is retained, state for later groups of its
-# own Adagrad, and silence about its age.
+# Tests that torch 2.4 cannot pass. Its compiler can't read optree's trees or lists that operators
+# return, its backward pass doesn't know whether the graph is retained, and its own Adagrad has no
+# state for groups added later.
 OLDEST_LACKS = (
-    *('compile', 'opcheck', 'internals', 'snapshots_is', 'snapshots_are', 'nodes_refuse'),
+    *('opcheck', 'internals', 'snapshots_is', 'snapshots_are', 'nodes_refuse'),
     'groups_with_hyperparameters',
 )
+# Warnings about the age of torch 2.4.
 OLDEST_WARNS = ('FutureWarning', 'DeprecationWarning', 'UserWarning')
 
 
 @nox.session
 def oldest(session: nox.Session) -> None:
-    """Everything but compilation with the lowest torch and optree that the packages allow."""
+    """All but compilation, with the lowest torch and optree that the packages allow."""
     session.install('torch==2.4.0', 'optree==0.13.0', 'numpy<2.3', 'nanobind-backend')
     session.install('--no-deps', *build_wheels(session).values())
     session.install('pytest', 'pytest-xdist', 'hypothesis', 'expecttest', 'packaging')
     tests = [f'{package}/tests' for package in PACKAGES]
     without = ' and '.join(f'not {name}' for name in OLDEST_LACKS)
     ignored = [f'-Wignore::{category}' for category in OLDEST_WARNS]
-    session.run('pytest', '-n', '2', *ignored, '-k', without, *tests, env={'OMP_NUM_THREADS': '1'})
+    chosen = ['-m', 'not compile', '-k', without]
+    session.run('pytest', *WORKERS, *ignored, *chosen, *tests, env=ONE_THREAD)
 
 
 @nox.session
 def crosscheck(session: nox.Session) -> None:
-    """Meta-gradients against those of optax under JAX."""
+    """Trajectories and meta-gradients against optax under JAX."""
     install(session, *editable(PURE), 'pytest', 'hypothesis', 'numpy', 'jax', 'jaxlib', 'optax')
     session.run('pytest', 'tests/crosscheck', *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks beside the peers: all, or ``-- steps``, ``-- unrolls``, ``-- meta-steps``."""
+    """Benchmarks: all, or ``-- PART`` of steps, kernels, meta-steps, unrolls; see ``-- --help``."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib')
     session.run('python', 'tests/benchmarks', *session.posargs)

@@ -1,4 +1,4 @@
-"""Both examples in short, one after the other: what ``nox -s demo`` runs."""
+"""Short versions of two examples, one after the other; run by ``nox -s demo``."""
 
 from __future__ import annotations
 

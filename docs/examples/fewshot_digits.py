@@ -1,13 +1,13 @@
 """Few-shot learning of handwritten digits, as one compiled graph.
 
-Some digits are held out. Initial parameters, and a learning rate for every tensor, are
-meta-learned on the others, such that five gradient steps on five images of each class tell
-held-out digits apart. The reference is a network that was trained to classify the other digits
-and is fine-tuned by as many steps. The method is that of Finn, Abbeel and Levine, ICML 2017, with
+Some digits are held out. Initial parameters and a learning rate for every tensor are meta-learned
+on the other digits, so that five gradient steps on five images of each class tell held-out digits
+apart. The reference is a network that was trained to classify the other digits and is fine-tuned
+with the same number of steps. The method is MAML (Finn, Abbeel and Levine, ICML 2017) with learning
 rates as in Li, Zhou, Chen and Li, "Meta-SGD", 2017: https://arxiv.org/abs/1707.09835
 
     python fewshot_digits.py             # compiles the meta-gradient first
-    python fewshot_digits.py --eager     # the same without a compiler, some times slower
+    python fewshot_digits.py --eager     # without a compiler, several times slower
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import torchopt
 HELD_OUT, WAYS, SHOTS, QUERIES, INNER_STEPS = 4, 3, 5, 10, 5
 device = 'cuda' if torch.cuda.is_available() else 'cpu'
 Params = dict[str, Tensor]
-Images = Tensor  # (classes, images of a class, 64); of a batch of tasks, with a leading dimension
+Images = Tensor  # (classes, images per class, 64); a batch of tasks has a leading dimension
 
 
 def load_classes() -> Images:
-    """Return as many images of every digit as there are of the rarest."""
+    """Return the same number of images of every digit: as many as the rarest digit has."""
     digits = load_digits()
     images, labels = torch.tensor(digits.data).float() / 16, torch.tensor(digits.target)
     count = int(labels.bincount().min())
@@ -39,13 +39,13 @@ def load_classes() -> Images:
 
 
 def with_rotations(images: Images) -> Images:
-    """Make each digit four classes, by quarter turns."""
+    """Turn each digit into four classes by rotation."""
     turned = [images.unflatten(-1, (8, 8)).rot90(k, (-2, -1)).flatten(-2) for k in range(4)]
     return torch.cat(turned)
 
 
 def sample_tasks(images: Images, tasks: int) -> tuple[Images, Images]:
-    """Draw classes for every task, and of each the images to adapt to and those to be judged on."""
+    """Draw classes for every task, and support and query images of each class."""
     classes = torch.rand(tasks, len(images), device=device).argsort()[:, :WAYS, None]
     order = torch.rand(tasks, WAYS, images.shape[1], device=device).argsort()
     drawn = images[classes, order[..., : SHOTS + QUERIES]]
@@ -58,7 +58,7 @@ def make_net(classes: int) -> nn.Module:
     ).to(device)
 
 
-net = make_net(WAYS)  # its structure alone is used
+net = make_net(WAYS)  # only its structure is used
 
 
 def outputs(params: Params, images: Images) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ MetaGradient = Callable[[tuple[Params, Params], Images, Images], tuple[Params, P
 def meta_learn(
     images: Images, iterations: int, meta_gradient: MetaGradient
 ) -> tuple[Params, Params]:
-    """Learn initial parameters and the logarithms of learning rates, from 32 tasks a step."""
+    """Learn initial parameters and the logarithms of learning rates from 32 tasks per step."""
     initial = {name: param.detach() for name, param in make_net(WAYS).named_parameters()}
     meta = initial, {name: torch.tensor(-2.0, device=device) for name in initial}
     optimizer = torchopt.adam(lr=3e-3)
@@ -102,7 +102,7 @@ def meta_learn(
 
 
 def pretrain(images: Images, steps: int = 500) -> Params:
-    """Train to tell all classes apart; return the parameters with a new last layer."""
+    """Train a classifier of all classes; return its parameters with a new last layer."""
     model = make_net(len(images))
     optimizer = torchopt.Adam(model.parameters(), lr=3e-3)
     labels = torch.arange(len(images), device=device).repeat_interleave(images.shape[1])
@@ -115,7 +115,7 @@ def pretrain(images: Images, steps: int = 500) -> Params:
 
 
 def accuracies(meta: tuple[Params, Params], images: Images, tasks: int = 500) -> list[float]:
-    """Return the share of right answers before and after adaptation, in percent."""
+    """Return the accuracy before and after adaptation, in percent."""
 
     def right(params: Params, query: Images) -> Tensor:
         scores, labels = outputs(params, query)
@@ -128,7 +128,7 @@ def accuracies(meta: tuple[Params, Params], images: Images, tasks: int = 500) ->
 
 
 def fine_tuned(params: Params, images: Images) -> tuple[Params, Params]:
-    """Give pre-trained parameters the learning rate that suits them best on training tasks."""
+    """Return pre-trained parameters with the learning rate that is best on training tasks."""
     candidates = [
         (params, {name: torch.tensor(rate, device=device).log() for name in params})
         for rate in (0.03, 0.1, 0.3, 1.0)

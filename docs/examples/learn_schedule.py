@@ -1,9 +1,10 @@
-"""Learning a whole schedule of learning rates, by its gradient through 1,000 steps of training.
+"""Learning a whole schedule of learning rates by its gradient through 1,000 training steps.
 
-A network learns digits by SGD on small batches. The rates of all its steps, lines between some
-points, are learned by the gradient of the loss of held-out digits after the last step. It has to go
-through all of training: with few steps low rates look best (Wu et al., "Understanding Short-Horizon
-Bias in Stochastic Meta-Optimization", ICLR 2018: https://arxiv.org/abs/1803.02021).
+A network learns digits by SGD on small batches. Its learning rates are interpolated between a few
+points, which are learned by the gradient of the loss on held-out digits after the last step. This
+gradient has to go through the whole training: with few steps, low rates look best (Wu et al.,
+"Understanding Short-Horizon Bias in Stochastic Meta-Optimization", ICLR 2018:
+https://arxiv.org/abs/1803.02021).
 
     python learn_schedule.py
 """
@@ -75,7 +76,7 @@ def meta_gradient(log_rates: Tensor, steps: int, seed: int, backward: Strategy) 
 
 
 def learn(start: float, steps: int, rounds: int) -> Tensor:
-    """Return the learned rates; every round trains another network."""
+    """Return the learned rates; every round trains a new network."""
     log_rates = torch.full((POINTS,), start).log()
     outer = torchopt.adam(0.1)
     state = outer.init(log_rates)

@@ -1,11 +1,11 @@
 """Model-agnostic meta-learning (MAML) of sinusoids, with the functional API.
 
-Learns initial parameters from which one gradient step on ten points fits a sinusoid never seen
-before. The setting is that of Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast
-Adaptation of Deep Networks", ICML 2017, section 5.1: https://arxiv.org/abs/1703.03400
+Learns initial parameters from which one gradient step on ten points fits an unseen sinusoid. The
+setting follows Finn, Abbeel and Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+Networks", ICML 2017, section 5.1: https://arxiv.org/abs/1703.03400
 
-    python maml_sinusoid.py                      # in full: 50,000 iterations, some minutes
-    python maml_sinusoid.py --iterations 2000    # a taste of it
+    python maml_sinusoid.py                      # 50,000 iterations, a few minutes
+    python maml_sinusoid.py --iterations 2000    # a short run
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def make_model() -> nn.Module:
     )
 
 
-model = make_model()  # its structure alone is used: parameters are arguments everywhere
+model = make_model()  # only its structure is used: parameters are arguments everywhere
 inner_optimizer = torchopt.sgd(lr=0.01)
 outer_optimizer = torchopt.adam(lr=1e-3)
 
 
 def sample_tasks(tasks: int, query_points: int) -> tuple[Points, Points]:
-    """Draw sinusoids, and of each the points to adapt to and the points to be judged on."""
+    """Draw sinusoids, and support and query points of each."""
     amplitude = torch.empty(tasks, 1, 1).uniform_(0.1, 5.0)
     phase = torch.empty(tasks, 1, 1).uniform_(0.0, math.pi)
     x = torch.empty(tasks, SHOTS + query_points, 1).uniform_(-5.0, 5.0)
@@ -48,7 +48,7 @@ def sample_tasks(tasks: int, query_points: int) -> tuple[Points, Points]:
 
 
 def loss(params: Params, points: Points) -> Tensor:
-    """Mean squared error on the points of one task."""
+    """Return the mean squared error on the points of one task."""
     x, y = points
     return (functional_call(model, params, (x,)) - y).square().mean()
 
@@ -64,7 +64,7 @@ def adapt(params: Params, support: Points, steps: int = 1) -> Params:
 
 
 def adapted_losses(params: Params, support: Points, query: Points, steps: int = 1) -> Tensor:
-    """Error of every task on its query points after adaptation to its support points."""
+    """Return every task's error on its query points after adaptation to its support points."""
     return vmap(lambda s, q: loss(adapt(params, s, steps), q))(support, query)
 
 
@@ -73,7 +73,7 @@ def meta_loss(params: Params, support: Points, query: Points) -> Tensor:
 
 
 def train(initial: Params, iterations: int, compiled: bool = False) -> Params:
-    """Meta-learn initial parameters, with 25 tasks an iteration."""
+    """Meta-learn initial parameters, with 25 tasks per iteration."""
     meta_gradient = torch.compile(grad(meta_loss)) if compiled else grad(meta_loss)
     params, state = initial, outer_optimizer.init(initial)
     for _ in tqdm(range(iterations), desc='MAML', unit='it'):
@@ -96,7 +96,7 @@ def print_table(initial: Params, learned: Params, tasks: int = 1000) -> None:
 
 
 def save_plot(initial: Params, learned: Params, path: Path) -> None:
-    """Draw how both sets of parameters adapt to one task."""
+    """Plot how both sets of parameters adapt to one task."""
     x = torch.linspace(-5, 5, 200).unsqueeze(-1)
     support_x = torch.empty(SHOTS, 1).uniform_(-5, 5)
     support = support_x, 3 * torch.sin(support_x - 1)

@@ -1,4 +1,4 @@
-"""How much memory a function needs, found in a process of its own."""
+"""Peak memory of a function, measured in a new process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 def peak_memory(
     function: Callable[..., Any], args: tuple[Any, ...], warm_up: tuple[Any, ...]
 ) -> float:
-    """Return by how many MiB the memory of a new process grows at most while it calls.
+    """Return the peak growth of memory in MiB while a new process calls ``function``.
 
     Args:
-        function: Called in that process, in which it must be found by its name.
-        args: Its arguments.
-        warm_up: Arguments of a short call before, after which all that is loaded once is there.
+        function: The function; the new process must be able to import it by its name.
+        args: The arguments of the measured call.
+        warm_up: The arguments of a short call before it, which loads what is loaded once.
     """
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
         return pool.submit(_growth, function, args, warm_up).result()
@@ -30,7 +30,7 @@ def _growth(function: Callable[..., Any], args: tuple[Any, ...], warm_up: tuple[
     torch.set_num_threads(1)
     function(*warm_up)
     if sys.platform == 'linux':
-        # Forget what that took: the peak falls to what is resident now.
+        # Reset the peak to the memory that is resident now.
         Path('/proc/self/clear_refs').write_text('5')
     before = _most_so_far()
     function(*args)

@@ -1,10 +1,9 @@
 """Learning to trust examples, with the object-oriented API.
 
-Most labels of a training set of handwritten digits are wrong. A weight for every example is
-learned by gradient descent on the loss of a few clean, held-out examples, differentiated through
-the steps of the network's own training. The idea is that of Ren, Zeng, Yang and Urtasun,
-"Learning to Reweight Examples for Robust Deep Learning", ICML 2018:
-https://arxiv.org/abs/1803.09050
+Most labels of a training set of handwritten digits are wrong. A weight for every example is learned
+by gradient descent on the loss of a few clean, held-out examples, differentiated through the
+network's training steps. The idea is due to Ren, Zeng, Yang and Urtasun, "Learning to Reweight
+Examples for Robust Deep Learning", ICML 2018: https://arxiv.org/abs/1803.09050
 
     python reweight_digits.py
 """
@@ -40,7 +39,7 @@ class Split(NamedTuple):
 
 
 def load(seed: int) -> Split:
-    """Split the digits, and give most of the training examples the label of another digit."""
+    """Split the digits, and give most training examples a wrong label."""
     digits = load_digits()
     images, labels = torch.tensor(digits.data).float() / 16, torch.tensor(digits.target)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
@@ -83,7 +82,7 @@ def learn_weights(data: Split, rounds: int = 100, inner_steps: int = 5) -> Tenso
 
 
 def test_accuracy(data: Split, examples: Examples, weights: Tensor, steps: int = 300) -> float:
-    """Train a new network on weighted examples; return its share of right answers, in percent."""
+    """Train a new network on weighted examples; return its accuracy in percent."""
     net = make_net()
     optimizer = torchopt.Adam(net.parameters(), lr=3e-3)
     for _ in range(steps):
@@ -95,7 +94,7 @@ def test_accuracy(data: Split, examples: Examples, weights: Tensor, steps: int =
 
 
 def compare(seed: int, rounds: int = 100) -> tuple[dict[str, float], Tensor, Tensor]:
-    """Return the accuracy of each way of training, the weights, and which are of wrong labels."""
+    """Return the accuracy of each training set, the weights, and a mask of the wrong labels."""
     torch.manual_seed(seed)
     data = load(seed)
     weights, equal = learn_weights(data, rounds), torch.ones(len(data.corrupted))

@@ -1,8 +1,9 @@
 """Learning which examples to trust, through the training of a transformer.
 
-Most labels of a training set of handwritten digits are wrong. A transformer reads each image row
-by row; the weights of its training examples are learned by the gradient of the loss of 50 clean
-ones, through 16 steps of Adam at a time. Kept as a graph, these steps need eight times the memory.
+Most labels of a training set of handwritten digits are wrong. A transformer reads each image row by
+row. The weights of its training examples are learned by the gradient of the loss on 50 clean
+examples, through 16 Adam steps at a time. With the graph of all steps it would need eight times the
+memory.
 
     python weights_transformer.py
 """
@@ -52,7 +53,7 @@ class Transformer(nn.Module):
 
 
 class Learner:
-    """A transformer in training, and the weights of its examples."""
+    """A transformer in training and the weights of its examples."""
 
     def __init__(self, data: Split, backward: Strategy) -> None:
         self.data, self.backward = data, backward
@@ -103,7 +104,7 @@ def run(output: Path, number: int = 60, steps: int = 16) -> None:
     learner = rounds(number, steps, Snapshots())
     weights, corrupted = learner.logits.detach().sigmoid(), learner.data.corrupted
     print(f'mean weight of right labels {weights[~corrupted].mean():.2f}, ', end='')
-    print(f'of wrong ones {weights[corrupted].mean():.2f}')
+    print(f'of wrong labels {weights[corrupted].mean():.2f}')
     print(f'peak memory of a round of {steps} steps')
     for backward in (Stored(), Recomputed(), Snapshots()):
         memory = peak_memory(rounds, (1, steps, backward), warm_up=(1, 1, backward))

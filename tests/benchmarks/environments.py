@@ -1,4 +1,4 @@
-"""One environment for each library whose import name, or age, keeps it apart."""
+"""One environment for each library that can't share the project's environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from libraries import Library
 def pythons_of(
     libraries: Iterable[Library], folder: Path
 ) -> tuple[dict[Library, Path], dict[str, str]]:
-    """Return the interpreter for each library, and by name why there is none for some."""
+    """Return the interpreter of each library, and by name why a library has none."""
     pythons, failures = {}, {}
     for library in libraries:
         try:
@@ -27,14 +27,14 @@ def pythons_of(
 
 
 def python_of(library: Library, folder: Path) -> Path:
-    """Return the interpreter of the library's environment, made anew if its recipe has changed.
+    """Return the interpreter of the library's environment, rebuilt if its recipe has changed.
 
     Raises:
-        subprocess.CalledProcessError: it can't be installed here.
+        subprocess.CalledProcessError: The library can't be installed here.
     """
     if library.installs is None:
         return Path(sys.executable)
-    # First torch, by its full version: nothing that follows may bring another one.
+    # Install torch first, by its full version, so that no later step installs another one.
     torch, plugin = (
         f'{name}=={version(name).partition("+")[0]}' for name in ('torch', 'pytest-benchmark')
     )

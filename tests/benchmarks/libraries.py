@@ -1,4 +1,4 @@
-"""The libraries that are compared, one line each."""
+"""The libraries that are compared."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Library:
         name: Heading of its column.
         adapter: Module and class in the folder ``adapters``.
         options: Arguments of the adapter.
-        installs: Arguments of the calls of ``pip install`` that make its environment, after torch
-            and pytest-benchmark; None for what runs in the environment of the project.
-        imports: What a user imports, if that can be timed.
-        note: Where it does something else than the project.
+        installs: The ``pip install`` arguments, one string per call, that complete its environment
+            after torch and pytest-benchmark; None if it runs in the project's environment.
+        imports: The module a user imports, if its import is timed.
+        note: How it differs from the project.
     """
 
     name: str
@@ -50,25 +50,26 @@ LIBRARIES = (
         'higher_api:Higher',
         installs=('higher==0.2.1',),
         imports='higher',
-        note='has no `eps_root`: one addition a tensor less. Its updates are those of parameters.',
+        note='has no `eps_root`, which saves one addition per tensor. It returns new parameters, '
+        'not updates.',
     ),
     Library(
         'learn2learn 0.2.0',
         'learn2learn_api:Learn2Learn',
-        # The published sources hold C files of a Cython from before Python 3.11: make them anew.
+        # The published C files are from a Cython before Python 3.11: generate them again.
         installs=(
             'numpy cython setuptools wheel',
             '--use-pep517 --no-build-isolation --no-deps '
             '--config-settings=--global-option=build_ext learn2learn==0.2.0',
         ),
-        note='has SGD as the only inner optimizer. Its import is not timed: it needs gym, '
-        'torchvision and others, which the benchmark passes by.',
+        note='has SGD as its only inner optimizer. Its import is not timed: it needs gym, '
+        'torchvision and other packages, which the benchmark does not install.',
     ),
     Library(
         'torch.optim',
         'torch_optim:TorchOptim',
         note='`torch.optim.adam.adam(..., differentiable=True)`, the function behind the class. '
-        'It has no `eps_root` and writes into its arguments, so that they are cloned first. '
-        'Unrolling over a module is left to its user.',
+        'It has no `eps_root` and writes into its arguments, so they are cloned first. '
+        'Unrolling a module is left to the user.',
     ),
 )

@@ -1,4 +1,4 @@
-"""How much memory a computation takes."""
+"""Peak memory of a computation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MIB = 2**20
 
 
 class PeakMemory:
-    """The most memory that this process has held since the start of the block.
+    """Peak memory in the block, beyond the memory held at its start.
 
-    On a GPU what torch has allocated; else what the process has resident, beyond what it had.
+    On a GPU, memory that torch has allocated; otherwise, resident memory of the process.
 
     Attributes:
-        mebibytes: The result, after the block; NaN where it can't be known.
+        mebibytes: The result, after the block; NaN where it is unknown.
     """
 
     def __init__(self, device: str = 'cpu') -> None:
@@ -46,9 +46,9 @@ class PeakMemory:
 
 
 def _reset() -> float:
-    """Let the high-water mark fall to what is resident now, and return that, in bytes."""
-    # Free memory that the allocator holds would hide what is taken from it; not every C library
-    # can give it back.
+    """Reset the high-water mark to the resident memory; return the latter in bytes."""
+    # Memory that the allocator holds free would hide later allocations. Not every C library can
+    # return it to the system.
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
     if trim is not None:
         trim(0)
@@ -60,7 +60,7 @@ def _reset() -> float:
 
 
 def _status(name: str) -> int:
-    """Return a line of this process's status, in bytes."""
+    """Return an entry of this process's status in bytes."""
     lines = Path('/proc/self/status').read_text().splitlines()
     (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f'{name}:'))
     return int(kibibytes) * 1024

@@ -1,6 +1,6 @@
 """Trajectories and meta-gradients against optax under JAX, in float64.
 
-Run by ``nox -s crosscheck``, in an environment that has both.
+Run by ``nox -s crosscheck``, whose environment has both libraries.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def decayed(weight_decay: float, make: Any) -> Any:
     return lambda lr: optax.chain(optax.add_decayed_weights(weight_decay), make(lr))
 
 
-# Where optax puts eps elsewhere than torch (AdaGrad under the root, RAdam after the bias
-# correction), it is 0. Its AMSGrad takes the maximum of corrected moments, another rule.
+# eps is 0 where optax and torch place it differently: optax's AdaGrad has it under the root, its
+# RAdam after the bias correction. AMSGrad is left out: optax takes the maximum of corrected
+# moments.
 PAIRS = [
     Pair('sgd', torchopt.sgd, optax.sgd),
     Pair('momentum', partial(torchopt.sgd, momentum=0.7), partial(optax.sgd, momentum=0.7)),
@@ -134,7 +135,7 @@ PAIRS = [
     ),
 ]
 pairs = pytest.mark.parametrize('pair', PAIRS, ids=lambda pair: pair.label)
-# optax's RAdam takes the root of a negative number before it discards it: its derivative is NaN.
+# optax's RAdam discards the root of a negative number, but its derivative is still NaN.
 differentiable_pairs = pytest.mark.parametrize(
     'pair', [pair for pair in PAIRS if pair.label != 'radam'], ids=lambda pair: pair.label
 )
@@ -195,7 +196,7 @@ def test_schedules(schedule: str) -> None:
     mine, theirs = make(*arguments), make_theirs(*arguments)
     for count in range(12):
         np.testing.assert_allclose(mine(count).item(), theirs(jnp.asarray(count)), rtol=1e-12)
-    # optax counts in int32, from which JAX divides in float32.
+    # optax counts in int32, and JAX's division of int32 gives float32.
     exact = optax.adam(lambda count: theirs(count.astype(jnp.float64)))
     expected = jax_adapted(exact, to_jax(META), to_jax(START), 12)
     assert_same(my_adapted(torchopt.adam(lr=mine), 12), expected, 1e-11)
@@ -203,7 +204,7 @@ def test_schedules(schedule: str) -> None:
 
 @differentiable_pairs
 def test_meta_gradient(pair: Pair) -> None:
-    """Of an unroll, with respect to the meta-parameters, the start and the learning rate."""
+    """With respect to the meta-parameters, the initial parameters and the learning rate."""
 
     def meta_loss(phi: torch.Tensor, params: Any, lr: torch.Tensor) -> torch.Tensor:
         return functional_meta_loss(pair.mine(lr=lr), phi, params)

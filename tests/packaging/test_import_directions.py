@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support.imports import imports_of
+
 ROOT = Path(__file__).parents[2]
 OWN = {path.parent.name: path.parent for path in ROOT.glob('packages/*/src/*/__init__.py')}
 ALLOWED = {
@@ -16,26 +18,6 @@ ALLOWED = {
     'torchopt_meta': {'torchopt'},
     'torchopt_utils': {'torchopt'},
 }
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING'
-
-
-def imports_of(tree: ast.AST) -> set[str]:
-    """Top-level modules imported anywhere in a file, functions included, but for types alone."""
-    found: set[str] = set()
-    for node in ast.iter_child_nodes(tree):
-        if is_type_checking(node):
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition('.')[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f'relative import in line {node.lineno}'
-            assert node.module is not None
-            found.add(node.module.partition('.')[0])
-        found |= imports_of(node)
-    return found
 
 
 def siblings_loaded_by(module: str) -> set[str]:
@@ -53,10 +35,12 @@ def test_every_package_has_its_arrows() -> None:
 @pytest.mark.parametrize('module', sorted(ALLOWED))
 def test_sources_import_only_what_arrows_allow(module: str) -> None:
     for path in sorted(OWN[module].rglob('*.py')):
-        foreign = imports_of(ast.parse(path.read_text())) & OWN.keys() - {module}
+        imports = imports_of(ast.parse(path.read_text()), type_checking=False)
+        foreign = {found.top for found in imports} & OWN.keys() - {module}
         assert foreign <= ALLOWED[module], f'{path.relative_to(ROOT)} imports {foreign}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('module', sorted(ALLOWED))
 def test_import_loads_only_what_arrows_allow(module: str) -> None:
     assert siblings_loaded_by(module) == ALLOWED[module]

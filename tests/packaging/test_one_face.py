@@ -1,6 +1,7 @@
 """The registry, the classes and the names that ``torchopt`` shows agree."""
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 import torchopt
 import torchopt_meta
 import torchopt_utils
-from torchopt import _siblings
+from torchopt import _siblings, rules
+from torchopt.base import FusedTransformation
 from torchopt.registry import OPTIMIZERS, OptimizerEntry
 
 OWNERS = {'torchopt_meta': torchopt_meta, 'torchopt_utils': torchopt_utils}
@@ -38,6 +40,26 @@ def test_classes_take_the_arguments_of_their_factory(entry: OptimizerEntry, pref
     assert list(accepted.values())[1:] == list(inspect.signature(entry.factory).parameters.values())
 
 
+@pytest.mark.parametrize(
+    'entry', [entry for entry in OPTIMIZERS if entry.fused], ids=lambda entry: entry.name
+)
+def test_what_the_registry_calls_fused_has_kernels(entry: OptimizerEntry) -> None:
+    assert isinstance(entry.factory(use_accelerated_op=True), FusedTransformation)
+
+
+def test_every_rule_is_registered() -> None:
+    shown = {name for name, value in vars(rules).items() if not name.startswith('_')}
+    assert shown == {entry.name for entry in OPTIMIZERS}
+
+
+@every_optimizer
+def test_parts_of_a_rule_are_transformations_that_users_find(entry: OptimizerEntry) -> None:
+    home = inspect.getmodule(inspect.unwrap(entry.factory))
+    parts = {name for name in vars(home) if name.startswith('scale_by_')}
+    for name in parts - {'scale_by_learning_rate'}:
+        assert getattr(torchopt.transform, name) is getattr(home, name)
+
+
 def test_every_class_is_registered() -> None:
     for module, prefix, base in (
         (torchopt, '', torchopt.Optimizer),
@@ -62,9 +84,13 @@ def names_for_type_checkers() -> dict[str, set[str]]:
     for statement in block.body:
         assert isinstance(statement, ast.ImportFrom)
         assert statement.module is not None
+        names = found.setdefault(statement.module.partition('.')[0], set())
         for alias in statement.names:
-            assert alias.name == alias.asname, 'only `X as X` is a re-export to type checkers'
-            found.setdefault(statement.module, set()).add(alias.name)
+            if alias.name == '*':
+                names.update(importlib.import_module(statement.module).__all__)
+            else:
+                assert alias.name == alias.asname, 'only `X as X` is a re-export to type checkers'
+                names.add(alias.name)
     return found
 
 
@@ -88,6 +114,7 @@ def test_everything_that_is_listed_exists() -> None:
         getattr(torchopt, name)
 
 
+@pytest.mark.slow
 def test_star_import() -> None:
     code = 'from torchopt import *; print(MetaAdam.__name__, stop_gradient.__name__, adam.__name__)'
     result = subprocess.run(
@@ -97,5 +124,5 @@ def test_star_import() -> None:
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'torchopt' has no attribute 'MetaLion'"):
-        torchopt.MetaLion  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'MetaNoSuchOptimizer'"):
+        torchopt.MetaNoSuchOptimizer  # noqa: B018

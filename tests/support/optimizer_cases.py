@@ -1,8 +1,8 @@
 """Every optimizer with its options, derived from the registry and the factories' signatures.
 
 An optimizer that is added to ``torchopt.registry.OPTIMIZERS`` is in these lists, and so in every
-test that runs over them. A keyword that no optimizer had before needs a line in ``SAMPLES``, and
-in ``INVALID`` unless it is a flag.
+test that runs over them. What these tests may expect of an optimizer stands in its entry. A keyword
+that no optimizer had before needs a line in ``SAMPLES``, and in ``INVALID`` unless it is a flag.
 """
 
 from __future__ import annotations
@@ -79,6 +79,9 @@ INVALID: dict[str, tuple[Any, ...]] = {
     'initial_scale': (-0.1, NAN),
 }
 
+# Options that every optimizer has.
+COMMON = frozenset({'lr', 'weight_decay', 'moment_requires_grad', 'maximize'})
+
 _NOT_AN_OPTION = frozenset({'use_accelerated_op'})
 _DIFFERENTIABLE = frozenset({'Scalar', 'tuple[Scalar, Scalar]', 'LearningRate'})
 _NUMERIC = _DIFFERENTIABLE | {'float'}
@@ -118,7 +121,8 @@ class OptimizerCase:
                 {'params': [p for p, flag in zip(params, flags) if flag]},
                 {'params': [p for p, flag in zip(params, flags) if not flag], 'weight_decay': 0.0},
             ]
-        cls = getattr(torch.optim, self.entry.torch_name)
+        cls = torch_class(self.entry)
+        assert cls is not None, f'torch has no {self.entry.class_name}'
         return cls(groups, **{'lr': self.value('lr'), **options}, foreach=False)
 
     def value(self, option: str) -> Any:
@@ -149,6 +153,11 @@ def signature_of(entry: OptimizerEntry) -> Mapping[str, inspect.Parameter]:
     """The options of an optimizer, by name."""
     parameters = inspect.signature(entry.factory).parameters
     return {name: p for name, p in parameters.items() if name not in _NOT_AN_OPTION}
+
+
+def torch_class(entry: OptimizerEntry) -> type[torch.optim.Optimizer] | None:
+    """The optimizer's class in torch; None also where this torch is too old to have it."""
+    return getattr(torch.optim, entry.torch_name, None) if entry.torch_name else None
 
 
 def sample_of(name: str) -> Any:
@@ -182,7 +191,7 @@ CASES = [case for entry in OPTIMIZERS for case in _cases_of(entry, list(signatur
 
 
 def _known_to_torch(entry: OptimizerEntry) -> list[str]:
-    cls = getattr(torch.optim, entry.torch_name, None)
+    cls = torch_class(entry)
     known = set(inspect.signature(cls).parameters) if cls else set()
     return [name for name in signature_of(entry) if name in known | _TORCH_KNOWS_OTHERWISE]
 
@@ -190,13 +199,19 @@ def _known_to_torch(entry: OptimizerEntry) -> list[str]:
 TORCH_CASES = [
     case
     for entry in OPTIMIZERS
-    if hasattr(torch.optim, entry.torch_name)
+    if torch_class(entry)
     for case in _cases_of(entry, _known_to_torch(entry))
 ]
 """The same of what torch has too."""
 
 MAIN_CASES = [case for case in CASES if case.label == 'defaults' or case.label.startswith('all')]
 """Two or three cases of each optimizer, for what costs much and depends little on options."""
+
+FUSED_CASES = [case for case in CASES if case.entry.fused]
+"""The cases of the optimizers that take ``use_accelerated_op``."""
+
+FUSED_MAIN_CASES = [case for case in MAIN_CASES if case.entry.fused]
+"""Two or three cases of each of these."""
 
 INVALID_OPTIONS = [
     (entry, name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,6 +48,15 @@ def sample_gradients(params: Tree, step: int, *, sparse: bool = False) -> Tree:
         zero = torch.rand(leaf.shape, generator=source) < 0.1
         gradients.append(gradient.masked_fill(zero, 0.0).to(leaf.device, leaf.dtype))
     return pytree.tree_unflatten(structure, gradients)
+
+
+def state_fields(state: Any) -> Iterator[tuple[str, Tree]]:
+    """The fields of an optimizer's state by name, through the states of a chain."""
+    if hasattr(state, '_fields'):
+        yield from zip(state._fields, state)
+    else:
+        for member in state:
+            yield from state_fields(member)
 
 
 def copied(tree: Tree) -> Tree:

@@ -95,4 +95,4 @@ def mistakes(net: nn.Module) -> None:
     torchopt.MetaAdam(net, lrr=1.0)  # type: ignore[call-arg]
     torchopt.MetaAdam(net.parameters())  # type: ignore[arg-type]
     torchopt.unroll(torch.sin, net, length=1, backward='stored')  # type: ignore[arg-type]
-    _ = torchopt.MetaLion  # type: ignore[attr-defined]
+    _ = torchopt.MetaNoSuchOptimizer  # type: ignore[attr-defined]

@@ -17,7 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 
 import torchopt
 from support.gpu import waiting_raises
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.optimizer_cases import FUSED_CASES as CASES
+from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
+from support.optimizer_cases import OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
 from torchopt_accel.devices import obstacle
@@ -271,7 +273,7 @@ import torch, torchopt
 from torchopt.registry import OPTIMIZERS
 from torchopt_accel.launch import DTYPES
 
-for entry in OPTIMIZERS:
+for entry in (entry for entry in OPTIMIZERS if entry.fused):
     for dtype in DTYPES:
         lr = torch.tensor(0.1, device='cuda', requires_grad=True)
         optimizer = entry.factory(lr=lr, use_accelerated_op=True)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import torchopt
-from support.optimizer_cases import MAIN_CASES, OptimizerCase
+from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
+from support.optimizer_cases import OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
 from torchopt_accel.launch import DTYPES
@@ -40,6 +41,7 @@ def compared(case: OptimizerCase, gradients: Any, **options: Any) -> tuple[Any, 
     return tuple(results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 @pytest.mark.parametrize('threads', [1, 2])
 def test_sizes(case: OptimizerCase, threads: int, device: str) -> None:
@@ -55,6 +57,7 @@ def test_sizes(case: OptimizerCase, threads: int, device: str) -> None:
     assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 def test_larger_than_the_caches(dtype: torch.dtype, kernels: str, launches: list[str]) -> None:
     # With a part that is no whole number of chunks, blocks or vectors, and one that is unaligned.

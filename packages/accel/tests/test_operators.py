@@ -32,6 +32,7 @@ def operator(rule: str, kind: str) -> Any:
     return getattr(torch.ops.torchopt, f'{rule}_{kind}').default
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('lr', [False, True])
 def test_opcheck(rule: str, lr: bool, device: str) -> None:

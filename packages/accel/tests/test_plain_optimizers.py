@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import torchopt
-from support.optimizer_cases import CASES, OptimizerCase
+from support.optimizer_cases import FUSED_CASES as CASES
+from support.optimizer_cases import OptimizerCase
 from support.trees import assert_trees_close, sample_gradients, sample_params
 from torchopt import pytree
 

@@ -67,6 +67,7 @@ class TestAvailable:
 
 
 class TestReport:
+    @pytest.mark.slow
     def test_command(self) -> None:
         command = [sys.executable, '-m', 'torchopt_accel']
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -106,6 +107,7 @@ class TestWheelThatCannotLoad:
         monkeypatch.setattr(_extension, 'find_spec', lambda name: None)
         assert 'built for: nothing' in _extension._explain(ImportError('no'))
 
+    @pytest.mark.slow
     def test_an_option_asked_for_is_not_ignored(self) -> None:
         code = (
             'import sys; sys.modules["torchopt_accel._C"] = None\n'

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from support.optimizer_cases import CASES, OptimizerCase
+from support.optimizer_cases import FUSED_CASES as CASES
+from support.optimizer_cases import OptimizerCase
 from torchopt import pytree
 
 INF, NAN = float('inf'), float('nan')

@@ -13,6 +13,8 @@ import torch
 
 import torchopt
 
+pytestmark = pytest.mark.slow
+
 SIZE = 300_000
 
 

@@ -11,7 +11,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchopt
-from support.optimizer_cases import MAIN_CASES, OptimizerCase
+from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
+from support.optimizer_cases import OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
 
@@ -201,6 +202,7 @@ def test_nested_vmap(case: OptimizerCase) -> None:
     both(case, lambda f: torch.vmap(torch.vmap(torch.func.grad(f)), (0, 1))(params, targets))
 
 
+@pytest.mark.compile
 @each_case
 def test_compile(case: OptimizerCase) -> None:
     torch.compiler.reset()

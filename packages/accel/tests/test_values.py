@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import torchopt
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.optimizer_cases import FUSED_CASES as CASES
+from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
+from support.optimizer_cases import OptimizerCase
 from support.trees import (
     assert_trees_close,
     copied,

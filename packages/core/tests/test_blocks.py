@@ -139,6 +139,29 @@ class TestClipGradNorm:
             (second,) = torch.autograd.grad(derivative.sum(), zeros)
             assert second.isfinite().all()
 
+    def test_second_derivative_beside_a_dead_layer(self) -> None:
+        """The gradient of one tensor is 0; the norm of all is smooth there all the same."""
+
+        def clip(v: torch.Tensor) -> torch.Tensor:
+            return torch.cat(apply(torchopt.clip_grad_norm(0.5), [v[:2], v[2:]]))
+
+        def one_tensor(v: torch.Tensor) -> torch.Tensor:
+            return v * (0.5 / (v.norm() + 1e-6))
+
+        v = torch.tensor([0.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+        found, expected = (torch.func.jacfwd(torch.func.jacrev(fn))(v) for fn in (clip, one_tensor))
+        torch.testing.assert_close(found, expected)
+
+    @pytest.mark.parametrize('norm_type', [1.0, 2.0, 3.0, INF])
+    @pytest.mark.parametrize('size', [1e-25, 1e-38, 1e30])
+    def test_squares_neither_underflow_nor_overflow(self, size: float, norm_type: float) -> None:
+        gradient = torch.tensor([size, -2 * size], requires_grad=True)
+        (found,) = apply(torchopt.clip_grad_norm(1.0, norm_type), [gradient])
+        norm = torch.linalg.vector_norm(torch.tensor([1.0, 2.0]), norm_type) * size
+        torch.testing.assert_close(found, gradient / max(norm.item(), 1.0))
+        (derivative,) = torch.autograd.grad(found.sum(), gradient)
+        assert derivative.isfinite().all()
+
     @pytest.mark.parametrize('value', [NAN, INF])
     def test_not_finite(self, value: float) -> None:
         gradients = [torch.tensor([value, 1.0])]

@@ -20,6 +20,8 @@ from support.trees import assert_trees_close
 from support.unrolled import META, START, inner_loss, outer_loss
 from torchopt import pytree
 
+pytestmark = pytest.mark.compile
+
 TASKS = torch.stack([META, 2 * META, -META])
 needs_compiler = pytest.mark.skipif(
     not shutil.which('c++') and not shutil.which('g++'), reason='Inductor needs a C++ compiler'

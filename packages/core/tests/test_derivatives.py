@@ -49,10 +49,13 @@ def round_values(case: OptimizerCase) -> dict[str, Any]:
     return {name: value for name, value in ROUND_VALUES.items() if case.has(name)}
 
 
-def state_on_the_way(optimizer: torchopt.GradientTransformation, params: Any) -> Any:
+def state_on_the_way(
+    case: OptimizerCase, optimizer: torchopt.GradientTransformation, params: Any
+) -> Any:
     """A state after some steps with every moment away from its singular point.
 
-    Second moments are positive; one entry of each first moment is exactly 0.
+    Second moments are positive; one entry of each first moment is exactly 0. What is not a moment
+    of a parameter stays as the steps left it.
     """
     state = optimizer.init(params)
     for _ in range(8):
@@ -61,8 +64,9 @@ def state_on_the_way(optimizer: torchopt.GradientTransformation, params: Any) ->
     source = generator(7)
     moved = []
     for path, leaf in zip(paths, leaves):
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
-            name = next(key for key in path if isinstance(key, str))
+        name = next((key for key in path if isinstance(key, str)), None)
+        floating = isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+        if floating and name not in case.entry.unlike_params:
             leaf = 0.3 + 0.2 * torch.rand(leaf.shape, generator=source, dtype=leaf.dtype)
             if name in FIRST_MOMENTS:
                 leaf = leaf - 0.2
@@ -94,11 +98,12 @@ def step_as_function(
     return step, [leaf for leaf in leaves if varies(leaf)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients()
     optimizer = case.make(**round_values(case))
-    state = requiring_grad(state_on_the_way(optimizer, params))
+    state = requiring_grad(state_on_the_way(case, optimizer, params))
     step, inputs = step_as_function(
         functools.partial(case.make, **round_values(case)), gradients, params, state, {}
     )
@@ -106,6 +111,7 @@ def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
     assert check_second_gradients(step, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_step_wrt_hyperparameters(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients()
@@ -115,7 +121,7 @@ def test_step_wrt_hyperparameters(case: OptimizerCase) -> None:
             lambda number: torch.tensor(number, dtype=torch.float64, requires_grad=True), value
         )
     optimizer = case.make(**options)
-    state = state_on_the_way(optimizer, params)
+    state = state_on_the_way(case, optimizer, params)
     # The state is a constant here: its tensors stay out of the inputs.
     constants = pytree.tree_map(lambda x: x.detach(), state)
     step, inputs = step_as_function(
@@ -154,7 +160,7 @@ def test_first_step_wrt_gradients_and_params(case: OptimizerCase) -> None:
 def test_large_eps(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients(zero=0.9)  # AdaMax has a kink at 0
     make = functools.partial(case.make, **{**round_values(case), 'eps': 2.0})
-    state = requiring_grad(state_on_the_way(make(), params))
+    state = requiring_grad(state_on_the_way(case, make(), params))
     step, inputs = step_as_function(make, gradients, params, state, {})
     assert check_gradients(step, inputs)
     assert check_second_gradients(step, inputs)

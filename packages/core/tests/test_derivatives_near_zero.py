@@ -19,6 +19,7 @@ from torchopt import pytree
 EPS = 1e-8
 # One scale an entry: zero, far below eps, eps itself, above it, and an ordinary one.
 GRADIENTS = [0.0, 1e-12, EPS, -EPS, 1e-4, -1e-4, 0.3]
+ELEMENTWISE = [case for case in CASES if case.entry.elementwise]
 
 
 def first_update_after(
@@ -57,7 +58,7 @@ def central_difference(
 
 # RAdam takes adaptive steps from its sixth on.
 @pytest.mark.parametrize('silent_steps', [0, 1, 8])
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', ELEMENTWISE, ids=str)
 def test_first_derivative_equals_finite_differences(case: OptimizerCase, silent_steps: int) -> None:
     update = first_update_after(case, silent_steps)
     x = torch.tensor(GRADIENTS, dtype=torch.float64, requires_grad=True)
@@ -65,11 +66,13 @@ def test_first_derivative_equals_finite_differences(case: OptimizerCase, silent_
     expected = central_difference(update, x.detach(), h)
     noise = 1e-15 * update(x).detach().abs() / h
     difference = (diagonal_derivative(update, x) - expected).abs()
-    assert (difference <= 1e-6 * expected.abs() + noise).all(), (difference, expected)
+    fits = difference <= 1e-6 * expected.abs() + noise
+    jumps = x == 0 if not case.entry.smooth else torch.zeros_like(fits)
+    assert (fits | jumps).all(), (difference, expected)
 
 
 @pytest.mark.parametrize('silent_steps', [0, 8])
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', ELEMENTWISE, ids=str)
 def test_second_derivative_equals_finite_differences(
     case: OptimizerCase, silent_steps: int
 ) -> None:
@@ -111,7 +114,7 @@ def test_higher_derivatives_are_finite(
 
 
 @pytest.mark.parametrize('transform', [torch.func.jacrev, torch.func.jacfwd])
-@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+@pytest.mark.parametrize('case', [c for c in MAIN_CASES if c.entry.elementwise], ids=str)
 def test_forward_and_reverse_agree_at_zero(
     case: OptimizerCase, transform: Callable[..., Any]
 ) -> None:

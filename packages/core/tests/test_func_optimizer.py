@@ -154,6 +154,7 @@ def test_a_step_needs_grad_mode() -> None:
     assert optimizer.state_dict() is None
 
 
+@pytest.mark.compile
 def test_a_step_is_not_compiled() -> None:
     params = requiring_grad(START)
     optimizer = torchopt.FuncOptimizer(torchopt.sgd())

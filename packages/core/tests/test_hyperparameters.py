@@ -60,6 +60,7 @@ def test_rates_of_a_class_are_in_the_order_of_its_parameters() -> None:
     assert [p.tolist() for p in params] == [[0.5, 0.5], [0.75]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_meta_sgd_gradient_to_the_tree_of_rates(case: OptimizerCase) -> None:
     leaves, structure = pytree.tree_flatten(
@@ -94,6 +95,7 @@ def test_a_learning_rate_learns_wherever_the_optimizer_is_made() -> None:
     assert torch.autograd.grad(update.sum(), rate)[0].item() == -2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_meta_gradient_to_the_tensors_of_a_schedule(case: OptimizerCase) -> None:
     first, rate = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.2, 0.8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import pickle
 from typing import Any
 
 import pytest
@@ -36,10 +37,32 @@ def test_class_has_the_arguments_of_the_factory(entry: OptimizerEntry) -> None:
     assert issubclass(plain, torchopt.Optimizer)
 
 
-@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    'entry', [entry for entry in OPTIMIZERS if entry.torch_name], ids=lambda entry: entry.name
+)
 def test_class_is_found_under_torchs_name_too(entry: OptimizerEntry) -> None:
+    assert entry.torch_name is not None
     assert getattr(torchopt, entry.torch_name) is getattr(torchopt, entry.class_name)
-    assert hasattr(torch.optim, entry.torch_name)
+
+
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_class_can_be_pickled_subclassed_and_read_about(entry: OptimizerEntry) -> None:
+    plain = getattr(torchopt, entry.class_name)
+    assert pickle.loads(pickle.dumps(plain)) is plain
+    assert entry.name in plain.__doc__
+    assert plain.__init__.__qualname__ == f'{entry.class_name}.__init__'
+
+    class Own(plain):  # type: ignore[misc, valid-type]
+        """One with a learning rate of its own."""
+
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, lr=0.25)
+
+    mine, theirs = two_params(), two_params()
+    run(Own(mine), mine, range(2))
+    run(plain(theirs, lr=0.25), theirs, range(2))
+    assert_trees_equal(mine, theirs)
+    assert Own.__doc__ == 'One with a learning rate of its own.'
 
 
 @pytest.mark.parametrize('case', CASES, ids=str)

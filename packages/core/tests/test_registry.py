@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
-import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,17 @@ import torch
 
 import torchopt
 from support import optimizer_cases
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase, signature_of
+from support.optimizer_cases import (
+    CASES,
+    COMMON,
+    FUSED_CASES,
+    FUSED_MAIN_CASES,
+    OptimizerCase,
+    signature_of,
+    torch_class,
+)
+from support.trees import sample_gradients, sample_params, state_fields
+from torchopt import pytree
 from torchopt.registry import OPTIMIZERS, OptimizerEntry
 
 
@@ -27,8 +36,52 @@ def test_factory_is_the_public_one(entry: OptimizerEntry) -> None:
 @pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
 def test_every_option_has_a_case(entry: OptimizerEntry) -> None:
     covered = {name for case in CASES if case.entry is entry for name in case.options}
-    assert covered == set(signature_of(entry))
-    assert 'use_accelerated_op' in inspect.signature(entry.factory).parameters
+    assert covered == set(signature_of(entry)) >= COMMON
+
+
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_torch_has_what_the_registry_says(entry: OptimizerEntry) -> None:
+    """And nothing of this name that the registry does not mention."""
+    assert (torch_class(entry) is not None) == (entry.torch_name is not None)
+    assert not hasattr(torch.optim, entry.class_name) or entry.torch_name
+
+
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_a_rule_without_meta_gradient_says_so(entry: OptimizerEntry) -> None:
+    assert entry.smooth or 'meta-gradient' in (entry.factory.__doc__ or '')
+
+
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_floats_of_a_state_look_like_parameters_or_are_registered(entry: OptimizerEntry) -> None:
+    params = sample_params()
+    shapes = pytree.tree_map(lambda leaf: (leaf.shape, leaf.dtype), params)
+    unlike = set()
+    for case in CASES:
+        if case.entry is not entry:
+            continue
+        optimizer = case.make()
+        _, state = optimizer.update(
+            sample_gradients(params, 0), optimizer.init(params), params=params, inplace=False
+        )
+        for name, tree in state_fields(state):
+            leaves = pytree.tree_leaves(tree)
+            if any(leaf.is_floating_point() for leaf in leaves):
+                found = pytree.tree_map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+                unlike |= {name} if found != shapes else set()
+    assert unlike == entry.unlike_params
+
+
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_an_elementwise_rule_has_a_diagonal_jacobian(entry: OptimizerEntry) -> None:
+    params = torch.tensor([[0.5, -0.3], [0.2, 0.9]], dtype=torch.float64)
+    optimizer = entry.factory()
+
+    def step(gradients: torch.Tensor) -> torch.Tensor:
+        state = optimizer.init(params)
+        return optimizer.update(gradients, state, params=params, inplace=False)[0].flatten()
+
+    jacobian = torch.func.jacrev(step)(params.sin()).reshape(4, 4)
+    assert torch.equal(jacobian, jacobian.diag().diag()) == entry.elementwise
 
 
 @pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
@@ -43,19 +96,23 @@ def test_an_option_without_sample_says_where_to_add_it() -> None:
 
 
 def test_a_new_optimizer_gets_its_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lion(lr: float = 1e-4, temperature: float = 1.0) -> Any:
+    def invented(lr: float = 1e-4, temperature: float = 1.0) -> Any:
         return torchopt.sgd(lr)
 
+    entry = OptimizerEntry(invented, 'Invented')
     with pytest.raises(KeyError, match="'temperature' has no sample value"):
-        optimizer_cases._cases_of(OptimizerEntry(lion, 'Lion', 'Lion'), ['lr', 'temperature'])
+        optimizer_cases._cases_of(entry, ['lr', 'temperature'])
     monkeypatch.setitem(optimizer_cases.SAMPLES, 'temperature', 2.0)
-    cases = optimizer_cases._cases_of(OptimizerEntry(lion, 'Lion', 'Lion'), ['lr', 'temperature'])
+    cases = optimizer_cases._cases_of(entry, ['lr', 'temperature'])
     assert [str(case) for case in cases] == [
-        'lion-defaults',
-        'lion-lr',
-        'lion-temperature',
-        'lion-all',
+        'invented-defaults',
+        'invented-lr',
+        'invented-temperature',
+        'invented-all',
     ]
+    assert entry.class_names == ('Invented',)
+    assert not entry.fused
+    assert OptimizerEntry(invented, 'Invented', 'invented').class_names == ('Invented', 'invented')
 
 
 class TestAccelerated:
@@ -91,7 +148,7 @@ class TestAccelerated:
         assert torchopt.accelerated_op_available([torch.device('cpu')]) is False
 
     @pytest.mark.usefixtures('absent')
-    @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+    @pytest.mark.parametrize('case', FUSED_MAIN_CASES, ids=str)
     def test_error_names_the_package(self, case: OptimizerCase) -> None:
         with pytest.raises(ModuleNotFoundError, match='pip install torchopt-accel'):
             case.make(use_accelerated_op=True)
@@ -104,7 +161,7 @@ class TestAccelerated:
         assert torchopt.accelerated_op_available('cpu')
         assert not torchopt.accelerated_op_available('cuda')
 
-    @pytest.mark.parametrize('case', CASES, ids=str)
+    @pytest.mark.parametrize('case', FUSED_CASES, ids=str)
     def test_package_gets_every_argument_by_name(
         self, case: OptimizerCase, accel: ModuleType
     ) -> None:

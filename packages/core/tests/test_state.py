@@ -60,7 +60,8 @@ def test_inplace_writes_into_the_callers_tensors(case: OptimizerCase) -> None:
     optimizer = case.make()
     state, gradients = optimizer.init(params), sample_gradients(params, 0)
     expected = optimizer.update(copied(gradients), copied(state), params=params, inplace=False)
-    result = optimizer.update(gradients, state, params=params, inplace=True)
+    with torch.no_grad():
+        result = optimizer.update(gradients, state, params=params, inplace=True)
     assert_trees_close(result, pytree.tree_map(torch.Tensor.detach, expected))
     for new, old in zip(pytree.tree_leaves(result), pytree.tree_leaves((gradients, state))):
         assert new is old
@@ -136,7 +137,10 @@ def test_expanded_tensors_are_not_written(case: OptimizerCase) -> None:
     optimizer = case.make()
     state = optimizer.init(params)
     before = copied(state)
-    with pytest.raises(ValueError, match='cannot write into an expanded tensor'):
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match='cannot write into an expanded tensor'),
+    ):
         optimizer.update({'w': torch.tensor(1.0).expand(3)}, state, params=params)
     assert_trees_equal(state, before)
 
@@ -174,7 +178,8 @@ def test_inplace_leaves_no_graph_of_what_it_has_overwritten(case: OptimizerCase)
     (gradient,) = torch.autograd.grad((param**3).sum(), param, create_graph=True)
     _, state = optimizer.update([gradient], optimizer.init([param]), params=[param], inplace=False)
     (gradient,) = torch.autograd.grad((param**3).sum(), param, create_graph=True)
-    updates, state = optimizer.update([gradient], state, params=[param])
+    with torch.no_grad():
+        updates, state = optimizer.update([gradient], state, params=[param])
     assert updates[0].data_ptr() == gradient.data_ptr()
     assert all(leaf.grad_fn is None for leaf in pytree.tree_leaves((updates, state)))
     assert torchopt.apply_updates([param], updates)[0] is param

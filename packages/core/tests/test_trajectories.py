@@ -65,6 +65,7 @@ def run_functional(
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('inplace', [True, False], ids=['inplace', 'functional'])
 @pytest.mark.parametrize('gradients', [dense, sparse])
 @pytest.mark.parametrize('case', TORCH_CASES, ids=str)
@@ -112,6 +113,7 @@ def staircase(optimizer: torch.optim.Optimizer) -> Any:
     ],
     ids=['linear', 'polynomial', 'exponential', 'staircase'],
 )
+@pytest.mark.slow
 @pytest.mark.parametrize('inplace', [True, False], ids=['inplace', 'functional'])
 @pytest.mark.parametrize(
     'case', [case for case in TORCH_CASES if case.label == 'defaults'], ids=str

@@ -1,26 +1,30 @@
 """Several modules under one meta-optimizer, and what its state allows."""
 
+from __future__ import annotations
+
 import copy
 import io
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import torchopt
-from torchopt.registry import OPTIMIZERS
+from torchopt.registry import OPTIMIZERS, OptimizerEntry
 
 
-def pair():
+def pair() -> tuple[nn.Linear, nn.Linear]:
     return nn.Linear(2, 1, dtype=torch.float64), nn.Linear(2, 1, dtype=torch.float64)
 
 
-def loss_of(*nets):
+def loss_of(*nets: nn.Module) -> torch.Tensor:
     batch = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
-    return sum(net(batch).square().mean() for net in nets)
+    return torch.stack([net(batch).square().mean() for net in nets]).sum()
 
 
-def test_group_with_hyperparameters_of_its_own():
+def test_group_with_hyperparameters_of_its_own() -> None:
     first, second = pair()
     starts = first.weight, second.weight
     optimizer = torchopt.MetaSGD(first, lr=0.1)
@@ -32,7 +36,7 @@ def test_group_with_hyperparameters_of_its_own():
         torch.testing.assert_close(net.weight, start - lr * gradient)
 
 
-def test_group_with_a_transformation_of_its_own():
+def test_group_with_a_transformation_of_its_own() -> None:
     first, second = pair()
     optimizer = torchopt.MetaOptimizer(first, torchopt.sgd(lr=0.1))
     optimizer.add_param_group(second, torchopt.adam(lr=0.1))
@@ -41,7 +45,7 @@ def test_group_with_a_transformation_of_its_own():
     assert hasattr(optimizer.state_dict()[1][0], 'mu')
 
 
-def test_group_inherits_the_first_transformation():
+def test_group_inherits_the_first_transformation() -> None:
     first, second = pair()
     optimizer = torchopt.MetaOptimizer(first, torchopt.sgd(lr=0.1))
     optimizer.add_param_group(second)
@@ -50,7 +54,7 @@ def test_group_inherits_the_first_transformation():
     assert second.weight is not start
 
 
-def test_tensor_shared_by_two_groups_stays_one_tensor():
+def test_tensor_shared_by_two_groups_stays_one_tensor() -> None:
     first, second = pair()
     second.weight = first.weight
     optimizer = torchopt.MetaSGD(first, lr=0.1)
@@ -72,7 +76,11 @@ def test_tensor_shared_by_two_groups_stays_one_tensor():
         (lambda first, second: (second, {'impl': 1}), TypeError, 'gradient transformation'),
     ],
 )
-def test_bad_group_is_refused_and_changes_nothing(group, error, match):
+def test_bad_group_is_refused_and_changes_nothing(
+    group: Callable[[nn.Module, nn.Module], tuple[Any, dict[str, Any]]],
+    error: type[Exception],
+    match: str,
+) -> None:
     first, second = pair()
     optimizer = torchopt.MetaSGD(first, lr=0.1)
     module, options = group(first, second)
@@ -81,7 +89,7 @@ def test_bad_group_is_refused_and_changes_nothing(group, error, match):
     assert len(optimizer.state_dict()) == 1
 
 
-def test_hyperparameters_need_the_class_of_one_rule():
+def test_hyperparameters_need_the_class_of_one_rule() -> None:
     first, second = pair()
     optimizer = torchopt.MetaOptimizer(first, torchopt.sgd(lr=0.1))
     with pytest.raises(TypeError, match='own lr only in the class'):
@@ -89,7 +97,7 @@ def test_hyperparameters_need_the_class_of_one_rule():
 
 
 @pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
-def test_saved_and_loaded_run_equals_the_uninterrupted_one(entry):
+def test_saved_and_loaded_run_equals_the_uninterrupted_one(entry: OptimizerEntry) -> None:
     net, twin = pair()
     make = getattr(torchopt, f'Meta{entry.class_name}')
     optimizer = make(net, lr=0.1)
@@ -113,7 +121,7 @@ def test_saved_and_loaded_run_equals_the_uninterrupted_one(entry):
         assert torch.equal(left, right)
 
 
-def test_steps_do_not_write_into_an_extracted_state():
+def test_steps_do_not_write_into_an_extracted_state() -> None:
     net, _ = pair()
     optimizer = torchopt.MetaAdam(net, lr=0.1)
     optimizer.step(loss_of(net))
@@ -142,7 +150,7 @@ def test_steps_do_not_write_into_an_extracted_state():
         ),
     ],
 )
-def test_state_that_does_not_fit_is_refused(spoil):
+def test_state_that_does_not_fit_is_refused(spoil: Callable[[Any], Any]) -> None:
     net, _ = pair()
     optimizer = torchopt.MetaAdam(net, lr=0.1)
     before = optimizer.state_dict()
@@ -151,7 +159,7 @@ def test_state_that_does_not_fit_is_refused(spoil):
     assert optimizer.state_dict()[0] is before[0]
 
 
-def test_copy_steps_the_same_module_with_a_state_of_its_own():
+def test_copy_steps_the_same_module_with_a_state_of_its_own() -> None:
     net, other = pair()
     optimizer = torchopt.MetaAdam(net, lr=0.1)
     optimizer.step(loss_of(net))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 import torchopt
+from support.modules import Net, StandIn, contents, is_same
 from torchopt_utils import ModuleState
 
 MODES = ['reference', 'copy', 'deepcopy']
@@ -14,7 +17,9 @@ MODES = ['reference', 'copy', 'deepcopy']
 
 @pytest.mark.parametrize('by', MODES)
 @pytest.mark.parametrize('has_graph', [True, False])
-def test_a_module_s_clone_has_its_structure(net, x, by, has_graph):
+def test_a_module_s_clone_has_its_structure(
+    net: Net, x: torch.Tensor, by: Any, has_graph: bool
+) -> None:
     if has_graph:
         net.first._parameters['weight'] = net.second._parameters['weight'] = net.first.weight * 2
     clone = torchopt.module_clone(net.eval(), by=by)
@@ -37,7 +42,7 @@ def test_a_module_s_clone_has_its_structure(net, x, by, has_graph):
         assert isinstance(clone.first.weight, nn.Parameter) != has_graph
 
 
-def test_replacing_parameters_of_a_clone_leaves_the_original(net, contents, is_same):
+def test_replacing_parameters_of_a_clone_leaves_the_original(net: Net) -> None:
     before = contents(net)
     clone = torchopt.module_clone(net)
     clone.first._parameters['weight'] = torch.zeros(2, 2)
@@ -45,7 +50,7 @@ def test_replacing_parameters_of_a_clone_leaves_the_original(net, contents, is_s
     assert is_same(contents(net), before)
 
 
-def test_buffers_are_detached_if_wanted(net, x):
+def test_buffers_are_detached_if_wanted(net: Net, x: torch.Tensor) -> None:
     net.norm._buffers['running_mean'] = net.first.weight.sum(0)
     clone = torchopt.module_clone(net, detach_buffers=True)
     assert clone.first.weight is net.first.weight
@@ -56,7 +61,7 @@ def test_buffers_are_detached_if_wanted(net, x):
 
 
 @pytest.mark.parametrize('by', MODES)
-def test_clones_move_to_another_device(net, by):
+def test_clones_move_to_another_device(net: Net, by: Any) -> None:
     clone = torchopt.module_clone(net, by=by, device='meta')
     tensors = [*clone.parameters(), *clone.buffers()]
     assert {t.device.type for t in tensors} == {'meta'}
@@ -65,7 +70,7 @@ def test_clones_move_to_another_device(net, by):
 
 
 @pytest.mark.parametrize('by', MODES)
-def test_attributes_that_carry_a_graph_are_cloned_too(linear, by):
+def test_attributes_that_carry_a_graph_are_cloned_too(linear: nn.Linear, by: Any) -> None:
     linear.recent = [linear.weight * 2]
     linear.main = linear.weight
     clone = torchopt.module_clone(linear, by=by)
@@ -75,7 +80,7 @@ def test_attributes_that_carry_a_graph_are_cloned_too(linear, by):
 
 
 @pytest.mark.parametrize('by', MODES)
-def test_recurrent_layers_can_be_cloned_with_a_graph(by):
+def test_recurrent_layers_can_be_cloned_with_a_graph(by: Any) -> None:
     torch.manual_seed(0)
     lstm, x = nn.LSTM(1, 2), torch.ones(1, 1)
     for name, parameter in list(lstm._parameters.items()):
@@ -90,8 +95,8 @@ def test_recurrent_layers_can_be_cloned_with_a_graph(by):
 
 @pytest.mark.parametrize('by', MODES)
 def test_an_optimizer_s_clone_steps_the_same_module_with_its_own_state(
-    optimizer, linear, x, by, is_same
-):
+    optimizer: StandIn, linear: nn.Linear, x: torch.Tensor, by: Any
+) -> None:
     optimizer.step(linear(x).square().sum())
     before = torchopt.pytree.tree_leaves(optimizer.state_dict())
     clone = torchopt.module_clone(optimizer, by=by)
@@ -107,7 +112,7 @@ def test_an_optimizer_s_clone_steps_the_same_module_with_its_own_state(
     assert not is_same(torchopt.pytree.tree_leaves(clone.state_dict()), cloned)
 
 
-def test_a_plain_optimizer_s_clone_steps_the_same_tensors():
+def test_a_plain_optimizer_s_clone_steps_the_same_tensors() -> None:
     weight = torch.ones(1, requires_grad=True)
     optimizer = torchopt.Adam([weight], lr=0.5)
     clone = torchopt.module_clone(optimizer, by='deepcopy')
@@ -120,7 +125,7 @@ def test_a_plain_optimizer_s_clone_steps_the_same_tensors():
 
 
 @pytest.mark.parametrize('by', MODES)
-def test_a_state_is_cloned(net, by):
+def test_a_state_is_cloned(net: Net, by: Any) -> None:
     state = torchopt.extract_state_dict(net, enable_visual=True)
     clone = torchopt.module_clone(state, by=by, detach_buffers=True)
     assert isinstance(clone, ModuleState)
@@ -132,7 +137,7 @@ def test_a_state_is_cloned(net, by):
 
 
 @pytest.mark.parametrize('by', MODES)
-def test_a_tree_is_cloned(by):
+def test_a_tree_is_cloned(by: Any) -> None:
     x = torch.ones(2, requires_grad=True)
     tree = {'a': x, 'b': [x, None, x * 2]}
     clone = torchopt.module_clone(tree, by=by)
@@ -147,6 +152,6 @@ def test_a_tree_is_cloned(by):
 
 
 @pytest.mark.parametrize('target', [nn.Linear(1, 1), torchopt.FuncOptimizer(torchopt.adam()), []])
-def test_an_unknown_mode_is_refused(target):
+def test_an_unknown_mode_is_refused(target: Any) -> None:
     with pytest.raises(ValueError, match=r"by must be one of 'reference', .* got 'share'"):
         torchopt.module_clone(target, by='share')

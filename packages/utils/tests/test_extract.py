@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import torchopt
+from support.modules import Net, StandIn, contents, is_same
 from torchopt_utils import ModuleState
 from torchopt_utils.state import BufferSnapshot, ModuleSnapshot
 
 MODES = ['reference', 'ref', 'copy', 'clone', 'deepcopy', 'deepclone']
 
 
-def test_a_reference_holds_the_tensors_in_dictionaries_of_its_own(net):
+def test_a_reference_holds_the_tensors_in_dictionaries_of_its_own(net: Net) -> None:
     state = torchopt.extract_state_dict(net)
     modules = list(net.modules())
     assert type(state) is ModuleState
@@ -32,7 +34,7 @@ def test_a_reference_holds_the_tensors_in_dictionaries_of_its_own(net):
     assert state.visual_contents is None
 
 
-def test_a_reference_does_not_follow_replacements(net, contents, is_same):
+def test_a_reference_does_not_follow_replacements(net: Net) -> None:
     state = torchopt.extract_state_dict(net)
     before = contents(state)
     net.first._parameters['weight'] = net.first.weight * 2
@@ -41,7 +43,7 @@ def test_a_reference_does_not_follow_replacements(net, contents, is_same):
 
 
 @pytest.mark.parametrize('by', MODES)
-def test_values_ties_and_absent_tensors_survive_every_mode(net, by):
+def test_values_ties_and_absent_tensors_survive_every_mode(net: Net, by: Any) -> None:
     reference = torchopt.extract_state_dict(net)
     state = torchopt.extract_state_dict(net, by=by)
     torch.testing.assert_close(
@@ -54,7 +56,9 @@ def test_values_ties_and_absent_tensors_survive_every_mode(net, by):
 
 @pytest.mark.parametrize('by', ['copy', 'clone'])
 @pytest.mark.parametrize('grad_mode', [True, False])
-def test_gradients_flow_through_a_copy_also_under_no_grad(net, by, grad_mode):
+def test_gradients_flow_through_a_copy_also_under_no_grad(
+    net: Net, by: Any, grad_mode: bool
+) -> None:
     with torch.set_grad_enabled(grad_mode):
         state = torchopt.extract_state_dict(net, by=by)
     copied = state.params[1]['weight']
@@ -66,7 +70,7 @@ def test_gradients_flow_through_a_copy_also_under_no_grad(net, by, grad_mode):
 
 
 @pytest.mark.parametrize('by', ['deepcopy', 'deepclone'])
-def test_a_deepcopy_is_detached_and_keeps_requires_grad_and_kind(net, by):
+def test_a_deepcopy_is_detached_and_keeps_requires_grad_and_kind(net: Net, by: Any) -> None:
     net.second._parameters['bias'] = net.second.bias * 2
     state = torchopt.extract_state_dict(net, by=by)
     weight, bias, frozen = (
@@ -84,7 +88,7 @@ def test_a_deepcopy_is_detached_and_keeps_requires_grad_and_kind(net, by):
     assert not frozen.requires_grad
 
 
-def test_buffers_can_be_left_out_or_detached(net):
+def test_buffers_can_be_left_out_or_detached(net: Net) -> None:
     assert torchopt.extract_state_dict(net, with_buffers=False).buffers == ()
     net.norm._buffers['running_mean'] = net.first.weight.sum(0)
     for by in ('reference', 'copy'):
@@ -97,7 +101,7 @@ def test_buffers_can_be_left_out_or_detached(net):
     assert torchopt.extract_state_dict(net, by='copy').buffers[-1]['running_mean'].grad_fn
 
 
-def test_the_class_of_a_state_tells_what_recovering_copies(net):
+def test_the_class_of_a_state_tells_what_recovering_copies(net: Net) -> None:
     reference = torchopt.extract_state_dict(net)
     buffers = torchopt.extract_state_dict(net, detach_buffers=True)
     copied = torchopt.extract_state_dict(net, by='copy')
@@ -110,7 +114,7 @@ def test_the_class_of_a_state_tells_what_recovering_copies(net):
 
 
 @pytest.mark.parametrize('by', MODES)
-def test_tensors_move_to_another_device(net, by):
+def test_tensors_move_to_another_device(net: Net, by: Any) -> None:
     state = torchopt.extract_state_dict(net, by=by, device='meta')
     leaves = torchopt.pytree.tree_leaves(state)
     assert leaves
@@ -120,12 +124,12 @@ def test_tensors_move_to_another_device(net, by):
     assert state.params[1]['weight'].is_leaf == by.startswith('deep')
 
 
-def test_a_reference_on_its_own_device_is_the_tensor_itself(net, contents, is_same):
+def test_a_reference_on_its_own_device_is_the_tensor_itself(net: Net) -> None:
     state = torchopt.extract_state_dict(net, device='cpu')
     assert is_same(contents(state), contents(net))
 
 
-def test_names_for_drawing_carry_the_prefix(net):
+def test_names_for_drawing_carry_the_prefix(net: Net) -> None:
     state = torchopt.extract_state_dict(net, enable_visual=True, visual_prefix='step0.')
     assert state.visual_contents == {f'step0.{name}': p for name, p in net.named_parameters()}
     copied = torchopt.extract_state_dict(net, by='copy', enable_visual=True)
@@ -133,7 +137,7 @@ def test_names_for_drawing_carry_the_prefix(net):
 
 
 @pytest.mark.parametrize('by', ['copy', 'deepcopy'])
-def test_a_state_can_be_extracted_again(net, by):
+def test_a_state_can_be_extracted_again(net: Net, by: Any) -> None:
     state = torchopt.extract_state_dict(net, enable_visual=True)
     again = torchopt.extract_state_dict(state, by=by, with_buffers=False)
     assert again.buffers == ()
@@ -144,7 +148,9 @@ def test_a_state_can_be_extracted_again(net, by):
 
 
 @pytest.mark.parametrize('by', MODES)
-def test_an_optimizer_s_state_is_a_tree_with_containers_of_its_own(optimizer, linear, x, by):
+def test_an_optimizer_s_state_is_a_tree_with_containers_of_its_own(
+    optimizer: StandIn, linear: nn.Linear, x: torch.Tensor, by: Any
+) -> None:
     optimizer.step(linear(x).sum())
     (old,) = optimizer.state_dict()
     state = torchopt.extract_state_dict(optimizer, by=by)
@@ -162,7 +168,7 @@ def test_an_optimizer_s_state_is_a_tree_with_containers_of_its_own(optimizer, li
     assert all(leaf.is_leaf for leaf in torchopt.pytree.tree_leaves(again))
 
 
-def test_leaves_of_an_optimizer_s_state_that_are_no_tensors_are_kept():
+def test_leaves_of_an_optimizer_s_state_that_are_no_tensors_are_kept() -> None:
     weight = nn.Parameter(torch.ones(1))
     plain = torch.optim.SGD([weight], lr=0.5, momentum=0.9)
     weight.grad = torch.ones(1)
@@ -174,13 +180,13 @@ def test_leaves_of_an_optimizer_s_state_that_are_no_tensors_are_kept():
     assert state['state'][0]['momentum_buffer'] is not buffer
 
 
-def test_an_optimizer_before_its_first_step_may_have_no_state():
+def test_an_optimizer_before_its_first_step_may_have_no_state() -> None:
     assert torchopt.extract_state_dict(torchopt.FuncOptimizer(torchopt.adam())) is None
 
 
 @pytest.mark.parametrize('by', ['reference', 'deepcopy'])
 @pytest.mark.parametrize('detach_buffers', [True, False])
-def test_a_state_can_be_saved(net, x, by, detach_buffers, contents):
+def test_a_state_can_be_saved(net: Net, x: torch.Tensor, by: Any, detach_buffers: bool) -> None:
     net.first._parameters['weight'] = net.second._parameters['weight'] = net.first.weight * 2
     state = torchopt.extract_state_dict(
         net, by=by, detach_buffers=detach_buffers, enable_visual=True
@@ -199,12 +205,12 @@ def test_a_state_can_be_saved(net, x, by, detach_buffers, contents):
 
 
 @pytest.mark.parametrize('by', ['shallow', '', None, 3, ['copy']])
-def test_an_unknown_mode_is_refused(net, by):
+def test_an_unknown_mode_is_refused(net: Net, by: Any) -> None:
     with pytest.raises(ValueError, match='by must be one of'):
         torchopt.extract_state_dict(net, by=by)
 
 
-def test_an_unknown_device_is_refused(net):
+def test_an_unknown_device_is_refused(net: Net) -> None:
     with pytest.raises(RuntimeError, match='nowhere'):
         torchopt.extract_state_dict(net, device='nowhere')
 
@@ -221,7 +227,7 @@ def test_an_unknown_device_is_refused(net):
         ([nn.Linear(1, 1)], r'target\[0\] must be a tensor or None, got Linear'),
     ],
 )
-def test_a_target_of_another_type_is_refused(target, message):
+def test_a_target_of_another_type_is_refused(target: Any, message: str) -> None:
     for function in (
         torchopt.extract_state_dict,
         torchopt.module_clone,

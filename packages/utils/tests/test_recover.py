@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import torchopt
+from support.modules import Net, StandIn, contents, is_same
 from torchopt_utils import ModuleState
 
 MODES = ['reference', 'copy', 'deepcopy']
 
 
 @st.composite
-def modules(draw) -> nn.Module:
+def modules(draw: st.DrawFn) -> nn.Module:
     """Trees of modules with drawn slots: absent, frozen, tied, non-leaf, of any small shape."""
     pool = [nn.Parameter(torch.randn(draw(st.integers(0, 2)), 2)) for _ in range(2)]
     tensors = st.sampled_from(
@@ -47,7 +50,9 @@ def modules(draw) -> nn.Module:
 
 
 @given(modules(), st.sampled_from(MODES), st.booleans())
-def test_recovering_what_was_extracted_is_the_identity(module, by, detach_buffers):
+def test_recovering_what_was_extracted_is_the_identity(
+    module: nn.Module, by: Any, detach_buffers: bool
+) -> None:
     before = torchopt.extract_state_dict(module)
     values = torchopt.extract_state_dict(module, by='deepcopy')
     state = torchopt.extract_state_dict(module, by=by, detach_buffers=detach_buffers)
@@ -78,21 +83,23 @@ def test_recovering_what_was_extracted_is_the_identity(module, by, detach_buffer
     assert ties(leaves(after.params)) == ties(leaves(before.params))
 
 
-def leaves(tree):
+def leaves(tree: Any) -> list[Any]:
     return torchopt.pytree.tree_leaves(tree, none_is_leaf=True)
 
 
-def ties(tensors):
+def ties(tensors: list[Any]) -> list[int]:
     ids = [id(tensor) for tensor in tensors]
     return [ids.index(each) for each in ids]
 
 
 @pytest.mark.parametrize('by', MODES)
-def test_steps_repeat_after_every_recovery(net, x, by, optimizer, linear):
+def test_steps_repeat_after_every_recovery(
+    net: Net, x: torch.Tensor, by: Any, optimizer: StandIn, linear: nn.Linear
+) -> None:
     state = torchopt.extract_state_dict(linear, by=by)
     optimizer_state = torchopt.extract_state_dict(optimizer, by=by)
 
-    def two_steps():
+    def two_steps() -> torch.Tensor:
         for _ in range(2):
             optimizer.step(linear(x).square().mean())
         return linear.weight.detach().clone()
@@ -108,7 +115,7 @@ def test_steps_repeat_after_every_recovery(net, x, by, optimizer, linear):
 
 
 @pytest.mark.parametrize('by', ['copy', 'deepcopy'])
-def test_training_in_place_leaves_a_snapshot_as_it_is(net, x, by):
+def test_training_in_place_leaves_a_snapshot_as_it_is(net: Net, x: torch.Tensor, by: Any) -> None:
     initial = torchopt.extract_state_dict(net, by='deepcopy')
     state = torchopt.extract_state_dict(net, by=by)
     for _ in range(2):
@@ -123,7 +130,9 @@ def test_training_in_place_leaves_a_snapshot_as_it_is(net, x, by):
             assert a is b is None or torch.equal(a, b)
 
 
-def test_detached_buffers_are_recovered_again_and_again_beside_references(net, x):
+def test_detached_buffers_are_recovered_again_and_again_beside_references(
+    net: Net, x: torch.Tensor
+) -> None:
     weight = net.first.weight
     state = torchopt.extract_state_dict(net, detach_buffers=True)
     for _ in range(2):
@@ -135,7 +144,7 @@ def test_detached_buffers_are_recovered_again_and_again_beside_references(net, x
         assert net.first.weight is weight
 
 
-def test_a_copy_stays_connected_when_recovered_under_no_grad(linear):
+def test_a_copy_stays_connected_when_recovered_under_no_grad(linear: nn.Linear) -> None:
     weight = linear.weight
     state = torchopt.extract_state_dict(linear, by='copy')
     with torch.no_grad():
@@ -144,7 +153,7 @@ def test_a_copy_stays_connected_when_recovered_under_no_grad(linear):
     assert torch.equal(weight.grad, torch.ones(1, 2))
 
 
-def test_a_deepcopy_recovers_parameters_as_parameters(linear):
+def test_a_deepcopy_recovers_parameters_as_parameters(linear: nn.Linear) -> None:
     state = torchopt.extract_state_dict(linear, by='deepcopy')
     torchopt.recover_state_dict(linear, state)
     assert isinstance(linear.weight, nn.Parameter)
@@ -153,7 +162,7 @@ def test_a_deepcopy_recovers_parameters_as_parameters(linear):
     assert state.params[0]['weight'].grad is None
 
 
-def test_the_module_and_the_state_share_no_dictionary(net, contents, is_same):
+def test_the_module_and_the_state_share_no_dictionary(net: Net) -> None:
     state = torchopt.extract_state_dict(net)
     before = contents(state)
     torchopt.recover_state_dict(net, state)
@@ -163,14 +172,16 @@ def test_the_module_and_the_state_share_no_dictionary(net, contents, is_same):
     assert is_same(contents(state), before)
 
 
-def test_an_optimizer_and_its_state_share_no_container(optimizer, linear, x):
+def test_an_optimizer_and_its_state_share_no_container(
+    optimizer: StandIn, linear: nn.Linear, x: torch.Tensor
+) -> None:
     state = torchopt.extract_state_dict(optimizer)
     torchopt.recover_state_dict(optimizer, state)
     assert optimizer.states[0][0].mu is not state[0][0].mu
     assert optimizer.states[0][0].mu['weight'] is state[0][0].mu['weight']
 
 
-def test_without_buffers_the_module_keeps_its_own(net, x):
+def test_without_buffers_the_module_keeps_its_own(net: Net, x: torch.Tensor) -> None:
     state = torchopt.extract_state_dict(net, with_buffers=False)
     net(x)
     mean = net.norm.running_mean
@@ -179,7 +190,7 @@ def test_without_buffers_the_module_keeps_its_own(net, x):
     assert net.norm.num_batches_tracked == 1
 
 
-def test_shared_submodules_and_tied_weights_stay_so(net, x):
+def test_shared_submodules_and_tied_weights_stay_so(net: Net, x: torch.Tensor) -> None:
     state = torchopt.extract_state_dict(net, by='deepcopy')
     torchopt.recover_state_dict(net, state)
     assert net.again is net.second
@@ -187,7 +198,7 @@ def test_shared_submodules_and_tied_weights_stay_so(net, x):
     net(x)
 
 
-def test_recurrent_layers_compute_with_what_was_recovered():
+def test_recurrent_layers_compute_with_what_was_recovered() -> None:
     torch.manual_seed(0)
     lstm = nn.LSTM(1, 2)
     x = torch.ones(1, 1)
@@ -201,7 +212,7 @@ def test_recurrent_layers_compute_with_what_was_recovered():
     assert torch.equal(lstm(x)[0], expected)
 
 
-def test_recurrent_layers_let_go_of_what_was_replaced():
+def test_recurrent_layers_let_go_of_what_was_replaced() -> None:
     lstm = nn.LSTM(1, 1)
     state = torchopt.extract_state_dict(lstm)
     lstm._parameters['bias_ih_l0'] = replaced = torch.ones(4)
@@ -213,12 +224,12 @@ def test_recurrent_layers_let_go_of_what_was_replaced():
     assert reference() is None
 
 
-def test_a_state_moves_a_module_to_its_device(linear):
+def test_a_state_moves_a_module_to_its_device(linear: nn.Linear) -> None:
     torchopt.recover_state_dict(linear, torchopt.extract_state_dict(linear, device='meta'))
     assert linear.weight.device.type == 'meta'
 
 
-def test_an_optimizer_without_state_recovers_it():
+def test_an_optimizer_without_state_recovers_it() -> None:
     optimizer = torchopt.FuncOptimizer(torchopt.adam(0.1))
     params = [torch.ones(1, requires_grad=True)]
     state = torchopt.extract_state_dict(optimizer)
@@ -228,7 +239,7 @@ def test_an_optimizer_without_state_recovers_it():
     assert torch.equal(optimizer.step(params[0].sum(), params)[0], first[0])
 
 
-def misfits():
+def misfits() -> Iterator[tuple[Any, type[Exception], str]]:
     weight, bias = torch.ones(1, 2, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     good = {'weight': weight, 'bias': bias}
     yield ModuleState((good, good), ({},)), ValueError, 'parameters? of 2 submodules.* has 1'
@@ -246,15 +257,15 @@ def misfits():
 
 @pytest.mark.parametrize(('state', 'error', 'message'), list(misfits()))
 def test_a_state_that_does_not_fit_changes_nothing(
-    linear, state, error, message, contents, is_same
-):
+    linear: nn.Linear, state: Any, error: type[Exception], message: str
+) -> None:
     before = contents(linear)
     with pytest.raises(error, match=message):
         torchopt.recover_state_dict(linear, state)
     assert is_same(contents(linear), before)
 
 
-def test_the_culprit_is_called_by_its_qualified_name(net, contents, is_same):
+def test_the_culprit_is_called_by_its_qualified_name(net: Net) -> None:
     state = torchopt.extract_state_dict(net)
     state.buffers[-1]['running_var'] = torch.ones(3)
     before = contents(net)
@@ -266,7 +277,7 @@ def test_the_culprit_is_called_by_its_qualified_name(net, contents, is_same):
     assert is_same(contents(net), before)
 
 
-def test_tied_weights_are_not_separated(net, contents, is_same):
+def test_tied_weights_are_not_separated(net: Net) -> None:
     state = torchopt.extract_state_dict(net)
     state.params[2]['weight'] = state.params[2]['weight'].clone()
     before = contents(net)
@@ -275,7 +286,9 @@ def test_tied_weights_are_not_separated(net, contents, is_same):
     assert is_same(contents(net), before)
 
 
-def test_the_state_of_another_kind_of_target_is_refused(linear, optimizer, contents, is_same):
+def test_the_state_of_another_kind_of_target_is_refused(
+    linear: nn.Linear, optimizer: StandIn
+) -> None:
     module_state = torchopt.extract_state_dict(linear)
     optimizer_state = torchopt.extract_state_dict(optimizer)
     before, states = contents(linear), optimizer.states
@@ -291,6 +304,6 @@ def test_the_state_of_another_kind_of_target_is_refused(linear, optimizer, conte
 
 
 @pytest.mark.parametrize('target', [None, torch.ones(1), [torch.ones(1)], nn.Linear])
-def test_only_modules_and_optimizers_can_recover(linear, target):
+def test_only_modules_and_optimizers_can_recover(linear: nn.Linear, target: Any) -> None:
     with pytest.raises(TypeError, match='target must be a module or an optimizer'):
         torchopt.recover_state_dict(target, torchopt.extract_state_dict(linear))

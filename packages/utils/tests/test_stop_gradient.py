@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import torchopt
+from support.modules import Net, StandIn, contents, is_same
 from torchopt_utils import ModuleState
 
+View = Callable[[torch.Tensor], torch.Tensor]
 
-def graph(dtype=torch.float64):
+
+def graph(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, weakref.ref[Any]]:
     """A tensor of a graph, and a weak reference that dies with the graph."""
     # The square saves its argument, so that the weak reference lives as long as the graph.
     inner = torch.ones(3, dtype=dtype, requires_grad=True).exp()
     return inner.square(), weakref.ref(inner)
 
 
-def is_alive(reference) -> bool:
+def is_alive(reference: weakref.ref[Any]) -> bool:
     gc.collect()
     return reference() is not None
 
 
-def test_a_module_is_cut_in_place(linear, optimizer, x):
+def test_a_module_is_cut_in_place(linear: nn.Linear, optimizer: StandIn, x: torch.Tensor) -> None:
     linear.register_buffer('history', None)
     inner = x.clone().requires_grad_().exp()
     reference = weakref.ref(inner)
@@ -50,7 +55,9 @@ def test_a_module_is_cut_in_place(linear, optimizer, x):
     assert not torch.equal(linear.weight, values[0])
 
 
-def test_an_optimizer_keeps_its_tensors(linear, optimizer, x):
+def test_an_optimizer_keeps_its_tensors(
+    linear: nn.Linear, optimizer: StandIn, x: torch.Tensor
+) -> None:
     optimizer.step(linear(x).square().sum())
     states = optimizer.states
     before = torchopt.pytree.tree_leaves(states)
@@ -62,7 +69,7 @@ def test_an_optimizer_keeps_its_tensors(linear, optimizer, x):
     assert all(t.grad_fn is None for t in before)
 
 
-def test_leaves_are_left_alone(net, contents, is_same):
+def test_leaves_are_left_alone(net: Net) -> None:
     before = contents(net)
     required = [t is not None and t.requires_grad for t in before]
     torchopt.stop_gradient(net)
@@ -72,7 +79,7 @@ def test_leaves_are_left_alone(net, contents, is_same):
 
 
 @pytest.mark.parametrize('by', ['reference', 'copy'])
-def test_a_state_is_cut(linear, by):
+def test_a_state_is_cut(linear: nn.Linear, by: Any) -> None:
     tensor, reference = graph()
     linear._parameters['bias'] = tensor
     state = torchopt.extract_state_dict(linear, by=by, enable_visual=True)
@@ -87,7 +94,7 @@ def test_a_state_is_cut(linear, by):
     assert held.requires_grad
 
 
-def test_a_tree_is_cut():
+def test_a_tree_is_cut() -> None:
     a, first = graph()
     b, second = graph()
     tree = {'a': a, 'more': [b, None, a]}
@@ -101,7 +108,7 @@ def test_a_tree_is_cut():
     assert not is_alive(second)
 
 
-def test_detaching_returns_the_target(linear, optimizer):
+def test_detaching_returns_the_target(linear: nn.Linear, optimizer: StandIn) -> None:
     tensor, reference = graph()
     assert is_alive(reference)
     assert torchopt.module_detach_(tensor) is tensor
@@ -111,7 +118,7 @@ def test_detaching_returns_the_target(linear, optimizer):
     assert torchopt.module_detach_(optimizer) is optimizer
 
 
-def test_a_gradient_with_a_graph_is_cut_too(linear):
+def test_a_gradient_with_a_graph_is_cut_too(linear: nn.Linear) -> None:
     inner = torch.ones(2, dtype=torch.float64, requires_grad=True).exp()
     reference = weakref.ref(inner)
     gradient = linear.weight.detach() * inner.square()
@@ -124,10 +131,10 @@ def test_a_gradient_with_a_graph_is_cut_too(linear):
     assert torch.equal(linear.weight.grad, value)
 
 
-def views():
+def views() -> Iterator[View]:
     """Ways to make a view with a graph, one of them in no graph itself."""
 
-    def without_grad(tensor):
+    def without_grad(tensor: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return tensor[1:]
 
@@ -137,7 +144,7 @@ def views():
 
 
 @pytest.mark.parametrize('view', list(views()))
-def test_a_module_replaces_views(view):
+def test_a_module_replaces_views(view: View) -> None:
     base, reference = graph()
     module = nn.Module()
     module.child = nn.Module()
@@ -160,7 +167,7 @@ def test_a_module_replaces_views(view):
     assert not is_alive(reference)
 
 
-def test_a_state_replaces_views():
+def test_a_state_replaces_views() -> None:
     base, reference = graph()
     view = base[1:]
     state = ModuleState(({'p': view, 'none': None},), ({'b': view},), {'p': view})
@@ -172,7 +179,7 @@ def test_a_state_replaces_views():
     assert not is_alive(reference)
 
 
-def test_an_optimizer_is_given_detached_views(optimizer):
+def test_an_optimizer_is_given_detached_views(optimizer: StandIn) -> None:
     base, reference = graph()
     other, _ = graph()
     optimizer.states = [{'view': base[1:], 'same': None, 'other': other, 'note': 'text'}]
@@ -192,7 +199,9 @@ def test_an_optimizer_is_given_detached_views(optimizer):
 
 @pytest.mark.parametrize('view', list(views()))
 @pytest.mark.parametrize('function', [torchopt.stop_gradient, torchopt.module_detach_])
-def test_a_tree_with_a_view_is_refused_before_anything_changes(view, function):
+def test_a_tree_with_a_view_is_refused_before_anything_changes(
+    view: View, function: Callable[[Any], Any]
+) -> None:
     base, _ = graph()
     other, _ = graph()
     with pytest.raises(ValueError, match=r"target\['b'\]\[0\] is a view"):
@@ -201,13 +210,13 @@ def test_a_tree_with_a_view_is_refused_before_anything_changes(view, function):
     assert base.grad_fn is not None
 
 
-def test_a_view_without_graph_is_left_alone():
+def test_a_view_without_graph_is_left_alone() -> None:
     view = torch.ones(3)[1:]
     torchopt.stop_gradient([view])
     assert not view.requires_grad
 
 
-def test_recurrent_layers_let_go_of_earlier_weights():
+def test_recurrent_layers_let_go_of_earlier_weights() -> None:
     lstm = nn.LSTM(1, 1)
     tensor, reference = graph(torch.float32)
     lstm._parameters['bias_ih_l0'] = torch.cat([tensor, tensor[:1]])
@@ -219,7 +228,10 @@ def test_recurrent_layers_let_go_of_earlier_weights():
     assert not is_alive(reference)
 
 
-def test_memory_is_constant_over_outer_steps(linear, optimizer, x):
+@pytest.mark.slow
+def test_memory_is_constant_over_outer_steps(
+    linear: nn.Linear, optimizer: StandIn, x: torch.Tensor
+) -> None:
     meta = torch.ones((), dtype=torch.float64, requires_grad=True)
     references = []
     for _ in range(10):

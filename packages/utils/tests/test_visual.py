@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import torchopt
+from support.modules import StandIn
 
 pytest.importorskip('graphviz')
 
 
-def nodes(dot):
+def nodes(dot: Any) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Labels by node, and edges."""
     found = dict(re.findall(r'^\s*(\w+) \[label="?([^"]*?)"? fillcolor', dot.source, re.M | re.S))
     return found, re.findall(r'(\w+) -> (\w+)', dot.source)
 
 
-def labels(dot):
+def labels(dot: Any) -> list[str]:
     return sorted(nodes(dot)[0].values())
 
 
-def test_a_chain_of_operations():
+def test_a_chain_of_operations() -> None:
     x = torch.ones(2, requires_grad=True)
     dot = torchopt.make_dot(x.exp().sum())
     names, edges = nodes(dot)
@@ -34,7 +36,7 @@ def test_a_chain_of_operations():
     assert [names[name] for name in path] == ['(2,)', 'ExpBackward0', 'SumBackward0', 'var\n()']
 
 
-def test_a_tensor_that_is_used_twice_is_one_node():
+def test_a_tensor_that_is_used_twice_is_one_node() -> None:
     x = torch.ones(2, requires_grad=True)
     y = x.exp()
     names, edges = nodes(torchopt.make_dot((y * y).sum() + x.sum()))
@@ -44,13 +46,15 @@ def test_a_tensor_that_is_used_twice_is_one_node():
     assert [start for start, _ in edges].count(leaf) == 2
 
 
-def test_trees_have_an_output_for_every_tensor_with_a_graph():
+def test_trees_have_an_output_for_every_tensor_with_a_graph() -> None:
     x = torch.ones((), requires_grad=True)
     dot = torchopt.make_dot({'a': x * 2, 'b': [x, None, torch.ones(1)]})
     assert labels(dot) == ['()', 'MulBackward0', "var['a']\n()", "var['b'][0]\n()"]
 
 
-def test_steps_are_named_by_the_states_of_the_module(linear, optimizer, x):
+def test_steps_are_named_by_the_states_of_the_module(
+    linear: nn.Linear, optimizer: StandIn, x: torch.Tensor
+) -> None:
     meta = torch.ones((), dtype=torch.float64, requires_grad=True)
     first = torchopt.extract_state_dict(linear, enable_visual=True, visual_prefix='step0.')
     optimizer.step((meta * linear(x)).sum())
@@ -72,33 +76,33 @@ def test_steps_are_named_by_the_states_of_the_module(linear, optimizer, x):
         lambda net: torchopt.extract_state_dict(net, enable_visual=True),
     ],
 )
-def test_names_come_from_many_sources(params):
+def test_names_come_from_many_sources(params: Any) -> None:
     net = nn.Linear(2, 1)
     found = labels(torchopt.make_dot(net(torch.ones(2)), params(net)))
     assert {'weight\n(1, 2)', 'bias\n(1,)'} <= set(found)
 
 
-def test_names_are_escaped():
+def test_names_are_escaped() -> None:
     x = torch.ones((), requires_grad=True)
     assert r'a\"b' in torchopt.make_dot(x.exp(), {'a"b': x}).source
 
 
-def test_a_function_with_a_variable_of_its_own_is_an_operation():
+def test_a_function_with_a_variable_of_its_own_is_an_operation() -> None:
     class Double(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, x):
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
             ctx.variable = 'mine'
             return 2 * x
 
         @staticmethod
-        def backward(ctx, g):
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
             return 2 * g
 
     x = torch.ones((), requires_grad=True)
     assert 'DoubleBackward' in labels(torchopt.make_dot(Double.apply(x).exp()))
 
 
-def test_deep_graphs_can_be_drawn():
+def test_deep_graphs_can_be_drawn() -> None:
     y = torch.ones((), requires_grad=True)
     for _ in range(2000):
         y = y + 1
@@ -125,14 +129,14 @@ def test_deep_graphs_can_be_drawn():
         ),
     ],
 )
-def test_bad_input_is_refused(var, params, error, message):
+def test_bad_input_is_refused(var: Any, params: Any, error: type[Exception], message: str) -> None:
     if var == 'good':
         var = torch.ones(1, requires_grad=True).exp()
     with pytest.raises(error, match=message):
         torchopt.make_dot(var, params)
 
 
-def test_the_missing_package_is_named(monkeypatch):
+def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'graphviz', None)
     with pytest.raises(ModuleNotFoundError, match='pip install graphviz'):
         torchopt.make_dot(torch.ones(1, requires_grad=True).exp())

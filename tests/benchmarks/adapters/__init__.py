@@ -1,4 +1,4 @@
-"""What is timed, in the words of each library, one adapter a file."""
+"""The timed computations in the terms of each library, one adapter a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensors = list[torch.Tensor]
 
 
 class Task(NamedTuple):
-    """Inputs and targets for adaptation and for the outer loss; or all tasks', stacked."""
+    """Inputs and targets for adaptation and for the outer loss, of one task or of all, stacked."""
 
     x: torch.Tensor
     y: torch.Tensor
@@ -25,10 +25,10 @@ class Task(NamedTuple):
 
 
 class Adapter:
-    """What a library can do; a method that it does not override is reported as n/a.
+    """The interface to a library; the pages show n/a for methods it does not override.
 
     Attributes:
-        eps_roots: The values of ``eps_root`` that it supports; the first one is timed.
+        eps_roots: The supported values of ``eps_root``; the first one is timed.
     """
 
     eps_roots: tuple[float, ...] = (0.0,)
@@ -36,22 +36,22 @@ class Adapter:
     def adam_step(
         self, grads: Tensors, mu: Tensors, nu: Tensors, eps_root: float
     ) -> Callable[[], Tensors]:
-        """Return the function that makes updates, new ``mu`` and new ``nu``, in one list."""
+        """Return a function that returns updates, new ``mu`` and new ``nu`` in one list."""
         raise NotImplementedError
 
     def meta_gradient(
         self, net: nn.Module, tasks: list[Task], rule: str, eps_root: float, steps: int
     ) -> Callable[[], Tensors]:
-        """Return the function that makes the meta-gradient of the mean outer loss.
+        """Return a function that returns the meta-gradient of the mean outer loss.
 
-        Every task takes inner ``steps`` of the ``rule``, ``'adam'`` or ``'sgd'``.
+        Every task takes ``steps`` inner steps of ``rule``, which is ``'adam'`` or ``'sgd'``.
         """
         raise NotImplementedError
 
     def batched_meta_gradient(
         self, net: nn.Module, tasks: Task, rule: str, eps_root: float, steps: int
     ) -> Callable[[], Tensors]:
-        """Return the same function for all tasks at once."""
+        """Like ``meta_gradient``, for all tasks at once."""
         raise NotImplementedError
 
     def meta_step(
@@ -64,7 +64,7 @@ class Adapter:
         *,
         batched: bool,
     ) -> Callable[[], Tensors]:
-        """Return one of the two, for all tasks, stacked."""
+        """Return one of the two functions, given all tasks, stacked."""
         if batched:
             return self.batched_meta_gradient(net, tasks, rule, eps_root, steps)
         each = [Task(*task) for task in zip(*tasks)]
@@ -77,7 +77,7 @@ def mean_gradient(losses: Tensors, net: nn.Module) -> Tensors:
 
 
 def fingerprint(tensors: Tensors) -> list[float]:
-    """Return some thousand values of a result, by which two libraries are compared."""
+    """Return a few thousand values of a result, to compare two libraries by."""
     values = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
     return values[:: 1 + len(values) // 4000].tolist()
 

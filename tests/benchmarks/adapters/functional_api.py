@@ -1,4 +1,4 @@
-"""Ways of writing a meta-step with the project's functional optimizers."""
+"""Ways to write a meta-step with the project's functional optimizers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Batched(Looped):
 
 
 class ByHand(Batched):
-    """The same without the library: Adam as one would write it down."""
+    """All tasks at once, with a handwritten Adam in place of the library."""
 
     def inner_optimizer(self, rule, eps_root):
         if rule != 'adam':
@@ -65,7 +65,7 @@ class ByHand(Batched):
 class Compiled(Batched):
     """All tasks at once, in one graph."""
 
-    # With eps_root = 0 it would be another graph, to be compiled anew.
+    # eps_root = 0 would give another graph and compile again.
     eps_roots = (1e-8,)
 
     def batched_meta_gradient(self, net, tasks, rule, eps_root, steps):
@@ -77,7 +77,7 @@ class Compiled(Batched):
 
 
 class Unrolled(TorchOpt):
-    """One compiled step for any number of them, of all tasks at once."""
+    """One compiled step, for any number of steps and all tasks at once."""
 
     eps_roots = (1e-8,)
 
@@ -89,7 +89,7 @@ class Unrolled(TorchOpt):
 
         def step(carry, _, consts):
             params, state = carry
-            # The rule is elementwise: it takes the parameters of all tasks as they are.
+            # The rule is elementwise, so it applies to the stacked parameters of all tasks.
             return inner_step(params, inner_gradient(params, *consts), state), None
 
         @torch.compile(fullgraph=True)
@@ -99,7 +99,7 @@ class Unrolled(TorchOpt):
         start = {name: p.detach().requires_grad_() for name, p in net.named_parameters()}
 
         def run():
-            # Contiguous as all later carries: another layout would be another graph.
+            # Contiguous like all later carries: another layout would compile again.
             copies = {
                 name: p.expand(len(tasks.x), *p.shape).contiguous() for name, p in start.items()
             }

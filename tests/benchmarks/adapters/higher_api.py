@@ -1,4 +1,4 @@
-"""higher: differentiable optimizers made from those of torch."""
+"""higher, which makes torch's optimizers differentiable."""
 
 from __future__ import annotations
 

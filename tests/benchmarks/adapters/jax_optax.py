@@ -52,7 +52,7 @@ class JaxOptax(Adapter):
         meta_gradient = jax.jit(jax.grad(mean_loss))
 
         def run():
-            # Its operations return before they are done.
+            # JAX returns before the computation is done.
             gradient = jax.block_until_ready(meta_gradient(start, *tasks))
             return [torch.from_dlpack(part) for part in gradient]
 

@@ -7,8 +7,8 @@ import sys
 
 from adapters import LR, Adapter, mean_gradient, mse_loss
 
-# The package's own __init__ imports gym, torchvision and others; its algorithms need none of
-# them. A module that was made but not executed lets the submodules be found.
+# The package's __init__ imports gym, torchvision and others, which its algorithms don't need. A
+# module that was created but not executed lets Python find the submodules.
 sys.modules['learn2learn'] = importlib.util.module_from_spec(
     importlib.util.find_spec('learn2learn')
 )

@@ -1,4 +1,4 @@
-"""The project, and the peer that has the same interface."""
+"""The project, and torchopt 0.7.3, which has the same interface."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TorchOpt(Adapter):
         task_loss = self.task_loss(net, rule, eps_root, steps)
 
         def mean_loss(params):
-            # One copy a task: the peer's Adam writes batched values into its initial moments.
+            # One copy per task: the peer's Adam writes batched values into its initial moments.
             copies = {name: p.expand(len(tasks.x), *p.shape) for name, p in params.items()}
             return torch.vmap(task_loss)(copies, *tasks).mean()
 

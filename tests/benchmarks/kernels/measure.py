@@ -1,4 +1,4 @@
-"""All measurements with one number of threads, in a process of its own; JSON out."""
+"""All measurements with one number of threads; runs in its own process and prints JSON."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _medians(runs: Mapping[str, Run], seconds: float, device: str) -> dict[str, float]:
-    """Time each in turn, so that what the machine does meanwhile befalls all alike."""
+    """Time the runs in turn, so that other load on the machine affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         for _ in range(3):
@@ -77,7 +77,7 @@ def _time(run: Run, device: str) -> float:
     result = run()
     _wait(device)
     seconds = time.perf_counter() - begin
-    del result  # freed outside of what is timed
+    del result  # not timed
     return seconds
 
 
@@ -87,7 +87,7 @@ def _wait(device: str) -> None:
 
 
 def _bandwidth(seconds: float, device: str) -> dict[str, float]:
-    """Return the bytes per second of a copy and of Adam's kernels, with all around them."""
+    """Return the bytes per second of a copy and of whole Adam steps."""
     copy, copied = copying(device)
     step, both = differentiable('adam', LARGEST, device, accelerated=True)
     times = _medians({'copy': copy, 'forward': step, 'both': both}, seconds, device)
@@ -102,7 +102,7 @@ def _bandwidth(seconds: float, device: str) -> dict[str, float]:
 
 
 def _held(device: str) -> dict[str, float]:
-    """Return what a differentiable step keeps, in tensors of the size of the parameters."""
+    """Return what a differentiable step keeps alive, in multiples of the parameters."""
     import torchopt
 
     held = {}
@@ -118,10 +118,10 @@ def _held(device: str) -> dict[str, float]:
             state = optimizer.init(params)
             scale = torch.ones((), requires_grad=True, device=device)
             for _ in range(steps):
-                # A gradient that needs no other tensor for its own derivative.
+                # The derivative of this gradient keeps no tensor.
                 grads = [scale.expand_as(x).contiguous() for x in params]
                 updates, state = optimizer.update(grads, state, inplace=False)
-                # The graph alone: a sum keeps no tensor.
+                # Keep the graph of the step only: a sum keeps no tensor.
                 kept.append(torch.stack([x.sum() for x in updates]).sum())
             return [kept, state]
 

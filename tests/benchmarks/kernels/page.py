@@ -15,17 +15,17 @@ def markdown(records: list[Record], device: str) -> str:
     lines = [
         '# Fused kernels',
         '',
-        'Written by `nox -s bench -- kernels`; what is timed is in `tests/benchmarks/kernels`. '
-        'Beside the peers: [benchmarks.md](benchmarks.md).',
+        'Written by `nox -s bench -- kernels`; the problems are in `tests/benchmarks/kernels`. '
+        'For other libraries see [Steps beside other libraries](steps.md).',
         '',
         f'- {machine()}, {device}',
         f'- {versions()}',
-        '- Medians, float32; the two ways run in turn in one process.',
+        '- Medians, float32. The implementations run in turn in one process.',
         '',
         '## Differentiable steps',
         '',
-        '`update(..., inplace=False)` and its backward pass by gradients and all moments, one '
-        'thread: composite, accelerated (ratio).',
+        '`update(..., inplace=False)` and its backward pass with respect to gradients and all '
+        'moments, one thread: composite, accelerated (speed-up).',
         '',
         *_differentiated(single),
         '',
@@ -43,8 +43,8 @@ def markdown(records: list[Record], device: str) -> str:
         '',
         *_bandwidth(single['bandwidth']),
         '',
-        'Held by each differentiable step of Adam until its backward pass, in multiples of the '
-        'parameters; gradient and new moments, the least that its derivative needs, are 3:',
+        'Memory that a differentiable Adam step holds until its backward pass, in multiples of the '
+        'parameters. For comparison, the gradient and the two new moments together are 3.',
         '',
         *(f'- {kind}: {value:.1f}' for kind, value in single['held'].items()),
         '',
@@ -75,7 +75,7 @@ def _scaling(one: Record, more: Record) -> list[str]:
     sizes = one['differentiated']
     names = list(next(iter(sizes.values())))
     return [
-        f'Accelerated, the time with one thread over that with {more["threads"]}:',
+        f'Speed-up of the accelerated step from one thread to {more["threads"]}:',
         '',
         *table(
             ['', *sizes],
@@ -104,10 +104,10 @@ def _in_place(record: Record) -> list[str]:
 def _bandwidth(rates: dict[str, float]) -> list[str]:
     copy = rates['copy']
     return [
-        f'At 4 × (1024, 1024), a copy moves {copy / 1e9:.1f} GB/s, counting what it reads and '
-        f'writes. Adam, with all that is around its kernels: forward {rates["forward"] / 1e9:.1f} '
-        f'GB/s ({rates["forward"] / copy:.0%} of the copy), backward '
-        f'{rates["backward"] / 1e9:.1f} GB/s ({rates["backward"] / copy:.0%}).',
+        f'At 4 × (1024, 1024), a copy moves {copy / 1e9:.1f} GB/s, reads and writes together. A '
+        f'whole Adam step moves {rates["forward"] / 1e9:.1f} GB/s forward '
+        f'({rates["forward"] / copy:.0%} of the copy) and {rates["backward"] / 1e9:.1f} GB/s '
+        f'backward ({rates["backward"] / copy:.0%}).',
     ]
 
 

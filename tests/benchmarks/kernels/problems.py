@@ -1,4 +1,4 @@
-"""What is timed: a step of an optimizer, differentiable or in place."""
+"""The problems that are timed: steps of an optimizer, differentiable or in place."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 import torchopt
-from cotangents import pulled
+from problems import vjp
 from torchopt import pytree
 
 Run = Callable[[], object]
 
-# Lists of tensors: how many, and their shape.
+# Number and shape of the tensors.
 SIZES = {
     '10 × (64,)': (10, (64,)),
     '60 × (64, 64)': (60, (64, 64)),
     '4 × (1024, 1024)': (4, (1024, 1024)),
 }
 LARGEST = '4 × (1024, 1024)'
-# Each with what makes all that its kernel does depend on its states.
+# Options with which every state of a kernel affects its result.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     'adam': {'eps_root': 1e-8},
     'adamw': {'eps_root': 1e-8},
@@ -56,7 +56,7 @@ def differentiable(name: str, size: str, device: str, *, accelerated: bool) -> t
         updates, after = optimizer.update(grads, state, params=params, inplace=False)
         return [*updates, *(x for x in pytree.tree_leaves(after) if x.is_floating_point())]
 
-    return step, lambda: pulled(step(), cotangents, inputs)
+    return step, lambda: vjp(step(), cotangents, inputs)
 
 
 def in_place(kind: str, size: str, device: str) -> Run:
@@ -70,7 +70,7 @@ def in_place(kind: str, size: str, device: str) -> Run:
 
 
 def copying(device: str) -> tuple[Run, int]:
-    """Return a copy between tensors as large as a step's, and the bytes that it moves."""
+    """Return a copy between tensors of the largest size, and the number of bytes it moves."""
     source = normal(LARGEST, 0, device)
     target = [torch.empty_like(x) for x in source]
 

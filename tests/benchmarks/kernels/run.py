@@ -1,4 +1,4 @@
-"""Times the fused kernels beside the composite rules; writes docs/accelerated.md."""
+"""Times the fused kernels beside the composite rules; writes docs/benchmarks/kernels.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measure and report."""
     made = parser(__doc__)
     made.add_argument('--device', default='cpu', help='or cuda')
-    options = parse(made, arguments, 'accelerated.md')
+    options = parse(made, arguments, 'kernels.md')
     threads = [1] if options.device == 'cuda' else [1, min(2, os.cpu_count() or 1)]
     records = []
     for count in dict.fromkeys(threads):

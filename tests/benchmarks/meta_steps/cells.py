@@ -1,4 +1,4 @@
-"""One process for each measurement of a meta-step, with a limit of time and a cache of its own."""
+"""One process for each measurement of a meta-step, with a time limit and its own cache."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from extrapolation import extrapolated
 from meta_steps.ways import Way
-from processes import settings
+from processes import extrapolated, settings
 
 OVER = 'took longer'
 UNTRIED = 'was not tried'
@@ -30,8 +29,8 @@ class Cell(NamedTuple):
         problem: Its name.
         threads: How many the process may use.
         steps: Numbers of inner steps, in increasing order.
-        memory: Whether its peak is measured, too.
-        dtype: Of all numbers.
+        memory: Whether peak memory is measured too.
+        dtype: The dtype of all tensors.
     """
 
     task: str
@@ -55,12 +54,12 @@ class Cells:
 
     Attributes:
         pythons: The interpreter of each way.
-        caches: Folder of what compilers keep.
+        caches: Folder of the compilers' caches.
         limit: Seconds that a process may take.
-        seconds: How long a warm meta-step is repeated; what takes longer is measured in one process
-            only.
-        total: How many processes there are to be.
-        records: What was measured, a dictionary for each meta-step of each process.
+        seconds: How long a warm meta-step is repeated. A meta-step that takes longer is measured in
+            one process only.
+        total: The planned number of processes.
+        records: The measurements, one dictionary for each meta-step of each process.
     """
 
     pythons: dict[Way, Path]
@@ -73,7 +72,7 @@ class Cells:
     _since: float = field(default_factory=time.monotonic)
 
     def run(self, cell: Cell, cores: Sequence[int]) -> None:
-        """Measure on ``cores``, if there is hope that it ends in time."""
+        """Measure on ``cores``, unless earlier records show that the limit would pass."""
         self._begun += 1
         minutes = (time.monotonic() - self._since) / 60
         cell = cell._replace(steps=[k for k in cell.steps if not self._known(cell, k)])
@@ -88,7 +87,7 @@ class Cells:
         self._tell(f'{place}: {cell}')
         begin = time.monotonic()
         found, failure = self._process(cell, cores)
-        # What the next number of steps will take; of several in one process it is not known.
+        # By this the next number of steps is extrapolated; unknown if one process runs several.
         took = {'seconds': time.monotonic() - begin} if len(cell.steps) == 1 else {}
         self._add(cell, *({**record, **took} for record in found))
         if failure:
@@ -104,7 +103,7 @@ class Cells:
         self.records += [{**_identity(cell), **record} for record in records]
 
     def _known(self, cell: Cell, steps: int) -> bool:
-        """Tell whether another process would only repeat what takes long and varies little."""
+        """Tell whether it was measured, or given up, and is too long to be measured again."""
         wanted = {**_identity(cell), 'steps': steps}
         return any(
             (record.get('median', 0.0) > self.seconds or record.get('failure') in (OVER, UNTRIED))
@@ -113,7 +112,7 @@ class Cells:
         )
 
     def _slow(self, cell: Cell) -> str | None:
-        """Return what shows that the limit would pass: fewer steps, or other threads, did."""
+        """Return why the limit would pass: fewer steps, or another number of threads, passed it."""
         least = cell.steps[0]
         before = [
             record
@@ -133,7 +132,7 @@ class Cells:
         return UNTRIED if extrapolated(known, least) > self.limit else None
 
     def _process(self, cell: Cell, cores: Sequence[int]) -> tuple[list[dict], str | None]:
-        """Return the records, and why some are missing."""
+        """Return the records and, if some are missing, the reason."""
         folder = f'{cell.way.name} {cell.problem} {cell.threads} {cell.steps[0]} {cell.dtype}'
         cache = str(self.caches / folder.replace(' ', ''))
         command = [
@@ -153,7 +152,7 @@ class Cells:
             ),
             stdout=subprocess.PIPE,
             text=True,
-            # A compiler has processes of its own, which end with it.
+            # Compilers start processes too; a session lets them be killed together.
             start_new_session=True,
         )
         try:
@@ -167,7 +166,7 @@ class Cells:
 
 
 def _identity(cell: Cell) -> dict[str, str | int]:
-    """Return what the records of a cell have in common."""
+    """Return the fields that all records of a cell share."""
     return {
         'task': cell.task,
         'way': cell.way.name,

@@ -1,6 +1,6 @@
-"""Measures one way of computing a meta-step, in its environment; prints a record for every K.
+"""Measures one way of computing a meta-step in its environment; prints a record for every K.
 
-The process is bound to the cores that it may use, so that no library has more than another.
+The process is bound to its cores, so that every library has the same number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import median
 
 from meta_steps.ways import WAYS
 
-CALLS = 3  # at least, however long they take
+CALLS = 3  # the least number of timed calls, however long they take
 
 
 def main() -> None:
@@ -23,12 +23,11 @@ def main() -> None:
     options = _options()
     if hasattr(os, 'sched_setaffinity'):
         os.sched_setaffinity(0, options.cores)
-    # Only now: libraries count the cores that they may use when they are imported.
+    # Imported after the process is bound: libraries count their cores on import.
     import torch
 
     from adapters import fingerprint, load
-    from meta_steps.problems import PROBLEMS
-    from sinusoids import problem
+    from problems import SINUSOIDS, sinusoids
 
     torch.set_num_threads(options.threads)
     (way,) = (way for way in WAYS if way.name == options.way)
@@ -42,7 +41,7 @@ def main() -> None:
 
     def make(eps_root: float, steps: int) -> Callable[[], list[torch.Tensor]]:
         return adapter.meta_step(
-            *problem(PROBLEMS[options.problem], dtype),
+            *sinusoids(SINUSOIDS[options.problem], dtype),
             'adam',
             eps_root,
             steps,
@@ -74,7 +73,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         'task',
         choices=('compile', 'time', 'compare'),
-        help='time the first call; or it and later ones; or say what was computed',
+        help='time the first call; time the first and later calls; record the result',
     )
     parser.add_argument('--way', required=True)
     parser.add_argument('--problem', required=True)
@@ -82,8 +81,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument('--cores', type=int, nargs='+', required=True)
     parser.add_argument('--threads', type=int, required=True)
     parser.add_argument('--dtype', default='float32')
-    parser.add_argument('--seconds', type=float, default=1.0, help='how long to repeat a step')
-    parser.add_argument('--memory', action='store_true', help='measure its peak, too')
+    parser.add_argument('--seconds', type=float, default=1.0, help='time to repeat a step')
+    parser.add_argument('--memory', action='store_true', help='measure peak memory too')
     return parser.parse_args()
 
 
@@ -101,7 +100,7 @@ def _times(run: Callable[[], object], seconds: float) -> list[float]:
 
 
 def _peak_memory(run: Callable[[], object]) -> float | None:
-    """Return by how many MiB the memory rises in ``run``; None if unknown here."""
+    """Return the MiB by which memory rises in ``run``; None if that is unknown here."""
     from memory import PeakMemory
 
     with PeakMemory() as memory:

@@ -7,40 +7,45 @@ from statistics import median
 
 from meta_steps.cells import OVER, UNTRIED
 from meta_steps.measure import CALLS
-from meta_steps.problems import PROBLEMS
 from meta_steps.ways import REFERENCE, WAYS, Way
-from report import difference, machine, table, versions
+from problems import SINUSOIDS
+from report import machine, table, versions
+
+PLOT = 'meta-steps.png'
 
 
 def heading() -> list[str]:
-    """Return where the measurements come from."""
+    """Return the date, the machine and the versions."""
     return [machine(), versions()]
 
 
 def markdown(results: dict) -> str:
-    """Return the page; of results that are not complete, what they hold."""
+    """Return the page; incomplete results give an incomplete page."""
     records = results['records']
     threads = sorted({record['threads'] for record in records if record['task'] != 'compare'})
     lines = [
         '# Meta-steps',
         '',
-        'The meta-gradient of MAML on sinusoids through K inner steps of Adam, in every way that '
-        'there is to compute it. Written by `nox -s bench -- meta-steps`; what is measured is in '
-        '`tests/benchmarks/meta_steps`.',
+        'The meta-gradient of MAML on sinusoids through K inner steps of Adam, computed in every '
+        'way that this project offers and by other libraries. Written by '
+        '`nox -s bench -- meta-steps`; the code is in `tests/benchmarks/meta_steps`, the data in '
+        '[meta-steps.jsonl](meta-steps.jsonl).',
         '',
         *(f'- {line}' for line in results['heading']),
-        f'- MLPs of two hidden layers, float32. Small: {PROBLEMS["small"]}. '
-        f'Large: {PROBLEMS["large"]}.',
-        f'- Times are medians of at least {CALLS} calls that are not the first, and of '
-        f'{results["rounds"]} processes, each in turn with those of other ways; of one, where a '
-        'call takes more than half a second. A process is bound to as many cores as it has '
-        'threads.',
-        f'- "> {results["limit"]:.0f} s": the process, first call and all, was ended after that '
-        'time. "—": not tried, since a smaller K took so long, or two of them show that it would.',
+        f'- MLPs of two hidden layers, float32. Small: {SINUSOIDS["small"]}. '
+        f'Large: {SINUSOIDS["large"]}.',
+        f'- A process takes the median of at least {CALLS} calls after the first. A time is the '
+        f'median over {_processes(results["rounds"])}. All ways run in turn. A process is bound to '
+        'as many cores as it has threads.',
+        f'- "> {results["limit"]:.0f} s": the process was stopped after that time, which includes '
+        'the first call. "—": not tried, because a smaller K took too long or extrapolation from '
+        'smaller K exceeded the limit.',
         '',
-        '![Time against the number of inner steps](meta-steps.svg)',
+        f'With {_threads(threads[0])}; dashed lines are other libraries:' if threads else '',
+        '',
+        f'![Time against the number of inner steps]({PLOT})',
     ]
-    for problem in PROBLEMS:
+    for problem in SINUSOIDS:
         for count in threads:
             rows = _rows(results, problem, count, ['time'], 'median', _seconds)
             lines += _section(f'## Time: {problem}, {_threads(count)}', results, rows)
@@ -48,21 +53,22 @@ def markdown(results: dict) -> str:
         '',
         '## First call of what compiles',
         '',
-        'With an empty cache / with the cache of an earlier process. With an empty cache, '
-        'processes on all cores compile at the same time.',
+        'With an empty cache / with the cache of an earlier process. Processes on all cores '
+        'compile at the same time when the cache is empty.',
     ]
     compiled = {way.name for way in WAYS if way.compiled}
-    for problem in PROBLEMS:
+    for problem in SINUSOIDS:
         both = _rows(results, problem, threads[0], ['compile', 'time'], 'first', _seconds)
         lines += _section('', results, [row for row in both if row[0] in compiled], problem)
     lines += [
         '',
         '## Memory',
         '',
-        'By how much the resident memory rises during one call that is not the first (`VmHWM` of '
-        f'Linux, reset before the call, less `VmRSS` before it), with {_threads(threads[0])}.',
+        'The rise of resident memory during one call after the first, with '
+        f'{_threads(threads[0])}: the high-water mark `VmHWM` of Linux, reset before the call, '
+        'minus `VmRSS` before the call.',
     ]
-    for problem in PROBLEMS:
+    for problem in SINUSOIDS:
         rows = _rows(results, problem, threads[0], ['time'], 'peak', _mebibytes)
         lines += _section('', results, rows, problem)
     lines += ['', '## The ways', '', *(f'- **{way.name}**: {way.note}' for way in WAYS if way.note)]
@@ -70,8 +76,8 @@ def markdown(results: dict) -> str:
     missing = [way.name for way in WAYS if way.name not in measured]
     if missing:
         lines.append(
-            f'- Without figures: {", ".join(missing)}; what they need is not installed, or they '
-            'do not have Adam, or the benchmark did not come so far.'
+            f'- Without figures: {", ".join(missing)}. The library is not installed, has no Adam, '
+            'or the benchmark stopped early.'
         )
     lines += [f'- **{name}**: {reason}' for name, reason in results['unavailable'].items()]
     return '\n'.join([*lines, *_comparison(records), ''])
@@ -85,7 +91,7 @@ def _rows(
     key: str,
     show: Callable[[float], str],
 ) -> list[list[str]]:
-    """Return a row for each way that has figures: for each K the ``key`` of each of the tasks."""
+    """Return a row for each way with figures: for each K the ``key`` of all tasks."""
 
     def cell(task: str, way: Way, steps: int) -> str:
         wanted = {
@@ -114,21 +120,20 @@ def _section(title: str, results: dict, rows: list[list[str]], corner: str = '')
 
 
 def _comparison(records: list[dict]) -> list[str]:
-    compared = {record['way']: record for record in records if 'fingerprints' in record}
-    if REFERENCE.name not in compared:
+    compared = [record for record in records if 'difference' in record]
+    if not compared:
         return []
-    reference = compared.pop(REFERENCE.name)
     return [
         '',
         '## What was computed',
         '',
-        "Largest difference of the meta-gradient from this project's object-oriented one at the "
-        f'same `eps_root`, relative to its largest entry; K = {reference["steps"]}, '
-        f'{reference["problem"]}, float64.',
+        f'The largest difference between the meta-gradient and the one of "{REFERENCE.name}" at '
+        'the same `eps_root`, relative to its largest entry; '
+        f'K = {compared[0]["steps"]}, {compared[0]["problem"]}, float64.',
         '',
         *table(
             ['', 'difference'],
-            [[name, f'{difference(found, reference):.0e}'] for name, found in compared.items()],
+            [[record['way'], f'{record["difference"]:.0e}'] for record in compared],
         ),
     ]
 
@@ -159,3 +164,9 @@ def _three_digits(value: float) -> str:
 
 def _threads(count: int) -> str:
     return 'one thread' if count == 1 else f'{count} threads'
+
+
+def _processes(count: int) -> str:
+    if count == 1:
+        return 'one process'
+    return f'{count} processes, or of one process if a call takes more than half a second'

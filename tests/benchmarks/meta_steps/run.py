@@ -1,14 +1,13 @@
-"""Times one meta-step in every way, and writes docs/meta-steps.md, .svg and .json.
+"""Times one meta-step in every way; writes docs/benchmarks/meta-steps.md, .png and .jsonl.
 
-First everything that compiles does so with an empty cache, one process on each core. Then each way
-runs in turn, alone, in rounds whose order is reversed, with what the compilers have kept. Last,
-in float64, what was computed is compared.
+First, everything that compiles does so with an empty cache, one process on each core. Then each way
+runs alone, in turn with the others, with the compilers' caches; rounds alternate in order. Last,
+the results are compared in float64.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,22 +18,23 @@ from typing import NamedTuple
 from environments import pythons_of
 from libraries import PROJECT
 from meta_steps.cells import Cell, Cells
-from meta_steps.cores import groups_of_cores
-from meta_steps.page import heading, markdown
-from meta_steps.plot import save_plot
-from meta_steps.problems import PROBLEMS
+from meta_steps.page import PLOT, heading, markdown
+from meta_steps.plot import draw
 from meta_steps.ways import REFERENCE, WAYS, Way
 from options import parse, parser
+from problems import SINUSOIDS
+from processes import groups_of_cores
+from report import difference, store, stored
 
 COMPARED = 'small'
 
 
 class Stage(NamedTuple):
-    """What is done before results are written.
+    """Measurements after which the results are written.
 
     Attributes:
         cells: What to measure, in this order.
-        alone: Whether nothing else runs at the same time, as times need.
+        alone: Whether nothing else may run at the same time, as timing requires.
     """
 
     cells: list[Cell]
@@ -44,20 +44,18 @@ class Stage(NamedTuple):
 def main(arguments: Sequence[str]) -> None:
     """Measure and report."""
     options = _options(arguments)
-    if options.from_json:
-        results = json.loads(options.from_json.read_text())
-        _report(results, options.output)
+    if options.redraw:
+        _report(stored(options.output.with_suffix('.jsonl')), options.output)
     else:
         _measure(options)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    made = parser(__doc__)
-    made.add_argument('--rounds', type=int, default=2, help='processes for every time')
-    made.add_argument('--limit', type=float, default=240, help='seconds that one may take')
+    made = parser(__doc__, stores=True)
+    made.add_argument('--rounds', type=int, default=2, help='processes per time')
+    made.add_argument('--limit', type=float, default=240, help='seconds that a process may take')
     made.add_argument('--steps', type=int, nargs='+', default=[1, 5, 20, 100])
     made.add_argument('--threads', type=int, nargs='+', default=[1, 2])
-    made.add_argument('--from-json', type=Path, help='measure nothing, report this again')
     options = parse(made, arguments, 'meta-steps.md')
     if options.quick:
         options.rounds, options.steps, options.threads = 1, [1], [1]
@@ -90,8 +88,11 @@ def _measure(options: argparse.Namespace) -> None:
         for stage in stages:
             _run(stage, cells)
             if options.output:
-                # Whatever interrupts the next stage, this one is kept.
-                options.output.with_suffix('.json').write_text(json.dumps(results, indent=0) + '\n')
+                # An interruption of the next stage doesn't lose this one.
+                store(results, options.output.with_suffix('.jsonl'))
+        results['records'] = _compared(cells.records)
+    if options.output:
+        store(results, options.output.with_suffix('.jsonl'))
     _report(results, options.output)
 
 
@@ -100,22 +101,38 @@ def _report(results: dict, output: Path | None) -> None:
     print(page)
     if output:
         output.write_text(page)
-        save_plot(results, output.with_suffix('.svg'))
+        draw(results, output.with_name(PLOT))
+
+
+def _compared(records: list[dict]) -> list[dict]:
+    """Return the records, with differences from the reference in place of fingerprints."""
+    found = [record for record in records if 'fingerprints' in record]
+    differences = [
+        {
+            **{key: record[key] for key in ('task', 'way', 'problem', 'threads', 'steps')},
+            'difference': difference(record, reference),
+        }
+        for reference in found
+        if reference['way'] == REFERENCE.name
+        for record in found
+        if record is not reference
+    ]
+    return [record for record in records if record['task'] != 'compare'] + differences
 
 
 def _stages(ways: list[Way], options: argparse.Namespace) -> Iterable[Stage]:
     least = options.threads[0]
-    # By the number of steps: what is too slow for few is not tried for more.
+    # In ascending order, because a way that is too slow for few steps is not tried for more.
     for k in options.steps:
         compiling = [
             Cell('compile', way, problem, threads, group)
             for way in ways
             if way.compiled
             for threads in options.threads
-            # XLA's code depends on the cores of its process, not on the threads that it is given:
-            # for more than one it compiles when it is timed, which takes little.
+            # XLA's code depends on the cores of its process, not on its threads. With more than
+            # one core it compiles when it is timed, which is quick.
             if threads == 1 or way.library is PROJECT
-            for problem in PROBLEMS
+            for problem in SINUSOIDS
             for group in way.groups(options.steps)
             if group[0] == k
         ]
@@ -125,7 +142,7 @@ def _stages(ways: list[Way], options: argparse.Namespace) -> Iterable[Stage]:
             [
                 Cell('time', way, problem, threads, steps, memory=threads == least and not number)
                 for threads in options.threads
-                for problem in PROBLEMS
+                for problem in SINUSOIDS
                 for way in ways[:: -1 if number % 2 else 1]
                 for steps in way.groups(options.steps)
             ],
@@ -139,7 +156,7 @@ def _stages(ways: list[Way], options: argparse.Namespace) -> Iterable[Stage]:
 
 
 def _run(stage: Stage, cells: Cells) -> None:
-    """Do all cells of a stage, one after the other or one on each core."""
+    """Measure all cells of a stage, one after the other or one on each core."""
     if stage.alone:
         for cell in stage.cells:
             cells.run(cell, groups_of_cores(cell.threads)[0])

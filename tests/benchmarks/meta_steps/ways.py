@@ -1,4 +1,4 @@
-"""The ways of computing a meta-step that are compared, one line each."""
+"""The ways of computing a meta-step that are compared."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ class Way:
         name: Heading of its row.
         adapter: Module and class in the folder ``adapters``.
         options: Arguments of the adapter.
-        library: In whose environment it runs.
+        library: The library in whose environment it runs.
         batched: Whether it takes all tasks at once.
         compiled: Whether its first call compiles.
-        any_length: Whether what it compiles serves every number of steps; else each has processes
-            of its own.
-        note: What to know about it.
+        any_length: Whether one compilation serves every number of steps. If not, each number of
+            steps has its own processes.
+        plotted: Whether the plot shows it; the tables show all ways.
+        note: What a reader of the page should know about it.
     """
 
     name: str
@@ -32,18 +33,21 @@ class Way:
     batched: bool = True
     compiled: bool = False
     any_length: bool = False
+    plotted: bool = False
     note: str = ''
 
     def groups(self, steps: Sequence[int]) -> list[list[int]]:
-        """Return which numbers of steps share a process."""
+        """Return the numbers of steps, grouped by process."""
         if self.compiled and not self.any_length:
             return [[k] for k in steps]
         return [list(steps)]
 
 
-def _peer(name: str, note: str = '') -> Way:
+def _peer(name: str, note: str, *, plotted: bool = False) -> Way:
     (library,) = (library for library in LIBRARIES if library.name == name)
-    return Way(name, library.adapter, library.options, library, batched=False, note=note)
+    return Way(
+        name, library.adapter, library.options, library, batched=False, plotted=plotted, note=note
+    )
 
 
 JAX = Library(
@@ -61,31 +65,39 @@ WAYS = (
         PROJECT.adapter,
         {'use_accelerated_op': True},
         batched=False,
+        plotted=True,
         note='the same with `use_accelerated_op=True`.',
     ),
     Way('functional, task by task', 'functional_api:Looped', note='`torch.func.grad` of a loop.'),
-    Way('functional, vmap', 'functional_api:Batched', note='`torch.func.grad` of `torch.vmap`.'),
-    Way('by hand, vmap', 'functional_api:ByHand', note='the same, Adam written down in place.'),
+    Way(
+        'functional, vmap',
+        'functional_api:Batched',
+        plotted=True,
+        note='`torch.func.grad` of `torch.vmap`.',
+    ),
+    Way('by hand, vmap', 'functional_api:ByHand', note='the same with a handwritten Adam.'),
     Way(
         'functional, vmap, compiled',
         'functional_api:Compiled',
         compiled=True,
-        note='`torch.compile(..., fullgraph=True)` of the functional way with `vmap`.',
+        plotted=True,
+        note='`torch.compile(..., fullgraph=True)` around "functional, vmap".',
     ),
     Way(
         'unroll, compiled',
         'functional_api:Unrolled',
         compiled=True,
         any_length=True,
-        note='`torchopt.unroll(..., backward=Recomputed(compile=True))`; what the first K compiles '
-        'serves all that follow in the same process.',
+        plotted=True,
+        note='`torchopt.unroll(..., backward=Recomputed(compile=True))`. The first K compiles; '
+        'every later K in the same process uses the same graphs.',
     ),
-    _peer('torchopt 0.7.3', 'its composite path, `use_accelerated_op=False`.'),
+    _peer('torchopt 0.7.3', 'its composite path, `use_accelerated_op=False`.', plotted=True),
     _peer(
         'higher 0.2.1',
-        'without `eps_root`, so that its gradient depends on how the root is differentiated at 0.',
+        'has no `eps_root`, so its gradient depends on how the root is differentiated at 0.',
     ),
-    _peer('learn2learn 0.2.0', 'has SGD as the only inner optimizer; see the benchmarks.'),
+    _peer('learn2learn 0.2.0', 'has SGD as its only inner optimizer; see [steps.md](steps.md).'),
     Way('jax.jit, optax', JAX.adapter, library=JAX, compiled=True, note='a loop over the steps.'),
     Way(
         'jax.jit, optax, scan',
@@ -93,6 +105,7 @@ WAYS = (
         {'scan': True},
         JAX,
         compiled=True,
+        plotted=True,
         note='the same with `jax.lax.scan`.',
     ),
 )

@@ -25,16 +25,16 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
     notes += [f'- **{name}** could not be measured: {reason}' for name, reason in failures.items()]
     return '\n'.join(
         [
-            '# Benchmarks',
+            '# Steps beside other libraries',
             '',
-            'Written by `nox -s bench -- steps`; what is timed is in `tests/benchmarks/steps`, how '
-            'each library is called in `tests/benchmarks/adapters`.',
+            'Written by `nox -s bench -- steps`. The problems are in `tests/benchmarks/steps`, the '
+            'calls of each library in `tests/benchmarks/adapters`.',
             '',
             f'- {machine()}, one thread',
             f'- {versions()}',
-            f'- Every library ran in {rounds} processes, in turn with the others. Times are '
-            'medians over the processes of their medians, ± half the interquartile range; the '
-            'ratio is that time to the one of this project. float32.',
+            f'- Every library ran in {rounds} processes, in turn with the others. Each process '
+            'reports its median; a time is the median over the processes, ± half the interquartile '
+            'range. The ratio compares it with the time of this project. float32.',
             '',
             *table(
                 ['', *(library.name for library in columns), 'best peer / this project'],
@@ -48,16 +48,16 @@ def markdown(times: Times, differences: Differences, failures: dict[str, str], r
                 ],
             ),
             '',
-            'An Adam step is `update(..., inplace=False)` and its backward pass, `eps_root=1e-8`, '
-            'with gradients and moments that require grad. A MAML step is the meta-gradient of an '
-            'MLP 1-40-40-1 over 25 sinusoid tasks of 10 shots, through 5 inner steps.',
+            'An Adam step is `update(..., inplace=False)` and its backward pass, with '
+            '`eps_root=1e-8`; gradients and moments require grad. A MAML step is the meta-gradient '
+            'of an MLP 1-40-40-1 over 25 sinusoid tasks of 10 shots, through 5 inner steps.',
             '',
             *notes,
             '',
             '## What was computed',
             '',
-            "Largest difference of the resulting gradients from this project's at the same "
-            '`eps_root`, relative to their largest entry, in float64.',
+            "The largest difference between the resulting gradients and this project's gradients "
+            'at the same `eps_root`, relative to their largest entry, in float64.',
             '',
             *table(
                 ['', *(library.name for library in columns if library != PROJECT)],
@@ -93,7 +93,7 @@ def _best(row: dict[str, list[float]], peers: list[Library]) -> str:
 
 
 def duration(seconds: list[float]) -> str:
-    """Return the median with half the interquartile range."""
+    """Return the median and half the interquartile range as text."""
     unit, factor = ('ms', 1e3) if median(seconds) >= 1e-3 else ('µs', 1e6)
     value = median(seconds) * factor
     spread = 0.0

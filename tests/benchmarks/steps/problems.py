@@ -1,4 +1,4 @@
-"""What is timed, each a function of the library's adapter."""
+"""The problems that are timed, each a function of the library's adapter."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 
 from adapters import Adapter, Tensors
-from cotangents import pulled
-from sinusoids import Size, problem
+from problems import SINUSOIDS, sinusoids, vjp
 
 Problem = Callable[[Adapter, torch.dtype, float], Callable[[], Tensors]]
 
@@ -31,7 +30,7 @@ def adam_step(count: int, *shape: int) -> Problem:
         step = adapter.adam_step(
             inputs[:count], inputs[count : 2 * count], inputs[2 * count :], eps_root
         )
-        return lambda: pulled(step(), cotangents, inputs)
+        return lambda: vjp(step(), cotangents, inputs)
 
     return make
 
@@ -40,7 +39,8 @@ def maml(rule: str, *, batched: bool = False) -> Problem:
     """Meta-gradient of sinusoid tasks through 5 inner steps."""
 
     def make(adapter: Adapter, dtype: torch.dtype, eps_root: float) -> Callable[[], Tensors]:
-        return adapter.meta_step(*problem(Size(), dtype), rule, eps_root, 5, batched=batched)
+        net, tasks = sinusoids(SINUSOIDS['small'], dtype)
+        return adapter.meta_step(net, tasks, rule, eps_root, 5, batched=batched)
 
     return make
 

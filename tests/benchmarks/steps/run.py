@@ -1,8 +1,8 @@
-"""Times the project beside its peers, in turn, and writes docs/benchmarks.md.
+"""Times the project beside its peers, in turn, and writes docs/benchmarks/steps.md.
 
-Each library runs the same problems in an environment of its own. A round starts one process for
-each of them, in an order that is reversed from round to round, so that what the machine does
-meanwhile befalls all alike.
+Each library runs the same problems in its own environment. A round starts one process for each
+library. The order is reversed from round to round, so that other load on the machine affects all
+libraries alike.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from processes import settings
 from report import difference
 from steps.page import IMPORT, Differences, Times, markdown
 from steps.problems import PROBLEMS
-
-HERE = Path(__file__).parent
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -52,8 +50,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made = parser(__doc__)
-    made.add_argument('--rounds', type=int, default=9, help='processes for every library')
-    options = parse(made, arguments, 'benchmarks.md')
+    made.add_argument('--rounds', type=int, default=9, help='processes per library')
+    options = parse(made, arguments, 'steps.md')
     if options.quick:
         options.rounds = 1
     return options
@@ -65,9 +63,8 @@ def _benchmark(library: Library, python: Path, options: argparse.Namespace) -> l
         result = Path(folder) / 'result.json'
         subprocess.run(
             [
-                *(python, '-m', 'pytest', HERE / 'measure.py', '-c', HERE / 'pytest.ini'),
+                *(python, '-m', 'steps.measure', library.name, options.only),
                 *('--quiet', '-p', 'no:cacheprovider', '--no-header', '--tb=short'),
-                *('--library', library.name, '--only', options.only),
                 *('--benchmark-json', result, '--benchmark-quiet', '--benchmark-warmup=on'),
                 f'--benchmark-max-time={0.1 if options.quick else 1.0}',
                 f'--benchmark-min-rounds={2 if options.quick else 5}',

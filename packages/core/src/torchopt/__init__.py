@@ -24,28 +24,10 @@ from torchopt.base import GradientTransformation as GradientTransformation
 from torchopt.base import chain as chain
 from torchopt.clip import clip_grad_norm as clip_grad_norm
 from torchopt.hook import register_hook as register_hook
-from torchopt.optim import SGD as SGD
-from torchopt.optim import AdaDelta as AdaDelta
-from torchopt.optim import Adadelta as Adadelta
-from torchopt.optim import AdaGrad as AdaGrad
-from torchopt.optim import Adagrad as Adagrad
-from torchopt.optim import Adam as Adam
-from torchopt.optim import AdaMax as AdaMax
-from torchopt.optim import Adamax as Adamax
-from torchopt.optim import AdamW as AdamW
 from torchopt.optim import FuncOptimizer as FuncOptimizer
 from torchopt.optim import Optimizer as Optimizer
-from torchopt.optim import RAdam as RAdam
-from torchopt.optim import RMSProp as RMSProp
-from torchopt.optim import RMSprop as RMSprop
-from torchopt.rules import adadelta as adadelta
-from torchopt.rules import adagrad as adagrad
-from torchopt.rules import adam as adam
-from torchopt.rules import adamax as adamax
-from torchopt.rules import adamw as adamw
-from torchopt.rules import radam as radam
-from torchopt.rules import rmsprop as rmsprop
-from torchopt.rules import sgd as sgd
+from torchopt.optim.classes import *  # noqa: F403
+from torchopt.rules import *  # noqa: F403
 from torchopt.schedule import exponential_decay as exponential_decay
 from torchopt.schedule import linear_schedule as linear_schedule
 from torchopt.schedule import polynomial_schedule as polynomial_schedule
@@ -54,19 +36,8 @@ from torchopt.unrolling import unroll as unroll
 from torchopt.update import apply_updates as apply_updates
 
 if TYPE_CHECKING:
-    from torchopt_meta import MetaAdaDelta as MetaAdaDelta
-    from torchopt_meta import MetaAdadelta as MetaAdadelta
-    from torchopt_meta import MetaAdaGrad as MetaAdaGrad
-    from torchopt_meta import MetaAdagrad as MetaAdagrad
-    from torchopt_meta import MetaAdam as MetaAdam
-    from torchopt_meta import MetaAdaMax as MetaAdaMax
-    from torchopt_meta import MetaAdamax as MetaAdamax
-    from torchopt_meta import MetaAdamW as MetaAdamW
     from torchopt_meta import MetaOptimizer as MetaOptimizer
-    from torchopt_meta import MetaRAdam as MetaRAdam
-    from torchopt_meta import MetaRMSProp as MetaRMSProp
-    from torchopt_meta import MetaRMSprop as MetaRMSprop
-    from torchopt_meta import MetaSGD as MetaSGD
+    from torchopt_meta.classes import *  # noqa: F403
     from torchopt_utils import extract_state_dict as extract_state_dict
     from torchopt_utils import make_dot as make_dot
     from torchopt_utils import module_clone as module_clone

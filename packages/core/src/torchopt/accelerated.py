@@ -12,6 +12,7 @@ from typing import ParamSpec
 
 import torch
 
+from torchopt.authoring.origin import recorded
 from torchopt.base import GradientTransformation
 
 P = ParamSpec('P')
@@ -38,15 +39,19 @@ def accelerable(
 ) -> Callable[P, GradientTransformation]:
     """Give an optimizer's factory its fused implementation for ``use_accelerated_op=True``.
 
+    It also does what :func:`torchopt.authoring.origin.recorded` does.
+
     The decorated factory builds the composite transformation. Accel receives the factory's name,
     that transformation, which it falls back to, and all arguments by name.
     """
     signature = inspect.signature(factory)
 
+    @recorded
     @functools.wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
         composite = factory(*args, **kwargs)
-        if not kwargs.get('use_accelerated_op', False):
+        # What torch.compile traces takes the composite rule, which its compiler fuses itself.
+        if not kwargs.get('use_accelerated_op', False) or torch.compiler.is_compiling():
             return composite
         arguments = signature.bind(*args, **kwargs)
         arguments.apply_defaults()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from torchopt.authoring.inplace import functional, lower_inplace
+from torchopt.authoring.origin import origin_of
 from torchopt.authoring.state import saveable
 from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn, Updates
 
@@ -31,9 +33,11 @@ class GradientTransformation(NamedTuple):
     Attributes:
         init: ``init(params) -> state``.
         update: ``update(updates, state, *, params=None, inplace=True) -> (updates, state)``.
-            With ``inplace=True`` the results are written, without a graph, into the tensors of
-            ``updates`` and ``state``; with ``inplace=False`` they are new tensors, differentiable
-            with respect to everything that went in.
+            With ``inplace=False`` the results are new tensors, differentiable with respect to
+            everything that went in. With ``inplace=True`` they are written into the tensors of
+            ``updates`` and ``state``, unless that would cut a graph: where grad mode is on and
+            updates, state or a hyperparameter carry one, or a transform of ``torch.func`` is
+            active, ``inplace=True`` does what ``inplace=False`` does.
     """
 
     init: InitFn
@@ -42,6 +46,26 @@ class GradientTransformation(NamedTuple):
     def chain(self, after: GradientTransformation) -> GradientTransformation:
         """Return the transformation that applies this one, then ``after``."""
         return chain(self, after)
+
+    def __repr__(self) -> str:
+        origin = origin_of(self.init)
+        return object.__repr__(self) if origin is None else str(origin)
+
+    def __reduce__(self) -> Any:
+        origin = origin_of(self.init)
+        if origin is None:
+            return type(self), self._new_arguments()
+        return functools.partial(origin.factory, **origin.arguments), ()
+
+    def _new_arguments(self) -> tuple[Any, ...]:
+        return self.init, self.update
+
+    def __copy__(self) -> GradientTransformation:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GradientTransformation:
+        # It never changes, and hyperparameters that are tensors must stay the tensors they are.
+        return self
 
 
 Stage: TypeAlias = Callable[[Updates, OptState, Params, bool], Callable[[], OptState] | None]
@@ -65,6 +89,9 @@ class FusedTransformation(GradientTransformation):
         self.stage = stage
         return self
 
+    def _new_arguments(self) -> tuple[Any, ...]:
+        return self.init, self.update, self.stage
+
 
 class IdentityGradientTransformation(GradientTransformation):
     """Passes updates through unchanged; the neutral element of :func:`chain`. All are equal."""
@@ -75,7 +102,10 @@ class IdentityGradientTransformation(GradientTransformation):
         """Make the pair, which needs no argument."""
         return super().__new__(cls, cls._init, cls._update)
 
-    def __getnewargs__(self) -> tuple[()]:
+    def __repr__(self) -> str:
+        return 'identity()'
+
+    def _new_arguments(self) -> tuple[Any, ...]:
         return ()
 
     @staticmethod
@@ -126,7 +156,11 @@ class ChainedGradientTransformation(GradientTransformation):
         self.transformations = transformations
         return self
 
-    def __getnewargs__(self) -> tuple[GradientTransformation, ...]:
+    def __repr__(self) -> str:
+        origin = origin_of(self.init)
+        return f'chain{self.transformations!r}' if origin is None else str(origin)
+
+    def _new_arguments(self) -> tuple[Any, ...]:
         return self.transformations
 
     def __eq__(self, other: object) -> bool:

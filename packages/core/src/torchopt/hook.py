@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import pointwise
 from torchopt.base import GradientTransformation
 from torchopt.typing import Hook
@@ -27,6 +28,7 @@ def nan_to_num_hook(
     return hook
 
 
+@recorded
 def register_hook(hook: Hook) -> GradientTransformation:
     """Apply ``hook`` to the gradient of every update that requires grad, on its way back.
 

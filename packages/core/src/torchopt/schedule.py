@@ -6,6 +6,8 @@ be 0-dim tensors that require grad.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from torchopt.authoring import checks
@@ -41,11 +43,28 @@ def polynomial_schedule(
     checks.positive('transition_steps', transition_steps)
     checks.nonnegative('transition_begin', transition_begin)
 
-    def schedule(count: torch.Tensor) -> torch.Tensor:
-        elapsed = (_float64(count) - transition_begin).clamp(0, transition_steps)
-        return (init_value - end_value) * (1 - elapsed / transition_steps) ** power + end_value
+    return functools.partial(
+        _polynomial,
+        init_value=init_value,
+        end_value=end_value,
+        power=power,
+        transition_steps=transition_steps,
+        transition_begin=transition_begin,
+    )
 
-    return schedule
+
+# Schedules are partial functions, which can be pickled and show their numbers.
+def _polynomial(
+    count: torch.Tensor,
+    *,
+    init_value: Scalar,
+    end_value: Scalar,
+    power: Scalar,
+    transition_steps: int,
+    transition_begin: int,
+) -> torch.Tensor:
+    elapsed = (_float64(count) - transition_begin).clamp(0, transition_steps)
+    return (init_value - end_value) * (1 - elapsed / transition_steps) ** power + end_value
 
 
 def linear_schedule(
@@ -82,19 +101,34 @@ def exponential_decay(
     checks.positive('transition_steps', transition_steps)
     checks.positive('decay_rate', decay_rate)
     checks.nonnegative('transition_begin', transition_begin)
+    return functools.partial(
+        _exponential,
+        init_value=init_value,
+        transition_steps=transition_steps,
+        decay_rate=decay_rate,
+        transition_begin=transition_begin,
+        staircase=staircase,
+        end_value=end_value,
+    )
+
+
+def _exponential(
+    count: torch.Tensor,
+    *,
+    init_value: Scalar,
+    transition_steps: int,
+    decay_rate: Scalar,
+    transition_begin: int,
+    staircase: bool,
+    end_value: Scalar | None,
+) -> torch.Tensor:
+    exponent = (_float64(count) - transition_begin).clamp_min(0) / transition_steps
+    value: torch.Tensor = init_value * decay_rate ** (exponent.floor() if staircase else exponent)
+    if end_value is None:
+        return value
     decays = isinstance(decay_rate, torch.Tensor) or decay_rate < 1
     bound = torch.maximum if decays else torch.minimum
-
-    def schedule(count: torch.Tensor) -> torch.Tensor:
-        exponent = (_float64(count) - transition_begin).clamp_min(0) / transition_steps
-        value: torch.Tensor = init_value * decay_rate ** (
-            exponent.floor() if staircase else exponent
-        )
-        if end_value is None:
-            return value
-        return bound(value, torch.as_tensor(end_value, dtype=value.dtype, device=value.device))
-
-    return schedule
+    return bound(value, torch.as_tensor(end_value, dtype=value.dtype, device=value.device))
 
 
 def _float64(count: torch.Tensor | float) -> torch.Tensor:

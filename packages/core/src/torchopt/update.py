@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from torchopt import pytree
-from torchopt.authoring.inplace import write_back
-from torchopt.authoring.per_tensor import map_updates
-from torchopt.typing import TensorTree, TreeT, Updates
+from torchopt.authoring.inplace import must_not_write, write_back
+from torchopt.authoring.per_tensor import add_updates
+from torchopt.typing import TreeT, Updates
 
 
 def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> TreeT:
@@ -18,9 +15,9 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
     Args:
         params: Tree of tensors.
         updates: Tree of the same structure; a None leaves its parameter as it is.
-        inplace: Write the sums into the tensors of ``params``. Updates that carry a graph can't
-            be written in place without cutting it, so that they are added as if ``inplace`` were
-            False, unless grad mode is off.
+        inplace: Write the sums into the tensors of ``params``. Where that would cut a graph
+            (grad mode is on and an update carries one, or a transform of ``torch.func`` is
+            active), the sums are new tensors, as with ``inplace=False``.
 
     Returns:
         The tree of sums; with ``inplace=False`` of new tensors, differentiable with respect to
@@ -37,21 +34,9 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
         [tensor([1.5000, 0.5000])]
     """
     new: TreeT
-    if not inplace or _connected(updates):
-        new = _sums(params, updates)
+    if not inplace or must_not_write(updates):
+        new = add_updates(params, updates)
     else:
         with torch.no_grad():
-            new = write_back(params, _sums(params, updates))
+            new = write_back(params, add_updates(params, updates))
     return new
-
-
-def _sums(params: TensorTree, updates: Updates) -> Any:
-    # In this order, which a sparse update needs.
-    return map_updates(lambda u, p: torch.add(p, u), updates, {'params': params}, absent='params')
-
-
-def _connected(updates: Updates) -> bool:
-    return torch.is_grad_enabled() and any(
-        isinstance(leaf, torch.Tensor) and leaf.requires_grad
-        for leaf in pytree.tree_leaves(updates)
-    )

@@ -16,6 +16,8 @@ from support.unrolls import DTYPE, assert_equal, problem
 from torchopt import unrolling
 from torchopt.unrolling import Recomputed, Snapshots, Stored, Strategy
 
+pytestmark = pytest.mark.compile
+
 DEFAULTS = [case for case in MAIN_CASES if case.label == 'defaults']
 
 
@@ -160,7 +162,7 @@ def test_a_captured_tensor_is_named() -> None:
     def step(c: torch.Tensor, x: Any, k: Any) -> Any:
         return c * rate, None
 
-    with pytest.raises(RuntimeError, match=r'step 0 depends on .*rate of shape \(\)'):
+    with pytest.raises(RuntimeError, match=r'step 0 depends on .*rate, a tensor of shape \(\)'):
         torchopt.unroll(step, torch.ones(2), length=2, backward=Recomputed(compile='eager'))
 
 

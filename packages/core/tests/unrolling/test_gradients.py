@@ -212,6 +212,7 @@ def test_gradients_of_tuples_of_arguments_are_remembered() -> None:
         assert_equal(gradients, found[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     length=st.integers(1, 14),

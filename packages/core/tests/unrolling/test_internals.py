@@ -30,6 +30,7 @@ def without_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_import_needs_none_of_them() -> None:
     # In torch's own modules, too, which have imported them by then.
     program = f'import torch.func\n{WITHOUT_NAMES}\nimport torchopt.unrolling\n'

@@ -22,6 +22,8 @@ from torchopt.unrolling import (
     grad,
 )
 
+pytestmark = pytest.mark.slow
+
 SIZE = 1000
 CARRY = SIZE * DTYPE.itemsize
 # What a step adds whatever the mode: slots of numbers without extent.

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import torchopt
-from torchopt.unrolling import Snapshots, revolve
-from torchopt.unrolling.engine import Point
-from torchopt.unrolling.random_state import RandomState
-from torchopt.unrolling.snapshots import _Offline, _Online
+from torchopt.unrolling import Snapshots
+from torchopt.unrolling.context.random_state import RandomState
+from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.strategies import revolve
+from torchopt.unrolling.strategies.snapshots import OfflineSchedule, OnlineSchedule
 
 
 @functools.cache
@@ -42,32 +43,32 @@ def test_formula_and_split_are_optimal(snapshots: int) -> None:
 RANDOM = RandomState.capture([])
 
 
-def reversal(memory: Any, length: int) -> tuple[int, list[int], int]:
-    """Run through a loop of nothing: evaluations, order of the steps, most points held."""
-    points: list[Point] = []
+def reversal(schedule: Any, length: int) -> tuple[int, list[int], int]:
+    """Run a schedule without a loop: evaluations, order of the steps, most checkpoints held."""
+    held: list[Checkpoint] = []
     most = 0
     for number in range(length):
-        memory.keep(points, Point(number, [], RANDOM, []))
-        most = max(most, len(points))
-    assert [point.number for point in points] == sorted({point.number for point in points})
+        schedule.keep(held, Checkpoint(number, [], RANDOM, []))
+        most = max(most, len(held))
+    assert [kept.number for kept in held] == sorted({kept.number for kept in held})
     evaluations = 0
 
-    def advance(point: Point) -> Point:
+    def advance(checkpoint: Checkpoint) -> Checkpoint:
         nonlocal evaluations
         evaluations += 1
-        return point._replace(number=point.number + 1)
+        return checkpoint._replace(number=checkpoint.number + 1)
 
     order = []
-    for point in memory.reverse(points, length, advance):
-        order.append(point.number)
-        most = max(most, len(points))
+    for checkpoint in schedule.reverse(held, length, advance):
+        order.append(checkpoint.number)
+        most = max(most, len(held))
     return evaluations, order, most
 
 
 @pytest.mark.parametrize('count', range(1, 13))
 def test_snapshots_take_exactly_the_binomial_number_of_evaluations(count: int) -> None:
     for length in range(1, 201):
-        evaluations, order, most = reversal(_Offline(length, count), length)
+        evaluations, order, most = reversal(OfflineSchedule(length, count), length)
         assert order == list(reversed(range(length)))
         assert most <= min(count + 1, length)
         # The forward pass has been once through all steps but the last already.
@@ -77,7 +78,7 @@ def test_snapshots_take_exactly_the_binomial_number_of_evaluations(count: int) -
 @pytest.mark.parametrize('count', [1, 2, 3, 5, 8, None])
 def test_online_snapshots_stay_few(count: int | None) -> None:
     for length in itertools.chain(range(1, 60), (200, 1000)):
-        evaluations, order, most = reversal(_Online(count), length)
+        evaluations, order, most = reversal(OnlineSchedule(count), length)
         assert order == list(reversed(range(length)))
         if count is None:
             assert most <= 3 * length**0.5 + 2

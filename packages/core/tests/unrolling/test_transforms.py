@@ -181,6 +181,7 @@ def test_nodes_refuse_what_they_would_not_do(backward: Strategy) -> None:
         torch.compile(fn, backend='eager', fullgraph=True)(RATE)
 
 
+@pytest.mark.compile
 def test_a_compiled_function_takes_the_plain_graph_in() -> None:
     graphs = []
 

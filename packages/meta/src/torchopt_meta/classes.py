@@ -1,76 +1,69 @@
-"""The differentiable class of every optimizer; its arguments are those of the factory."""
+"""The differentiable class of every optimizer; its arguments are the arguments of the factory."""
+
+# ruff: noqa: D101 - `arguments_of` gives each class its docstring.
 
 from __future__ import annotations
 
 from torch import nn
 
 from torchopt import rules
-from torchopt.authoring.arguments import Recipe, with_arguments_of
+from torchopt.authoring.arguments import arguments_of
 from torchopt_meta.optimizer import MetaOptimizer
+
+__all__ = [
+    'MetaAdaDelta',
+    'MetaAdaGrad',
+    'MetaAdaMax',
+    'MetaAdadelta',
+    'MetaAdagrad',
+    'MetaAdam',
+    'MetaAdamW',
+    'MetaAdamax',
+    'MetaRAdam',
+    'MetaRMSProp',
+    'MetaRMSprop',
+    'MetaSGD',
+]
 
 
 class MetaAdaDelta(MetaOptimizer):
-    """The differentiable optimizer of :func:`torchopt.adadelta`."""
-
-    @with_arguments_of(rules.adadelta)
-    def __init__(self, module: nn.Module, recipe: Recipe) -> None:
-        super().__init__(module, recipe)
+    @arguments_of(rules.adadelta)
+    def __init__(self, module: nn.Module) -> None: ...
 
 
 class MetaAdaGrad(MetaOptimizer):
-    """The differentiable optimizer of :func:`torchopt.adagrad`."""
-
-    @with_arguments_of(rules.adagrad)
-    def __init__(self, module: nn.Module, recipe: Recipe) -> None:
-        super().__init__(module, recipe)
+    @arguments_of(rules.adagrad)
+    def __init__(self, module: nn.Module) -> None: ...
 
 
 class MetaAdam(MetaOptimizer):
-    """The differentiable optimizer of :func:`torchopt.adam`."""
-
-    @with_arguments_of(rules.adam)
-    def __init__(self, module: nn.Module, recipe: Recipe) -> None:
-        super().__init__(module, recipe)
+    @arguments_of(rules.adam)
+    def __init__(self, module: nn.Module) -> None: ...
 
 
 class MetaAdaMax(MetaOptimizer):
-    """The differentiable optimizer of :func:`torchopt.adamax`."""
-
-    @with_arguments_of(rules.adamax)
-    def __init__(self, module: nn.Module, recipe: Recipe) -> None:
-        super().__init__(module, recipe)
+    @arguments_of(rules.adamax)
+    def __init__(self, module: nn.Module) -> None: ...
 
 
 class MetaAdamW(MetaOptimizer):
-    """The differentiable optimizer of :func:`torchopt.adamw`."""
-
-    @with_arguments_of(rules.adamw)
-    def __init__(self, module: nn.Module, recipe: Recipe) -> None:
-        super().__init__(module, recipe)
+    @arguments_of(rules.adamw)
+    def __init__(self, module: nn.Module) -> None: ...
 
 
 class MetaRAdam(MetaOptimizer):
-    """The differentiable optimizer of :func:`torchopt.radam`."""
-
-    @with_arguments_of(rules.radam)
-    def __init__(self, module: nn.Module, recipe: Recipe) -> None:
-        super().__init__(module, recipe)
+    @arguments_of(rules.radam)
+    def __init__(self, module: nn.Module) -> None: ...
 
 
 class MetaRMSProp(MetaOptimizer):
-    """The differentiable optimizer of :func:`torchopt.rmsprop`."""
-
-    @with_arguments_of(rules.rmsprop)
-    def __init__(self, module: nn.Module, recipe: Recipe) -> None:
-        super().__init__(module, recipe)
+    @arguments_of(rules.rmsprop)
+    def __init__(self, module: nn.Module) -> None: ...
 
 
 class MetaSGD(MetaOptimizer):
-    """The differentiable optimizer of :func:`torchopt.sgd`."""
-
-    @with_arguments_of(rules.sgd)
-    def __init__(self, module: nn.Module, recipe: Recipe) -> None:
-        super().__init__(module, recipe)
+    @arguments_of(rules.sgd)
+    def __init__(self, module: nn.Module) -> None: ...
 
 
 MetaAdadelta = MetaAdaDelta

@@ -105,6 +105,22 @@ def is_tree(rate: Scalar | TensorTree) -> bool:
     return not structure.is_leaf()
 
 
+def representable(name: str, value: Scalar, tree: Params) -> None:
+    """Raise if ``value``, which keeps a denominator from 0, is itself 0 in a parameter's dtype.
+
+    16-bit parameters are computed in float32.
+    """
+    if isinstance(value, torch.Tensor) or value == 0:
+        return
+    for leaf in pytree.tree_leaves(tree):
+        dtype = torch.float64 if leaf.dtype == torch.float64 else torch.float32
+        if value < torch.finfo(dtype).tiny:
+            raise ValueError(
+                f'{name}={value!r} is 0 in {dtype}, in which a parameter is computed: take '
+                f'{torch.finfo(dtype).tiny:.2g} or more, or 0'
+            )
+
+
 def params(tree: Params) -> tuple[list[torch.Tensor | None], pytree.PyTreeSpec]:
     """Return leaves and structure, or raise unless every leaf is a floating tensor or None."""
     leaves, structure = pytree.tree_flatten(tree, none_is_leaf=True)

@@ -31,6 +31,15 @@ def alike(old: Any, new: Any, *, device: bool = False) -> bool:
     return type(old) is type(new)
 
 
+def unlike(old: Sequence[Any], new: Sequence[Any]) -> list[int]:
+    """Return the positions at which two lists are not :func:`alike`, devices included."""
+    return [
+        position
+        for position, (before, after) in enumerate(zip(old, new))
+        if not alike(before, after, device=True)
+    ]
+
+
 def enumerate_few(names: Sequence[str], most: int = 3) -> str:
     """Join the first names, and count the rest: ``a, b, c and 4 more``."""
     shown = ', '.join(names[:most])

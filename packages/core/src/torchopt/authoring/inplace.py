@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.torch_internals import transforming
 from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
 
 FunctionalUpdate: TypeAlias = Callable[[Any, Any, Params | None], tuple[Any, OptState]]
@@ -17,9 +18,11 @@ FunctionalUpdate: TypeAlias = Callable[[Any, Any, Params | None], tuple[Any, Opt
 def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
     """Give a functional update its keyword ``inplace``; :func:`functional` takes it away again.
 
-    Everything is computed before anything is written, so that an update that raises leaves the
-    caller's tensors as they were. The tensors that are returned have no graph, even where the
-    caller's tensors had one: that graph belongs to values that have been overwritten.
+    ``inplace=True`` never cuts a graph: where :func:`must_not_write` says so, or a hyperparameter
+    carries a graph, the update does what it does with ``inplace=False``. Else everything is
+    computed before anything is written, so that an update that raises leaves the caller's tensors
+    as they were. The tensors that are returned have no graph, even where the caller's tensors had
+    one: that graph belongs to values that have been overwritten.
     """
 
     def lowered(
@@ -29,17 +32,37 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
         params: Params | None = None,
         inplace: bool = True,
     ) -> tuple[TreeT, OptState]:
-        if not inplace:
-            new: tuple[TreeT, OptState] = update(updates, state, params)
-            return new
+        if not inplace or must_not_write(updates, state):
+            return update(updates, state, params)
+        new = update(updates, state, _detached(params))
+        if torch.is_grad_enabled() and carries_graph(new):
+            # Only a hyperparameter can be the reason.
+            return update(updates, state, params)
         with torch.no_grad():
-            new = update(updates, state, params)
-            written = write_back((_apart(updates), state), new)
+            written = write_back(_apart((updates, state)), new)
             result: tuple[TreeT, OptState] = _without_graph(written)
         return result
 
     lowered.functional = update  # type: ignore[attr-defined]
     return lowered
+
+
+def must_not_write(*trees: TensorTree) -> bool:
+    """Tell whether writing in place would cut a graph, so that ``inplace=True`` must not.
+
+    It would if grad mode is on and a tensor of ``trees`` carries a graph, or if a transform of
+    ``torch.func`` is active. A compiler that traces in grad mode may be inside such a transform.
+    """
+    if torch.compiler.is_compiling():
+        return torch.is_grad_enabled()
+    return transforming() or (torch.is_grad_enabled() and carries_graph(trees))
+
+
+def carries_graph(tree: TensorTree) -> bool:
+    """Tell whether a tensor of ``tree`` requires grad."""
+    return any(
+        isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(tree)
+    )
 
 
 def functional(update: UpdateFn) -> FunctionalUpdate:
@@ -77,7 +100,16 @@ def _write(old: Any, new: Any) -> Any:
     return old.copy_(new)
 
 
+def _detached(tree: TensorTree) -> Any:
+    def detach(leaf: Any) -> Any:
+        return leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
+
+    return pytree.tree_map(detach, tree, none_is_leaf=True)
+
+
 def _without_graph(tree: TensorTree) -> Any:
+    """Detach the tensors that have been computed; leaves stay the tensors that they are."""
+
     def cut(leaf: Any) -> Any:
         return leaf if getattr(leaf, 'grad_fn', None) is None else leaf.detach()
 
@@ -90,14 +122,17 @@ def _apart(tree: TensorTree) -> Any:
     Autograd gives one tensor for the gradients of both summands of a sum. Each has an update of
     its own, which only the first can keep there.
     """
-    claimed: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
+    claimed: dict[int, tuple[torch.UntypedStorage, list[torch.Tensor]]] = {}
 
     def claim(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        base = leaf if leaf._base is None else leaf._base
-        # The base is kept, because an id is unique only while its tensor lives.
-        _, members = claimed.setdefault(id(base), (base, []))
+        if leaf.layout is not torch.strided:
+            return None
+        # Views and detached tensors have objects of their own, but one storage. It is kept here,
+        # because its address is unique only while it lives.
+        storage = leaf.untyped_storage()
+        _, members = claimed.setdefault(storage._cdata, (storage, []))
         if any(leaf is member or _overlap(leaf, member) for member in members):
             return None
         members.append(leaf)
@@ -107,10 +142,12 @@ def _apart(tree: TensorTree) -> Any:
 
 
 def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Tell whether the spans of two views of one tensor meet."""
+    """Tell whether the spans of two tensors in one storage meet."""
     return a.storage_offset() < _end(b) and b.storage_offset() < _end(a)
 
 
 def _end(tensor: torch.Tensor) -> int:
+    if not tensor.numel():
+        return int(tensor.storage_offset())
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
     return int(tensor.storage_offset()) + 1 + reach

@@ -25,6 +25,7 @@ State = TypeVar('State', bound='tuple[Any, ...]')
 Rule = Callable[..., tuple[torch.Tensor, ...]]
 
 _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
+_SEQUENCES = (list, tuple)
 
 
 def transformation(
@@ -68,6 +69,7 @@ def elementwise(
     scalars: Callable[[torch.Tensor], Iterable[torch.Tensor]] | None = None,
     *,
     initial: Mapping[str, Scalar] | None = None,
+    denominators: Mapping[str, Scalar] | None = None,
     unused: Sequence[str] = (),
     moment_requires_grad: bool = False,
     sparse: bool = False,
@@ -84,6 +86,8 @@ def elementwise(
             with one scalar for each parameter, such as bias corrections. Without it no steps are
             counted, and the field ``steps`` holds the empty tuple.
         initial: First values of state tensors, by field; 0 where there is none.
+        denominators: Hyperparameters, by name, that keep a denominator from 0. ``init`` raises
+            ValueError if one underflows in the dtype of a parameter.
         unused: Fields that this variant of the rule does without. They hold the empty tuple, which
             :func:`torch.vmap` takes for a tree without tensors.
         moment_requires_grad: Let the initial state tensors require grad.
@@ -94,6 +98,8 @@ def elementwise(
     firsts = {name: (initial or {}).get(name, 0.0) for name in moments}
 
     def init(params: Params) -> State:
+        for name, value in (denominators or {}).items():
+            checks.representable(name, value, params)
         fields: dict[str, Any] = dict.fromkeys(names, ())
         for name, value in firsts.items():
             fields[name] = filled_like(params, value, requires_grad=moment_requires_grad)
@@ -141,7 +147,8 @@ def map_updates(
         TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None.
     """
     leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
-    columns = {name: _flatten_like(structure, tree, name) for name, tree in (others or {}).items()}
+    others = others or {}
+    columns = {name: _flatten_like(structure, tree, name) for name, tree in others.items()}
     _require_alike(structure, leaves, {} if broadcast else columns)
     results = list(leaves if absent is None else columns[absent])
     for position, row in enumerate(zip(leaves, *columns.values())):
@@ -151,14 +158,21 @@ def map_updates(
         new = fn(*row)
         if broadcast and new.shape != old.shape:
             accessor = structure.accessors()[position]
-            names = ' and '.join(accessor.codify(name) for name in others or {})
+            names = ' and '.join(accessor.codify(name) for name in others)
             raise ValueError(
                 f'{names} does not fit {accessor.codify("updates")} of shape {tuple(old.shape)}: '
                 f'together they give {tuple(new.shape)}'
             )
         # A 0-dim factor of a wider dtype would widen a 0-dim update for good.
         results[position] = new if new.dtype == old.dtype else new.to(old.dtype)
-    return pytree.tree_unflatten(structure, results)
+    new_tree = pytree.tree_unflatten(structure, results)
+    return new_tree if absent is None else in_container_of(others[absent], new_tree)
+
+
+def add_updates(params: Params, updates: Updates) -> Any:
+    """Return the tree of sums; a parameter without an update stays as it is."""
+    # In this order, which a sparse update needs.
+    return map_updates(lambda u, p: torch.add(p, u), updates, {'params': params}, absent='params')
 
 
 def map_rule(
@@ -212,7 +226,8 @@ def map_rule(
         results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
-    return pytree.unflatten_columns(structure, zip(*results))
+    trees = pytree.unflatten_columns(structure, zip(*results))
+    return [in_container_of(old, new) for old, new in zip((updates, *state.values()), trees)]
 
 
 def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
@@ -259,10 +274,19 @@ class _Scalars:
 
 
 def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
+    # torch.autograd.grad returns a tuple, whether parameters and states are in one or in a list.
+    if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
+        tree = structure.type(tree)
     try:
         return structure.flatten_up_to(tree)
     except ValueError as error:
         raise ValueError(f'{name} and updates differ in structure: {error}') from None
+
+
+def in_container_of(old: TensorTree, new: TensorTree) -> Any:
+    """Return ``new`` as a list or a tuple, whichever ``old`` is."""
+    kind: Any = type(old)
+    return kind(new) if kind in _SEQUENCES and kind is not type(new) else new
 
 
 def _require_alike(

@@ -6,11 +6,13 @@ from typing import Any
 
 from torchopt import pytree
 from torchopt.authoring import checks
-from torchopt.authoring.per_tensor import transformation
+from torchopt.authoring.origin import recorded
+from torchopt.authoring.per_tensor import in_container_of, transformation
 from torchopt.base import GradientTransformation
 from torchopt.typing import Mask, OptState, Params, TensorTree
 
 
+@recorded
 def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     """Apply ``inner`` where ``mask`` is true; other updates pass through unchanged.
 
@@ -30,6 +32,8 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
 
     def update(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
         flags = mask(updates if params is None else params) if checks.is_function(mask) else mask
+        # A list and the tuple of torch.autograd.grad go together, as everywhere.
+        flags, params = (in_container_of(updates, tree) for tree in (flags, params))
         chosen = _choose(flags, updates)
         if chosen is None:  # a bare tensor; its params become None, which would mean missing
             return updates, state

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import pointwise
 from torchopt.base import GradientTransformation
 
 
+@recorded
 def nan_to_num(
     nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
 ) -> GradientTransformation:

@@ -9,6 +9,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, pointwise, stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.scale_by_schedule import scale_by_schedule, with_tensors
@@ -19,6 +20,7 @@ def _same(factor: torch.Tensor) -> torch.Tensor:
     return factor
 
 
+@recorded
 def scale(factor: Scalar | TensorTree) -> GradientTransformation:
     """Multiply updates by ``factor``.
 
@@ -66,6 +68,7 @@ def flip_sign(maximize: bool) -> GradientTransformation:
     return scale(-1.0) if maximize else identity()
 
 
+@recorded
 def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
     """Multiply updates by ``-lr``, so that adding them descends.
 

@@ -11,6 +11,7 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.initial import shared_device
 from torchopt.authoring.numerics import as_float
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, transformation
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
@@ -30,6 +31,7 @@ class ScaleByScheduleState(NamedTuple):
     steps: torch.Tensor
 
 
+@recorded
 def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     """Multiply updates by ``schedule(count)``.
 

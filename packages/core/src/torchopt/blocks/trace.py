@@ -8,6 +8,7 @@ import torch
 
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import add_scaled
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
@@ -30,6 +31,7 @@ class TraceState(NamedTuple):
     steps: torch.Tensor | tuple[()]
 
 
+@recorded
 def trace(
     momentum: Scalar = 0.9,
     dampening: Scalar = 0.0,

@@ -38,6 +38,9 @@ class FuncOptimizer:
         self._impl = impl
         self._state: OptState | None = None
 
+    def __repr__(self) -> str:
+        return f'FuncOptimizer({self._impl!r})'
+
     def step(
         self, loss: torch.Tensor, params: TreeT, *, inplace: bool = False, first_order: bool = False
     ) -> TreeT:

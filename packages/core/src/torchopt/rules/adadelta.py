@@ -9,6 +9,7 @@ import torch
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema_of_square, safe_sqrt
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
@@ -31,6 +32,7 @@ class ScaleByAdadeltaState(NamedTuple):
     delta: TensorTree
 
 
+@recorded
 def scale_by_adadelta(
     rho: Scalar = 0.9, eps: Scalar = 1e-6, *, moment_requires_grad: bool = False
 ) -> GradientTransformation:
@@ -60,7 +62,12 @@ def scale_by_adadelta(
         update = safe_sqrt(delta, eps) / safe_sqrt(nu, eps) * g
         return update, nu, ema_of_square(delta, update, rho)
 
-    return elementwise(ScaleByAdadeltaState, rule, moment_requires_grad=moment_requires_grad)
+    return elementwise(
+        ScaleByAdadeltaState,
+        rule,
+        denominators={'eps': eps},
+        moment_requires_grad=moment_requires_grad,
+    )
 
 
 @accelerable

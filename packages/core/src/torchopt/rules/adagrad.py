@@ -9,6 +9,7 @@ import torch
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import safe_sqrt
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
@@ -32,6 +33,7 @@ class ScaleByRssState(NamedTuple):
     steps: torch.Tensor | tuple[()]
 
 
+@recorded
 def scale_by_rss(
     initial_accumulator_value: Scalar = 0.0,
     eps: Scalar = 1e-10,
@@ -83,6 +85,7 @@ def scale_by_rss(
         ScaleByRssState,
         rule,
         None if constant else slowdown,
+        denominators={'eps': eps},
         initial={'sum_of_squares': initial_accumulator_value},
         moment_requires_grad=moment_requires_grad,
         sparse=True,

@@ -9,6 +9,7 @@ import torch
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema, safe_sqrt
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
@@ -36,6 +37,7 @@ class ScaleByAdamState(NamedTuple):
     nu_max: TensorTree = ()
 
 
+@recorded
 def scale_by_adam(
     betas: tuple[Scalar, Scalar] = (0.9, 0.999),
     eps: Scalar = 1e-8,
@@ -94,6 +96,7 @@ def scale_by_adam(
         ScaleByAdamState,
         rule,
         corrections,
+        denominators={'eps': eps},
         unused=() if amsgrad else ('nu_max',),
         moment_requires_grad=moment_requires_grad,
     )

@@ -9,6 +9,7 @@ import torch
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
@@ -33,6 +34,7 @@ class ScaleByAdamaxState(NamedTuple):
     steps: torch.Tensor
 
 
+@recorded
 def scale_by_adamax(
     betas: tuple[Scalar, Scalar] = (0.9, 0.999),
     eps: Scalar = 1e-8,
@@ -72,7 +74,11 @@ def scale_by_adamax(
         return [1 - beta1**steps]
 
     return elementwise(
-        ScaleByAdamaxState, rule, corrections, moment_requires_grad=moment_requires_grad
+        ScaleByAdamaxState,
+        rule,
+        corrections,
+        denominators={'eps': eps},
+        moment_requires_grad=moment_requires_grad,
     )
 
 

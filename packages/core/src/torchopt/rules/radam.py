@@ -9,6 +9,7 @@ import torch
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema, ema_of_square, safe_sqrt
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
@@ -33,6 +34,7 @@ class ScaleByRadamState(NamedTuple):
     steps: torch.Tensor
 
 
+@recorded
 def scale_by_radam(
     betas: tuple[Scalar, Scalar] = (0.9, 0.999),
     eps: Scalar = 1e-8,
@@ -86,11 +88,20 @@ def scale_by_radam(
     def factors(steps: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return 1 - beta1**steps, *_rectification(steps, beta2)
 
-    return elementwise(ScaleByRadamState, rule, factors, moment_requires_grad=moment_requires_grad)
+    return elementwise(
+        ScaleByRadamState,
+        rule,
+        factors,
+        denominators={'eps': eps},
+        moment_requires_grad=moment_requires_grad,
+    )
 
 
 def _rectification(t: torch.Tensor, beta2: Scalar) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the factors of the adaptive and of the plain step; one of the two is 0."""
+    if isinstance(beta2, torch.Tensor):
+        # In float32, 1 - beta2 would have lost half of its digits.
+        beta2 = beta2.to(t.dtype)
     power = beta2**t
     correction = 1 - power
     rho_inf = torch.zeros_like(t) + (2 / (1 - beta2) - 1)

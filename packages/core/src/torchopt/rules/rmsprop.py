@@ -9,6 +9,7 @@ import torch
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema, ema_of_square, safe_sqrt
+from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
@@ -44,6 +45,7 @@ class ScaleByStddevState(NamedTuple):
     nu: TensorTree
 
 
+@recorded
 def scale_by_rms(
     alpha: Scalar = 0.99,
     eps: Scalar = 1e-8,
@@ -81,10 +83,12 @@ def scale_by_rms(
         ScaleByRmsState,
         rule,
         initial={'nu': initial_scale},
+        denominators={'eps': eps},
         moment_requires_grad=moment_requires_grad,
     )
 
 
+@recorded
 def scale_by_stddev(
     alpha: Scalar = 0.99,
     eps: Scalar = 1e-8,
@@ -124,6 +128,7 @@ def scale_by_stddev(
         ScaleByStddevState,
         rule,
         initial={'nu': initial_scale},
+        denominators={'eps': eps},
         moment_requires_grad=moment_requires_grad,
     )
 

@@ -1,16 +1,31 @@
-"""Long unrolls: one loop, and the ways of paying for its backward pass."""
+"""Long unrolls: one loop, and the strategies that pay for its backward pass.
 
-from torchopt.unrolling.forward import ForwardMode as ForwardMode
-from torchopt.unrolling.inner_gradient import grad as grad
-from torchopt.unrolling.inner_gradient import grad_and_value as grad_and_value
+Where a change belongs, from top to bottom; each file imports only files of lower lines::
+
+    unroll.py           the public function: its arguments
+    module_step.py      steps made from modules
+    strategies/         the backward pass of a whole loop: what is stored, what is run again
+    sweep.py            all steps in order
+    steps/              one step: called, stored, run again, differentiated (eager, compiled, vmap)
+    loop.py             one call of unroll as data
+    inner_gradients/    gradients that a step takes: grad, their cache, their derivative
+    vjp.py              vector-Jacobian products of lists of tensors
+    context/            what a step depends on beside its arguments: replayed or watched
+    leaves.py           trees as flat lists of leaves
+    internals.py        private names of torch
+"""
+
+from torchopt.unrolling.inner_gradients.grad import grad as grad
+from torchopt.unrolling.inner_gradients.grad import grad_and_value as grad_and_value
+from torchopt.unrolling.inner_gradients.gradient_vjp import Order as Order
 from torchopt.unrolling.module_step import ModuleCarry as ModuleCarry
 from torchopt.unrolling.module_step import ModuleStep as ModuleStep
-from torchopt.unrolling.products import Order as Order
-from torchopt.unrolling.recomputed import Recomputed as Recomputed
-from torchopt.unrolling.snapshots import Snapshots as Snapshots
-from torchopt.unrolling.stored import Stored as Stored
-from torchopt.unrolling.strategy import Strategy as Strategy
-from torchopt.unrolling.truncated import Truncated as Truncated
+from torchopt.unrolling.strategies.base import Strategy as Strategy
+from torchopt.unrolling.strategies.forward_mode import ForwardMode as ForwardMode
+from torchopt.unrolling.strategies.recomputed import Recomputed as Recomputed
+from torchopt.unrolling.strategies.snapshots import Snapshots as Snapshots
+from torchopt.unrolling.strategies.stored import Stored as Stored
+from torchopt.unrolling.strategies.truncated import Truncated as Truncated
 from torchopt.unrolling.unroll import unroll as unroll
 
 __all__ = [

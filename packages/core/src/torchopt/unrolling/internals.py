@@ -1,7 +1,6 @@
-"""What torch tells only through names that are not public.
+"""Private names of torch that have no public counterpart.
 
-Each is looked up when it is needed, and has an answer for a torch in which it is gone: results stay
-right, or torch raises.
+Each is looked up when it is needed. In a torch without it, results stay right, or torch raises.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ Transform: TypeAlias = Literal['none', 'vmap', 'derivative', 'unknown']
 
 
 def active_transform() -> Transform:
-    """Tell in which transform of torch.func this is.
+    """Return the innermost transform of torch.func that is active.
 
-    Where that is unknown, inner gradients are computed again instead of remembered, and torch
-    refuses to map or differentiate the node of a loop.
+    Where it is unknown, inner gradients are computed again instead of cached, and torch refuses to
+    map or differentiate the autograd node of a loop.
     """
     innermost = getattr(getattr(torch._C, '_functorch', None), 'peek_interpreter_stack', None)
     if innermost is None:
@@ -30,20 +29,20 @@ def active_transform() -> Transform:
 
 
 def retains_graph() -> bool:
-    """Tell, within a backward pass, whether its graph may be needed once more.
+    """Tell, within a backward pass, whether another backward pass may follow.
 
-    Where that is unknown it may be: what was stored is then freed together with the graph, and not
-    on the way.
+    Where that is unknown the answer is yes: checkpoints are then freed together with the graph, and
+    not one by one.
     """
     tell = getattr(getattr(torch._C, '_autograd', None), '_get_current_graph_task_keep_graph', None)
     retained: bool = tell is None or tell()
     return retained
 
 
-def too_many_graphs() -> tuple[type[Exception], ...]:
+def recompile_limit_errors() -> tuple[type[Exception], ...]:
     """Return what Dynamo raises when one function was compiled too often.
 
-    Where that is unknown it is nothing, and what Dynamo raises comes through.
+    In a torch without these names the tuple is empty, and Dynamo's error reaches the user.
     """
     errors = getattr(getattr(torch, '_dynamo', None), 'exc', None)
     names = ('FailOnRecompileLimitHit', 'FailOnCacheLimitHit')

@@ -1,4 +1,4 @@
-"""The bridge from modules: an inner loop given as a function of a module."""
+"""Inner loops over modules: a step made from a module, an optimizer and a loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from torchopt.authoring.module_slots import parameter_slots
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
-from torchopt.unrolling.inner_gradient import grad_and_value
+from torchopt.unrolling.inner_gradients.grad import grad_and_value
 from torchopt.update import apply_updates
 
 
@@ -19,9 +19,9 @@ class ModuleCarry(NamedTuple):
     """What an inner loop over a module changes.
 
     Attributes:
-        params: The module's parameters that are trained, by name.
-        buffers: Its buffers, by name. They carry no derivative from step to step, as they do not
-            where a module is trained as it is: averages over batches are taken without a graph.
+        params: The module's trained parameters, by name.
+        buffers: The module's buffers, by name. They carry no derivative from step to step, as in
+            ordinary training, where running averages are taken without a graph.
         state: State of the optimizer.
     """
 
@@ -31,9 +31,9 @@ class ModuleCarry(NamedTuple):
 
 
 class ModuleStep:
-    """A step for :func:`torchopt.unroll` from a module, an optimizer and a loss.
+    """A step for :func:`torchopt.unroll`, made from a module, an optimizer and a loss.
 
-    The loss is written as for ``MetaOptimizer``, with the module as it is::
+    The loss is a function of the module, as for ``MetaOptimizer``::
 
         inner = torchopt.unrolling.ModuleStep(net, torchopt.adam(1e-3), loss)
         carry, losses = torchopt.unroll(inner, inner.init(), batches, weights, backward=...)
@@ -41,11 +41,11 @@ class ModuleStep:
         criterion(net(x_val), y_val).backward()
 
     Args:
-        module: Its parameters that require grad are trained; its buffers change as they do in
-            training. It is not changed itself before :meth:`write`.
-        optimizer: A gradient transformation, such as ``torchopt.adam()``. One whose
-            hyperparameters require grad is made in the step, from consts: give a function
-            ``optimizer(consts)`` that returns it.
+        module: Its parameters that require grad are trained, and its buffers change as in
+            training. The module itself stays as it is until :meth:`write`.
+        optimizer: A gradient transformation, such as ``torchopt.adam()``. If its hyperparameters
+            require grad, the step must make it from consts: give a function ``optimizer(consts)``
+            that returns the transformation.
         loss: ``loss(module, x, consts)`` returns a scalar, which is also the step's ``y``.
 
     Raises:
@@ -60,20 +60,20 @@ class ModuleStep:
     ) -> None:
         if not any(param.requires_grad for param in module.parameters()):
             raise ValueError('no parameter of the module requires grad: there is nothing to train')
-        self._call = _Call(module, loss)
+        self._functional = _LossModule(module, loss)
         self._optimizer = optimizer
 
     def init(self, consts: Any = None) -> ModuleCarry:
         """Return the initial carry: the module's own parameters, and copies of its buffers.
 
         Args:
-            consts: Given to ``optimizer`` if that is a function.
+            consts: Passed to ``optimizer`` if it is a function.
         """
-        module = self._call.module
+        module = self._functional.module
         params: dict[str, torch.Tensor] = {
             name: param for name, param in module.named_parameters() if param.requires_grad
         }
-        # The module writes into its buffers when it is used before the backward pass.
+        # Clones: using the module before the backward pass writes into its own buffers.
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         return ModuleCarry(params, buffers, self._transformation(consts).init(params))
 
@@ -90,15 +90,15 @@ class ModuleStep:
         ), loss
 
     def write(self, carry: ModuleCarry) -> None:
-        """Put the parameters of ``carry``, with their history, and its buffers into the module."""
-        slots = parameter_slots(self._call.module)
+        """Put the parameters of ``carry``, with their graph, and its buffers into the module."""
+        slots = parameter_slots(self._functional.module)
         shared = {id(slot.read()): name for name, slot in slots.items() if name in carry.params}
         for slot in slots.values():
             name = shared.get(id(slot.read()))
             if name is not None:
                 slot.write(carry.params[name])
         with torch.no_grad():
-            for name, buffer in self._call.module.named_buffers():
+            for name, buffer in self._functional.module.named_buffers():
                 buffer.copy_(carry.buffers[name])
 
     def _transformation(self, consts: Any) -> GradientTransformation:
@@ -113,17 +113,17 @@ class ModuleStep:
         x: Any,
         consts: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        # Modules write into their buffers; clones keep those of the carry as they were.
+        # Modules write into their buffers; the buffers of the carry must not change.
         buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()}
         tensors = {f'module.{name}': tensor for name, tensor in {**params, **buffers}.items()}
         result: tuple[torch.Tensor, dict[str, torch.Tensor]] = torch.func.functional_call(
-            self._call, tensors, (x, consts)
+            self._functional, tensors, (x, consts)
         )
         return result
 
 
-class _Call(nn.Module):
-    """A function of a module as a module, whose tensors ``functional_call`` can replace."""
+class _LossModule(nn.Module):
+    """A function of a module, as a module whose tensors ``functional_call`` can replace."""
 
     def __init__(self, module: nn.Module, fn: Callable[[Any, Any, Any], torch.Tensor]) -> None:
         super().__init__()
@@ -132,5 +132,5 @@ class _Call(nn.Module):
 
     def forward(self, x: Any, consts: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss = self._fn(self.module, x, consts)
-        # Looked up afterwards: some modules do not write into buffers but assign them anew.
+        # Read afterwards, because some modules assign new buffers instead of writing into them.
         return loss, dict(self.module.named_buffers())

@@ -1,4 +1,4 @@
-"""The loop of inner steps, with a choice of how its backward pass is paid for."""
+"""The public function: checks its arguments, flattens them, and runs a strategy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from torchopt.unrolling.leaves import Leaves, flatten, require_storable, tensors_of
+from torchopt.authoring.describe import describe
+from torchopt.unrolling.leaves import Leaves, flatten, tensors_of
 from torchopt.unrolling.loop import Loop
-from torchopt.unrolling.stored import Stored
-from torchopt.unrolling.strategy import Strategy, run_with
+from torchopt.unrolling.steps.call import require_storable
+from torchopt.unrolling.strategies.base import Strategy, run_strategy
+from torchopt.unrolling.strategies.stored import Stored
 
 Carry = TypeVar('Carry')
 
@@ -28,9 +30,9 @@ def unroll(
     until: Callable[[Any], Any] | None = None,
     progress: Callable[[int, Any, Any], object] | None = None,
 ) -> tuple[Carry, Any]:
-    """Run ``step`` many times, and differentiate through all of them in the memory that there is.
+    """Run ``step`` many times, and differentiate through all steps in the memory at hand.
 
-    The same as this loop, but for its backward pass::
+    The result equals this loop's; only the backward pass is different::
 
         ys = []
         for x in xs:
@@ -40,34 +42,35 @@ def unroll(
 
     Args:
         step: ``step(carry, x, consts) -> (carry, y)``, a function of its arguments alone, which
-            writes into none of them. Inner gradients are taken with ``torch.func.grad`` or
+            does not write into them. It takes inner gradients with ``torch.func.grad`` or
             :func:`torchopt.unrolling.grad`, and random numbers from torch's own generators.
         carry: Tree of what changes from step to step: parameters, optimizer states, buffers.
-            Leaves are tensors, whose shapes and dtypes stay, or immutable values such as a count.
-        xs: Tree of tensors, of which each step gets one slice along the first dimension.
-        consts: Tree of what all steps share: hyperparameters, data. Leaves that are no tensors are
-            handed on.
+            Leaves are tensors, whose shapes and dtypes stay the same, or immutable values such as
+            a count.
+        xs: Tree of tensors; each step receives one slice along the first dimension.
+        consts: Tree of what all steps share: hyperparameters, data. Leaves that are not tensors
+            are passed on as they are.
         length: Number of steps, needed without ``xs``. Beside ``until``, an upper bound.
         backward: How the backward pass is paid for: ``Stored()``, ``Recomputed()``,
             ``Snapshots()``, ``Truncated(k)`` or ``ForwardMode()`` of :mod:`torchopt.unrolling`.
-        until: Condition of the carry, as a bool or a tensor of one; before the first step whose
-            carry satisfies it, the loop ends.
+        until: Condition on the carry, which returns a bool or a tensor with one; the loop ends
+            before the first step whose carry satisfies it.
         progress: ``progress(taken, carry, y)`` is called after every step of the forward pass,
-            with the number of steps taken so far; ``lambda *_: bar.update()`` moves a bar of tqdm.
+            with the number of steps taken so far; ``lambda *_: bar.update()`` moves a tqdm bar.
 
     Returns:
-        The last carry, and the tree of all ``y``, each stacked along a new first dimension; None
-        if no step was taken. Both are differentiable with respect to all tensors in ``carry``,
+        The last carry, and the tree of all ``y``, each stacked along a new first dimension (None
+        if no step was taken). Both are differentiable with respect to all tensors in ``carry``,
         ``xs`` and ``consts``.
 
     Raises:
-        TypeError: an argument is of the wrong type, or the step returns what cannot be stored.
-        ValueError: the number of steps is not given, or twice and differently; or the carry
-            changes its structure, shapes or dtypes.
-        RuntimeError: the step writes into its arguments; or draws from a ``torch.Generator`` that
-            ``backward`` would not set back; or it depends on a tensor that requires
-            grad and is no argument, where ``backward`` would lose its gradient; or ``backward``
-            does not work where it is called.
+        TypeError: an argument has the wrong type, or the step returns what cannot be stored.
+        ValueError: the number of steps is missing or contradictory, or the carry changes its
+            structure, shapes or dtypes.
+        RuntimeError: the step writes into its arguments; or it draws from a ``torch.Generator``
+            that ``backward`` does not replay; or it depends on a tensor that requires grad and is
+            not an argument, whose gradient ``backward`` would lose; or ``backward`` cannot run
+            where ``unroll`` is called.
 
     Example:
         >>> import torch, torchopt
@@ -89,30 +92,32 @@ def unroll(
         )
     carry_leaves, carry_structure = flatten(carry)
     require_storable(carry_leaves, carry_structure)
-    xs_leaves, xs_structure = flatten(xs)
-    consts_leaves, consts_structure = flatten(consts)
+    xs_leaves, _ = flatten(xs)
+    consts_leaves, _ = flatten(consts)
     steps = _number_of_steps(xs_leaves, length)
     if steps is None and until is None:
         raise ValueError('unroll needs xs, length or until to know when to end')
+    _, structure = flatten((carry, xs, consts))
     loop = Loop(
-        step,
-        carry_leaves,
-        carry_structure,
-        xs_leaves,
-        xs_structure,
-        consts_leaves,
-        consts_structure,
-        steps,
-        until,
-        progress,
+        step=step,
+        carry=carry_leaves,
+        xs=xs_leaves,
+        consts=consts_leaves,
+        carry_structure=carry_structure,
+        structure=structure,
+        length=steps,
+        until=until,
+        progress=progress,
     )
-    return run_with(backward, loop)
+    return run_strategy(backward, loop)
 
 
 def _number_of_steps(xs: Leaves, length: int | None) -> int | None:
     for leaf in xs:
         if leaf is not None and (not isinstance(leaf, torch.Tensor) or leaf.dim() == 0):
-            raise TypeError(f'xs must be tensors with a first dimension to slice, got {leaf!r:.80}')
+            raise TypeError(
+                f'xs must be tensors with a first dimension to slice, got {describe(leaf)}'
+            )
     lengths = {leaf.shape[0] for leaf in tensors_of(xs)}
     if length is not None:
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
@@ -120,7 +125,7 @@ def _number_of_steps(xs: Leaves, length: int | None) -> int | None:
         lengths.add(length)
     if len(lengths) > 1:
         raise ValueError(
-            f'xs (by their first dimension) and length give different numbers of steps: '
-            f'{sorted(lengths)}'
+            f'the first dimensions of xs, and length if it is given, must agree on the number of '
+            f'steps, got {sorted(lengths)}'
         )
     return lengths.pop() if lengths else None

@@ -1,0 +1,57 @@
+"""Where a transformation comes from: its factory and arguments, for ``repr`` and pickle."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec('P')
+Made = TypeVar('Made')
+
+
+class Origin(NamedTuple):
+    """A factory and the arguments that it was called with, by name."""
+
+    factory: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        defaults = inspect.signature(self.factory).parameters
+        arguments = ', '.join(
+            f'{name}={_shown(value)}'
+            for name, value in self.arguments.items()
+            if isinstance(value, torch.Tensor) or repr(value) != repr(defaults[name].default)
+        )
+        return f'{self.factory.__name__}({arguments})'
+
+
+def recorded(factory: Callable[P, Made]) -> Callable[P, Made]:
+    """Let the transformations of a factory be shown, and pickled, as a call of the factory."""
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Made:
+        made: Any = factory(*args, **kwargs)
+        if not torch.compiler.is_compiling() and inspect.isfunction(made.init):
+            made.init.__dict__['origin'] = Origin(make, signature.bind(*args, **kwargs).arguments)
+        return made  # type: ignore[no-any-return]
+
+    return make
+
+
+def origin_of(init: Callable[..., Any]) -> Origin | None:
+    """Return the origin of the transformation with this ``init``, if a factory recorded it."""
+    return getattr(init, 'origin', None)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, torch.Tensor) and value.numel() == 1 and value.device.type == 'cpu':
+        grad = ', requires_grad=True' if value.requires_grad else ''
+        return f'tensor({value.item():.4g}{grad})'
+    if callable(value):
+        return getattr(value, '__name__', type(value).__name__)
+    return f'{value!r:.60}'

@@ -1,0 +1,1 @@
+"""Gradients that a step takes itself: computed, cached, and differentiated once more."""

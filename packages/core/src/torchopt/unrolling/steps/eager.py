@@ -1,0 +1,73 @@
+"""Runs and differentiates a step as the user wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from torchopt.unrolling.context.captures import require_no_captures
+from torchopt.unrolling.inner_gradients.cache import GradientCache
+from torchopt.unrolling.leaves import Leaves, detached, tensors_of
+from torchopt.unrolling.loop import Loop
+from torchopt.unrolling.steps.call import StepResult, call_step
+from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.vjp import Cotangents, vjp
+
+
+class Eager:
+    """The engine that calls the step as it is; see :class:`~.engine.Engine`."""
+
+    def run(self, loop: Loop, checkpoint: Checkpoint, x: Leaves) -> StepResult:
+        """Run a step without a graph.
+
+        Raises:
+            RuntimeError: the step depends on a tensor that requires grad and is not an argument.
+        """
+        arguments = detached([*checkpoint.carry, *x, *loop.consts])
+        # Grad mode is on, as in the backward pass, so that a captured tensor shows in the graph.
+        # The arguments are detached: nothing else is recorded.
+        with torch.enable_grad(), GradientCache.recording(checkpoint.cache):
+            try:
+                carry, y, y_structure = call_step(loop, checkpoint.number, arguments)
+            except RuntimeError as error:
+                if 'does not require grad and does not have a grad_fn' not in str(error):
+                    raise
+                raise RuntimeError(
+                    f'step {loop.first + checkpoint.number} differentiates by tensors that have no '
+                    'graph in the forward pass: take inner gradients with torchopt.unrolling.grad '
+                    'or torch.func.grad, or use backward=Stored()'
+                ) from error
+        outputs = tensors_of([*carry, *y])
+        if not loop.constant and any(output.requires_grad for output in outputs):
+            place = f'step {loop.first + checkpoint.number}'
+            require_no_captures(loop.step, outputs, arguments, place=place)
+        results = detached([*carry, *y])
+        return StepResult(results[: len(carry)], results[len(carry) :], y_structure)
+
+    def vjp(
+        self,
+        loop: Loop,
+        checkpoint: Checkpoint,
+        x: Leaves,
+        cotangents: Cotangents,
+        needed: Sequence[bool],
+    ) -> Cotangents:
+        """Run a step with its graph, and differentiate it."""
+        supply = iter(needed)
+        arguments = [
+            leaf.detach().requires_grad_(next(supply)) if isinstance(leaf, torch.Tensor) else leaf
+            for leaf in (*checkpoint.carry, *x, *loop.consts)
+        ]
+        with torch.enable_grad(), GradientCache.replaying(checkpoint.cache):
+            try:
+                carry, y, _ = call_step(loop, checkpoint.number, arguments)
+            except RuntimeError as error:
+                if 'is not differentiable with respect to argument' not in str(error):
+                    raise
+                raise RuntimeError(
+                    f'step {loop.first + checkpoint.number} is differentiated by its whole carry, '
+                    'but uses a part of it where torch has no derivative, such as the running '
+                    'averages of BatchNorm: let the step detach() that part'
+                ) from error
+        return vjp(tensors_of([*carry, *y]), cotangents, tensors_of(arguments))

@@ -1,0 +1,54 @@
+"""The interface of what runs and differentiates one step, and the choice of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from torchopt.unrolling.leaves import Leaves
+from torchopt.unrolling.loop import Loop
+from torchopt.unrolling.steps.call import StepResult
+from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.steps.compiled import Compiled
+from torchopt.unrolling.steps.eager import Eager
+from torchopt.unrolling.vjp import Cotangents
+
+Compilation: TypeAlias = bool | str | Callable[..., Any]
+"""Whether to compile a step, or the backend of ``torch.compile`` to do it with."""
+
+
+class Engine(Protocol):
+    """Runs and differentiates steps."""
+
+    def run(self, loop: Loop, checkpoint: Checkpoint, x: Leaves) -> StepResult:
+        """Run a step without a graph."""
+        ...
+
+    def vjp(
+        self,
+        loop: Loop,
+        checkpoint: Checkpoint,
+        x: Leaves,
+        cotangents: Cotangents,
+        needed: Sequence[bool],
+    ) -> Cotangents:
+        """Run a step again, and return the cotangents of its inputs.
+
+        Args:
+            loop: The loop of the step.
+            checkpoint: What was stored before the step.
+            x: Leaves of the step's slice of xs.
+            cotangents: One for every tensor of the next carry, then of ``y``.
+            needed: Which tensors of the carry, of ``x`` and of consts need a cotangent.
+
+        Returns:
+            One cotangent for every tensor of the carry, then of ``x``, then of consts.
+        """
+        ...
+
+
+def engine_for(loop: Loop, compile: Compilation) -> Engine:
+    """Return the engine that runs the steps of ``loop``."""
+    if compile is False:
+        return Eager()
+    return Compiled(loop, 'inductor' if compile is True else compile)

@@ -1,0 +1,74 @@
+"""Every carry stored, and one step at a time recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from torchopt.unrolling.inner_gradients.gradient_vjp import Order
+from torchopt.unrolling.loop import Loop
+from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.steps.engine import Compilation, engine_for
+from torchopt.unrolling.strategies.base import Strategy
+from torchopt.unrolling.strategies.checkpointed import run_checkpointed
+
+
+@dataclass(frozen=True)
+class Recomputed(Strategy):
+    """Keep the carry before every step; the backward pass runs one step at a time again.
+
+    The loop is one node of the graph. Memory: K carries and the graph of one step. Time: one more
+    evaluation of every step. The backward pass can be differentiated again, which needs the memory
+    of :class:`Stored`.
+
+    Attributes:
+        keep_gradients: Also keep what :func:`torchopt.unrolling.grad` returned in each step. A
+            step is then differentiated in two parts, each of which needs less memory: first what
+            follows the inner gradient, then the inner gradient itself.
+        order: How a kept inner gradient is differentiated, see :data:`torchopt.unrolling.Order`.
+            The fastest order depends on the device and the model.
+        compile: Compile one step and its derivative, once for any number of steps; True, or the
+            backend of ``torch.compile`` to do it with.
+
+    Raises:
+        ValueError: ``keep_gradients`` and ``compile`` are both on (a compiled step cannot stop at
+            its gradient), or ``order`` is unknown.
+    """
+
+    keep_gradients: bool = False
+    order: Order = 'reverse-over-reverse'
+    compile: Compilation = False
+
+    def __post_init__(self) -> None:
+        if self.keep_gradients and self.compile:
+            raise ValueError('Recomputed takes keep_gradients=True or compile=True, not both')
+        if self.order not in get_args(Order):
+            raise ValueError(f'order must be one of {get_args(Order)}, got {self.order!r}')
+
+    def run(self, loop: Loop) -> tuple[Any, Any]:
+        """Run ``loop``; return the trees ``(carry, ys)``."""
+        schedule = _EveryStep(self.order if self.keep_gradients else None)
+        return run_checkpointed(loop, schedule, engine_for(loop, self.compile))
+
+
+class _EveryStep:
+    """The schedule that keeps the checkpoint of every step."""
+
+    name = 'Recomputed'
+    differentiable_again = True
+
+    def __init__(self, gradient_order: Order | None) -> None:
+        self.gradient_order = gradient_order
+
+    def keep(self, checkpoints: list[Checkpoint], checkpoint: Checkpoint) -> None:
+        checkpoints.append(checkpoint)
+
+    def reverse(
+        self,
+        checkpoints: list[Checkpoint],
+        taken: int,
+        advance: Callable[[Checkpoint], Checkpoint],
+    ) -> Iterator[Checkpoint]:
+        while checkpoints:
+            yield checkpoints.pop()

@@ -1,0 +1,101 @@
+"""A run through all steps of a loop, in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from torchopt import pytree
+from torchopt.unrolling.leaves import Leaves
+from torchopt.unrolling.loop import Loop
+from torchopt.unrolling.steps.call import StepResult, call_step, require_alike
+
+Advance: TypeAlias = Callable[[int, Leaves, Leaves], StepResult]
+"""Runs the step of a number on a carry and an ``x``, both flat."""
+
+
+class Sweep(NamedTuple):
+    """The result of a run through all steps.
+
+    Attributes:
+        carry: Leaves of the last carry.
+        ys: Leaves of all ``y``, stacked.
+        structure: Tree of ``y``; None if no step was taken.
+        taken: Number of steps taken.
+    """
+
+    carry: Leaves
+    ys: Leaves
+    structure: pytree.PyTreeSpec | None
+    taken: int
+
+    def unflatten(self, loop: Loop) -> tuple[Any, Any]:
+        """Return the trees ``(carry, ys)``."""
+        carry = pytree.tree_unflatten(loop.carry_structure, self.carry)
+        if self.structure is None:
+            return carry, None
+        return carry, pytree.tree_unflatten(self.structure, self.ys)
+
+
+def sweep(loop: Loop, advance: Advance | None = None) -> Sweep:
+    """Run ``loop`` from its initial carry to its end.
+
+    Args:
+        loop: What to run.
+        advance: How a step is run; None: as it is, recorded by autograd if grad mode is on.
+
+    Raises:
+        ValueError: two steps return different trees as ``y``.
+    """
+    carry, structure, ys_by_step = loop.carry, None, []
+    row = rows_of(loop.xs)
+    numbers = range(loop.length) if loop.length is not None else itertools.count()
+    for number in numbers:
+        if _stops(loop, carry):
+            break
+        if advance is None:
+            result = call_step(loop, number, [*carry, *row(number), *loop.consts])
+        else:
+            result = advance(number, carry, row(number))
+        carry, y, y_structure = result
+        if structure is None:
+            structure = y_structure
+        else:
+            step = loop.first + number
+            require_alike(ys_by_step[0], structure, y, y_structure, name='y', step=step)
+        ys_by_step.append(y)
+        _report(loop, len(ys_by_step), result)
+    ys = [None if column[0] is None else torch.stack(column) for column in zip(*ys_by_step)]
+    return Sweep(carry, ys, structure, len(ys_by_step))
+
+
+def rows_of(xs: Leaves) -> Callable[[int], Leaves]:
+    """Return the function that gives the leaves of ``x`` for the step of a number."""
+    # One unbind, because the derivative of K selections would fill K tensors the size of xs.
+    columns = [None if leaf is None else leaf.unbind(0) for leaf in xs]
+    return lambda number: [None if column is None else column[number] for column in columns]
+
+
+def _stops(loop: Loop, carry: Leaves) -> bool:
+    if loop.until is None:
+        return False
+    answer = loop.until(pytree.tree_unflatten(loop.carry_structure, carry))
+    try:
+        return bool(answer)
+    except RuntimeError as error:
+        raise RuntimeError(
+            'until must give one bool for the whole carry. Under torch.vmap and in a compiled '
+            'function its value is not known: give a fixed number of steps there'
+        ) from error
+
+
+def _report(loop: Loop, taken: int, result: StepResult) -> None:
+    if loop.progress is not None:
+        loop.progress(
+            loop.first + taken,
+            pytree.tree_unflatten(loop.carry_structure, result.carry),
+            pytree.tree_unflatten(result.y_structure, result.y),
+        )

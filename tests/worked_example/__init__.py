@@ -1,0 +1,1 @@
+"""Runs the worked example of CONTRIBUTING.md; the session ``example`` calls it."""
