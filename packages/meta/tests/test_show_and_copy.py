@@ -32,7 +32,7 @@ def test_repr_shows_groups_hyperparameters_and_numbers_of_parameters() -> None:
     one, two = lines[1:start], lines[start:-1]
     assert one[0] == 'Parameter Group 0'
     assert {'    lr: 0.1', '    momentum: 0.0', '    parameters: 2'} <= {*one}
-    assert {'    lr: tensor(0.5000)', '    momentum: 0.9', '    parameters: 1'} <= {*two}
+    assert {'    lr: tensor(0.5)', '    momentum: 0.9', '    parameters: 1'} <= {*two}
 
 
 def test_repr_of_large_and_composed_hyperparameters_is_short() -> None:

@@ -10,8 +10,8 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.arguments import Recipe
-from torchopt.authoring.describe import describe
 from torchopt.authoring.module_slots import ParameterSlot, read_params
+from torchopt.authoring.origin import shown
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
 
@@ -26,11 +26,14 @@ class Group:
         slots: Every slot of each parameter by the parameter's name. A tied tensor has several.
 
     Attributes:
+        source: As given.
+        slots: As given.
+        transformation: What ``source`` makes.
         state: The state of the transformation. Steps replace it and write into none of its tensors.
     """
 
     def __init__(self, source: GradientTransformation | Recipe, slots: Slots) -> None:
-        self._source = source
+        self.source = source
         self.slots = slots
         self.transformation = _made(source)
         params = read_params(slots)
@@ -65,7 +68,7 @@ class Group:
 
     def hyperparameters(self) -> Mapping[str, Any]:
         """Return what :meth:`MetaOptimizer.__repr__` shows, by name."""
-        source = self._source
+        source = self.source
         return source.values() if isinstance(source, Recipe) else {'impl': source}
 
     def __copy__(self) -> Group:
@@ -79,13 +82,13 @@ class Group:
         # A recipe can be pickled, and a transformation made from its copy sees the copies of
         # hyperparameters that are tensors.
         kept = dict(vars(self))
-        if isinstance(self._source, Recipe):
+        if isinstance(self.source, Recipe):
             del kept['transformation']
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__dict__.update(kept)
-        self.__dict__.setdefault('transformation', _made(self._source))
+        self.__dict__.setdefault('transformation', _made(self.source))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Group:
         """Return a copy with copies of the modules; see :meth:`MetaOptimizer.__deepcopy__`."""
@@ -104,7 +107,7 @@ class Group:
     def describe(self) -> Sequence[str]:
         """Return a line for each hyperparameter, and one for the parameters."""
         return [
-            *(f'{name}: {_shown(value)}' for name, value in self.hyperparameters().items()),
+            *(f'{name}: {shown(value)}' for name, value in self.hyperparameters().items()),
             f'parameters: {len(self.slots)}',
         ]
 
@@ -138,9 +141,3 @@ def _kinds_of(params: Mapping[str, torch.Tensor]) -> list[tuple[torch.dtype, tor
 
 def _leaves(tree: Any) -> list[Any]:
     return pytree.tree_leaves(tree)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, torch.Tensor) and value.dim():
-        return describe(value)
-    return f'{value!r:.80}'

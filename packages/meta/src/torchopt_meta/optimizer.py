@@ -13,6 +13,7 @@ from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
+from torchopt.from_torch import entry_of, state_from_torch
 from torchopt.typing import OptState
 from torchopt.update import apply_updates
 from torchopt_meta.group import Group, Slots, moved_like
@@ -58,6 +59,59 @@ class MetaOptimizer:
         self._groups: list[Group] = []
         self._frozen: dict[ParameterSlot, str] = {}
         self.add_param_group(module)
+
+    @classmethod
+    def from_torch(
+        cls, module: nn.Module, optimizer: torch.optim.Optimizer, **hyperparameters: Any
+    ) -> MetaOptimizer:
+        """Return a meta-optimizer that goes on where a trained optimizer stands.
+
+        It takes over rule, hyperparameters, parameter groups and state of ``optimizer``, so that
+        its steps are the next steps of ``optimizer``, made differentiable. The state is copied:
+        steps of one leave the other as it is. Call it before a differentiable step has replaced
+        the parameters, or after :func:`torchopt.recover_state_dict` has put them back. Parameters
+        that ``optimizer`` does not hold are left alone.
+
+        ``MetaOptimizer.from_torch`` takes an optimizer of any rule. A class of one rule, such as
+        ``MetaAdam``, takes that rule only, and returns an object of the class. To start any other
+        transformation, load what :func:`torchopt.state_from_torch` returns.
+
+        Args:
+            module: Holds parameters of ``optimizer``.
+            optimizer: A ``torch.optim`` or plain optimizer.
+            **hyperparameters: Replacements, in all groups, of the values in its ``param_groups``.
+
+        Raises:
+            TypeError: ``optimizer`` has another rule than the class, or one that is not known
+                here, or a hyperparameter does not exist.
+            ValueError: ``optimizer`` holds no parameter of ``module``.
+
+        Example:
+            >>> import torch, torchopt
+            >>> net = torch.nn.Linear(1, 1, bias=False)
+            >>> trained = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9)
+            >>> net.weight.sum().backward()
+            >>> trained.step()
+            >>> inner = torchopt.MetaSGD.from_torch(net, trained)
+            >>> start = net.weight
+            >>> inner.step(net.weight.sum())
+            >>> net.weight - start
+            tensor([[-0.9500]], grad_fn=<SubBackward0>)
+        """
+        entry = entry_of(optimizer)
+        recipe = Recipe(entry.factory, {}).replace(hyperparameters)
+        own = [f'Meta{name}' for name in entry.class_names]
+        if cls is MetaOptimizer:
+            self = cls(module, recipe)
+        elif any(base.__name__ in own for base in cls.__mro__):
+            self = cls(module, **hyperparameters)
+        else:
+            raise TypeError(
+                f'{cls.__name__} cannot go on with the rule of {type(optimizer).__name__}: use '
+                f'torchopt.{own[0]}.from_torch or torchopt.MetaOptimizer.from_torch'
+            )
+        self._regroup(recipe, optimizer, hyperparameters)
+        return self
 
     def add_param_group(
         self,
@@ -197,6 +251,25 @@ class MetaOptimizer:
                 'rule, such as torchopt.MetaAdam; pass a transformation of its own instead'
             )
         return chosen
+
+    def _regroup(
+        self, recipe: Recipe, optimizer: torch.optim.Optimizer, overrides: dict[str, Any]
+    ) -> None:
+        """Take over the groups of ``optimizer``, with their hyperparameters and states."""
+        (whole,) = self._groups
+        params = whole.read()
+        self._groups = []
+        for given in optimizer.param_groups:
+            members = {id(param) for param in given['params']}
+            slots = {name: whole.slots[name] for name, p in params.items() if id(p) in members}
+            if slots:
+                values = {name: given[name] for name in recipe.names if name in given}
+                group = Group(recipe.replace({**values, **overrides}), slots)
+                trained = state_from_torch(group.transformation, group.read(), optimizer)
+                group.take_over(trained)
+                self._groups.append(group)
+        if not self._groups:
+            raise ValueError(f"the optimizer holds no parameter of {type(self).__name__}'s module")
 
     def _current(self) -> list[tuple[torch.Tensor, list[ParameterSlot]]]:
         return [

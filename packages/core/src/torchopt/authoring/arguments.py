@@ -114,6 +114,9 @@ class _Initializer:
         factory, signature = self._factory, self._signature
 
         def __init__(*args: Any, **kwargs: Any) -> None:
+            for unknown in kwargs.keys() - signature.parameters.keys():
+                close = suggestion(unknown, signature.parameters)
+                raise TypeError(f'{owner.__name__} has no argument {unknown!r}{close}')
             bound = signature.bind(*args, **kwargs).arguments
             (_, instance), (_, target), *arguments = bound.items()
             initialize: Any = super(owner, instance).__init__
