@@ -71,10 +71,10 @@ def test_steps_go_on_where_the_trained_optimizer_stands(
     entry: OptimizerEntry, options: dict[str, Any], source: str, general: bool
 ) -> None:
     net = make_net()
-    module, name = (torchopt, entry.class_name)
+    make: Any = getattr(torchopt, entry.class_name)
     if source == 'torch.optim':
-        module, name = torch.optim, entry.torch_name  # type: ignore[assignment]
-    trained = getattr(module, name)(net.parameters(), lr=0.05, **options)
+        make = getattr(torch.optim, str(entry.torch_name))
+    trained = make(net.parameters(), lr=0.05, **options)
     train(net, trained)
     kind = torchopt.MetaOptimizer if general else getattr(torchopt, f'Meta{entry.class_name}')
     inner = kind.from_torch(net, trained)

@@ -117,6 +117,28 @@ def test_a_learned_rate_stays_the_tensor_that_is_learned() -> None:
     assert torchopt.module_clone(optimizer).param_groups[0]['lr'] is rate
 
 
+@pytest.mark.parametrize('make', [torch.optim.SGD, torchopt.SGD])
+def test_a_detached_rate_is_written_into_the_one_that_is_learned(make: Any) -> None:
+    rate = torch.tensor(0.1, requires_grad=True)
+    weight = torch.zeros(2, requires_grad=True)
+    options = {'differentiable': True} if make is torch.optim.SGD else {}
+    optimizer = make([weight], lr=rate, **options)
+    state = torchopt.extract_state_dict(optimizer, by='deepcopy')
+    with torch.no_grad():
+        rate.fill_(0.5)
+    torchopt.recover_state_dict(optimizer, state)
+    assert optimizer.param_groups[0]['lr'] is rate
+    torch.testing.assert_close(rate.detach(), torch.tensor(0.1))
+    with torch.no_grad():
+        rate.fill_(0.5)
+    torchopt.recover_state_dict(optimizer, state)
+    torch.testing.assert_close(rate.detach(), torch.tensor(0.1))
+
+    clone = torchopt.module_clone(optimizer, by='deepcopy')
+    assert clone.param_groups[0]['lr'] is not rate
+    assert optimizer.param_groups[0]['lr'] is rate
+
+
 def test_a_copied_rate_is_connected_to_its_original() -> None:
     rate = torch.tensor(0.1, requires_grad=True)
     weight = torch.zeros(2, requires_grad=True)

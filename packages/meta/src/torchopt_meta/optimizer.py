@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.describe import describe
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
@@ -28,16 +29,24 @@ class MetaOptimizer:
     that influenced the steps: meta-parameters in the inner loss, initial parameters,
     hyperparameters.
 
-    Parameters that do not require grad are left alone; parameters that a loss does not depend on
-    keep their value and their state; a tensor shared by several modules stays one tensor.
+    Parameters that do not require grad are left alone. Parameters that a loss does not depend on
+    keep their value and their state. A tensor that several modules share stays one tensor.
+
+    The module may be moved or converted afterwards: the state takes over dtypes and devices of the
+    parameters. While the parameters carry the graph of earlier steps, torch can't convert them
+    properly; call :func:`torchopt.stop_gradient` first. Parametrizations, weight normalisation and
+    pruning move parameters to other names, and must come before the optimizer.
+
+    It can be pickled, and copied by ``copy.deepcopy``, together with its modules. A copy made alone
+    steps copies of the modules. ``copy.copy`` makes an optimizer of the same modules.
 
     Args:
         module: Its parameters that require grad are optimised.
-        impl: The gradient transformation, such as ``torchopt.sgd(lr=1.0)``. A learning rate given
-            as a tree is a dictionary with the qualified names of the parameters as keys.
+        impl: The gradient transformation, such as ``torchopt.sgd(lr=1.0)``. A tree of learning
+            rates is a dictionary from the parameters' qualified names to numbers or tensors.
 
     Raises:
-        TypeError: ``module`` is no module, or ``impl`` no transformation.
+        TypeError: ``module`` is not a module, or ``impl`` is not a transformation.
         ValueError: the module has no parameter that requires grad.
 
     Example:
@@ -121,22 +130,21 @@ class MetaOptimizer:
     ) -> None:
         """Optimise another module too, with a state of its own.
 
-        Tensors that are optimised already stay in their group, and are replaced in this module as
-        well.
+        A tensor that is optimised already stays in its group. Steps replace it in this module, too.
 
         Args:
             module: Its parameters that require grad are added.
-            impl: Transformation of this group; by default that of the first.
-            **hyperparameters: Replacements of the arguments of the optimizer's class, such as
-                ``lr=0.1``, for classes of one rule such as :class:`torchopt.MetaAdam`.
+            impl: The transformation of this group; by default, the first group's.
+            **hyperparameters: Values for this group, such as ``lr=0.1``, in the place of the
+                optimizer's. Only classes of one rule take them, such as :class:`torchopt.MetaAdam`.
 
         Raises:
-            TypeError: ``module`` is no module, or a hyperparameter does not exist.
+            TypeError: ``module`` is not a module, or a hyperparameter does not exist.
             ValueError: there is nothing new to optimise.
         """
         if not isinstance(module, nn.Module):
             raise TypeError(
-                f'a meta-optimizer takes a torch.nn.Module, got {type(module).__name__}; '
+                f'a meta-optimizer takes a torch.nn.Module, got {describe(module)}; '
                 'use torchopt.FuncOptimizer for a tree of tensors'
             )
         source = self._source(impl, hyperparameters)
@@ -181,9 +189,9 @@ class MetaOptimizer:
         Raises:
             TypeError: ``loss`` is not a tensor.
             ValueError: ``loss`` is not a scalar, or depends on no parameter.
-            RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function, or
-                since its module was added a parameter has begun to require grad, is shared no
-                longer, or was removed.
+            RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function; or,
+                since its module was added, a parameter was removed, is no longer shared, or began
+                to require grad; or a parameter that carries a graph was converted.
         """
         self._require_frozen()
         params = [group.read() for group in self._groups]
@@ -200,14 +208,13 @@ class MetaOptimizer:
             group.take_over(state)
 
     def state_dict(self) -> tuple[OptState, ...]:
-        """Return the states of the groups, by reference: steps replace them and write into none."""
+        """Return the states of the groups by reference. Steps replace them, and write into none."""
         return tuple(group.state for group in self._groups)
 
     def load_state_dict(self, state: tuple[OptState, ...]) -> None:
         """Take over states that :meth:`state_dict` returned.
 
-        Tensors of another dtype or device are converted to the parameters', as ``torch.optim``
-        does.
+        Tensors are converted to dtype and device of their parameters, as in ``torch.optim``.
 
         Raises:
             ValueError: the states do not fit this optimizer; nothing has changed then.

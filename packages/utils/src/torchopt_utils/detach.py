@@ -1,4 +1,4 @@
-"""Cutting of the graph, in place."""
+"""Cut tensors off the graph that computed them, in place."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ TargetT = TypeVar('TargetT')
 def stop_gradient(target: Any) -> None:
     """Cut tensors off the graph that computed them, in place; they require grad as before.
 
-    Nothing that ``target`` holds keeps the old graph alive afterwards, so that memory stays
-    constant over outer steps. A gradient in ``.grad`` that carries a graph is cut too.
+    Afterwards these tensors keep nothing of the old graph alive, so that memory stays constant
+    over outer steps. A gradient in ``.grad`` that carries a graph is cut too.
+
+    In a module, the weights that a layer derives from its parameters are cut as well: old-style
+    ``weight_norm`` and ``spectral_norm`` and pruning keep them as plain attributes, named like the
+    parameters. Other attributes stay in their graph, since meta-parameters may be learned through
+    them. So do the hyperparameters of an optimizer.
+
+    Torch can't detach a view in place. In a module, an optimizer or a :class:`ModuleState`, a
+    detached tensor on the same memory takes the view's place.
 
     Args:
-        target: A module (its parameters and buffers), an optimizer (its state), an extracted
-            state, or a tree of tensors. Torch can't detach a view in place: in a module, an
-            optimizer or a :class:`ModuleState` a detached tensor on the same memory takes its
-            place.
+        target: A module, an optimizer, an extracted state or a tree of tensors.
 
     Raises:
-        TypeError: ``target`` is none of the above.
+        TypeError: ``target`` is none of these.
         ValueError: ``target`` is a tree with a view that has a graph. Nothing has changed then.
 
     Example:
@@ -49,7 +54,6 @@ def stop_gradient(target: Any) -> None:
     elif is_optimizer(target):
         _cut_optimizer(target)
     else:
-        # Hyperparameters are not part of the graph of the steps.
         named = _tensors_in(target) if is_torch_format(target) else tensors_of(target)
         for name, tensor in named.items():
             if tensor._is_view() and _has_graph(tensor):
@@ -69,7 +73,7 @@ def module_detach_(target: TargetT) -> TargetT:
         target: A module, an optimizer, an extracted state or a tree of tensors.
 
     Raises:
-        TypeError: ``target`` is none of the above.
+        TypeError: ``target`` is none of these.
         ValueError: ``target`` is a tree with a view that has a graph. Nothing has changed then.
 
     Example:
@@ -112,7 +116,7 @@ def _cut_optimizer(optimizer: Stateful) -> None:
 
 
 def _tensors_in(state: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors of an optimizer's state, without its hyperparameters."""
+    """Return the tensors of an optimizer's state; its hyperparameters stay in their graph."""
     if is_torch_format(state):
         state = state['state']
     accessors, leaves, _ = pytree.tree_flatten_with_accessor(state)
@@ -138,7 +142,7 @@ def _detached_views(tensors: Iterable[torch.Tensor]) -> dict[int, torch.Tensor]:
 
 
 def _has_graph(tensor: torch.Tensor) -> bool:
-    # A view made under no_grad has no graph, but keeps that of its base alive.
+    # A view made under no_grad has no graph, but keeps the graph of its base alive.
     base = tensor._base
     return tensor.grad_fn is not None or (base is not None and base.grad_fn is not None)
 

@@ -1,4 +1,4 @@
-"""Extraction of the state of modules and optimizers."""
+"""Extract the state of modules and optimizers."""
 
 from __future__ import annotations
 
@@ -49,32 +49,36 @@ def extract_state_dict(
 ) -> Any:
     """Return the state of a module or of an optimizer, to be recovered later.
 
-    The state has containers of its own: putting other tensors into ``target``, as a
-    meta-optimizer does, leaves it as it is. A tensor that is shared within ``target`` is shared
+    The state has containers of its own. It stays as it is when other tensors are put into
+    ``target``, as a meta-optimizer does. A tensor that is shared within ``target`` is shared
     within the state.
 
+    An optimizer in the format of ``torch.optim``, whose state is a dictionary with
+    ``param_groups``, writes into its tensors at every step. There, ``'reference'`` takes connected
+    copies; only leaves that require grad, such as a learned rate, are taken themselves.
+
     Args:
-        target: A module, an optimizer (anything with ``state_dict`` and ``load_state_dict``), or
-            a state that was extracted from one.
+        target: A module, an optimizer (anything with ``state_dict`` and ``load_state_dict``), a
+            state that was extracted from one, or a tree of tensors.
         by: ``'reference'`` (or ``'ref'``) takes the tensors themselves; ``'copy'``
             (``'clone'``) takes copies through which gradients flow back to the tensors, also
             under ``torch.no_grad()``; ``'deepcopy'`` (``'deepclone'``) takes detached copies that
             require grad where the tensors do.
-        device: Where to have the tensors; by default where they are. A reference to a tensor on
-            another device becomes a connected copy.
+        device: Device of the state's tensors; by default, each stays on its device. A reference to
+            a tensor on another device becomes a connected copy.
         with_buffers: Include the buffers of a module.
-        detach_buffers: Take the buffers of a module by ``'deepcopy'`` in any case. Layers such as
-            batch normalisation write into theirs, so that references would follow.
+        detach_buffers: Deep-copy the buffers of a module, whatever ``by`` says. Layers such as
+            batch normalisation write into their buffers, and references would show the changes.
         enable_visual: Keep the names of a module's parameters for :func:`make_dot`.
         visual_prefix: Put before each of these names.
 
     Returns:
-        A :class:`ModuleState` for a module; for an optimizer the tree that its ``state_dict``
-        returns.
+        A :class:`ModuleState` for a module; for an optimizer, a tree like the one that its
+        ``state_dict`` returns.
 
     Raises:
-        ValueError: there is no such ``by``.
-        TypeError: ``target`` is none of the above.
+        ValueError: ``by`` is not one of these.
+        TypeError: ``target`` is none of these.
 
     Example:
         >>> import torch, torchopt

@@ -1,4 +1,4 @@
-"""Gradients of a loss with respect to parameters, and the errors that a bad loss deserves."""
+"""Gradients of a loss with respect to parameters, and clear errors for an unusable loss."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 def gradients_of(
     loss: torch.Tensor, params: Sequence[torch.Tensor | None], *, create_graph: bool
 ) -> list[torch.Tensor | None]:
-    """Return the gradient of each of ``params``; None for one that gets none.
+    """Return the gradient of each of ``params``, or None.
 
-    A parameter gets none if it does not require grad or the loss does not depend on it.
+    It is None for a parameter that does not require grad, or that the loss does not depend on.
 
     Raises:
         TypeError: ``loss`` is not a tensor.
@@ -27,7 +27,7 @@ def gradients_of(
         found = torch.autograd.grad(
             loss,
             wanted,
-            # What the loss was computed from may be part of the next loss, too.
+            # The next loss may share a part of this graph.
             retain_graph=True,
             create_graph=create_graph,
             allow_unused=True,

@@ -1,7 +1,7 @@
 """The places where modules hold their parameters, into which any tensor can be put.
 
-``torch.nn.Module`` accepts only a ``Parameter`` by assignment. A differentiable step replaces
-parameters by tensors that carry a graph, so that it writes the registration itself.
+By assignment, ``torch.nn.Module`` accepts only a ``Parameter``. A differentiable step replaces
+parameters by tensors that carry a graph, so it writes into the module's registry directly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ParameterSlot(NamedTuple):
         """Put ``tensor`` there, whether or not it is a ``Parameter``."""
         self.owner._parameters[self.name] = tensor  # type: ignore[assignment]
         if isinstance(self.owner, nn.RNNBase):
-            # Recurrent layers compute with a list of their own.
+            # Recurrent layers compute with a list of tensors of their own.
             self.owner._flat_weights = [
                 getattr(self.owner, name, None) for name in self.owner._flat_weights_names
             ]
@@ -42,8 +42,8 @@ class ParameterSlot(NamedTuple):
 def parameter_slots(module: nn.Module) -> dict[str, ParameterSlot]:
     """Return every slot of ``module`` and its submodules by qualified name.
 
-    A submodule that is reached in two ways is listed once; tied tensors have a slot for each of
-    their names.
+    A submodule that can be reached in two ways is listed once. A tied tensor has a slot for each of
+    its names.
     """
     return {
         f'{prefix}.{name}' if prefix else name: ParameterSlot(owner, name)
@@ -62,10 +62,10 @@ def gone(name: str) -> RuntimeError:
 
 
 def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch.Tensor]:
-    """Return the parameter that each name stands for; a tied one has several slots.
+    """Return the parameter of each name. A tied parameter has several slots.
 
     Raises:
-        RuntimeError: a parameter has been removed from its module, or is tied no longer.
+        RuntimeError: a parameter has been removed from its module, or is no longer tied.
     """
     params = {}
     for name, (first, *others) in slots.items():
@@ -78,7 +78,7 @@ def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch
             raise gone(name)
         if not shared:
             raise RuntimeError(
-                f'parameter {name!r} was shared when its module was added, but is not any more: '
+                f'parameter {name!r} was shared when its module was added, but no longer is: '
                 'make a new optimizer'
             )
         params[name] = tensor
