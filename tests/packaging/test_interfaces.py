@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,7 @@ def test_the_interface_is_documented() -> None:
     for name in INTERFACE:
         assert importlib.import_module(f'torchopt.{name}').__doc__
     text = importlib.import_module('torchopt.authoring').__doc__ or ''
-    listed = {line.split('`')[1].lstrip('~') for line in text.splitlines() if ':mod:`~' in line}
+    listed = set(re.findall(r':mod:`~([\w.]+)`', text))
     assert listed == {name for name in MODULES if name.startswith('torchopt.authoring.')}
 
 

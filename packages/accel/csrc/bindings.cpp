@@ -20,17 +20,18 @@ namespace {
 using torchopt::Problem;
 using Pointers = std::vector<std::vector<uintptr_t>>;
 
-// Python has compared the tensors; these checks keep a mistake there from reading wild memory.
+// Python has compared the tensors. These checks keep a mistake there from reading wild memory.
 void check(const Problem& problem) {
   if (problem.rule < 0 || problem.rule >= int(torchopt::rules().size()))
     throw std::invalid_argument("no such rule");
   if (problem.dtype < 0 || problem.dtype >= torchopt::kDtypes)
     throw std::invalid_argument("no such dtype");
-  const size_t states = size_t(torchopt::rules()[problem.rule].states);
-  const size_t inputs = problem.backward ? 2 * states + 3 : states + 2;
-  const size_t outputs = problem.backward ? states + 2 : states + 1;
-  if (problem.inputs.size() != inputs || problem.outputs.size() != outputs)
+  const torchopt::RuleInfo& rule = torchopt::rules()[problem.rule];
+  if (problem.inputs.size() != size_t(torchopt::input_roles(problem.backward, rule.states)) ||
+      problem.outputs.size() != size_t(torchopt::output_roles(problem.backward, rule.states)))
     throw std::invalid_argument("wrong number of roles");
+  if (problem.hyper.size() != rule.hyper.size())
+    throw std::invalid_argument("wrong number of hyperparameters");
   const size_t count = problem.sizes.size();
   for (const auto* roles : {&problem.inputs, &problem.outputs})
     for (const auto& pointers : *roles)
@@ -40,44 +41,32 @@ void check(const Problem& problem) {
     throw std::invalid_argument("wrong number of positions");
   if (problem.apply && (problem.backward || problem.inputs[1].empty()))
     throw std::invalid_argument("only a forward step with params can be applied");
-  if (problem.hyper.size() > torchopt::kHyper) throw std::invalid_argument("too many numbers");
 }
 
-// Numbers that a rule has not got count as 0.
-void make_problem(Problem* self, int rule, int dtype, bool backward, bool apply,
-                  std::vector<int64_t> sizes, Pointers inputs, Pointers outputs,
-                  std::vector<double> hyper, uintptr_t steps,
-                  std::vector<int64_t> positions, double lr_value, uintptr_t lr,
-                  int64_t lr_stride, uintptr_t lr_grad) {
-  Problem made{rule,
-               torchopt::Dtype(dtype),
-               backward,
-               apply,
-               std::move(sizes),
-               std::move(inputs),
-               std::move(outputs),
-               std::move(hyper),
-               reinterpret_cast<const int64_t*>(steps),
-               std::move(positions),
-               lr_value,
-               reinterpret_cast<const double*>(lr),
-               lr_stride,
-               reinterpret_cast<double*>(lr_grad)};
-  check(made);
-  made.hyper.resize(torchopt::kHyper);
-  new (self) Problem(std::move(made));
+void run_on_cpu(const Problem& problem, int threads) {
+  check(problem);
+  nb::gil_scoped_release release;
+  torchopt::run_on_cpu(problem, threads);
 }
+
+#ifdef TORCHOPT_WITH_CUDA
+void run_on_cuda(const Problem& problem, int device, uintptr_t stream, uintptr_t scratch) {
+  check(problem);
+  nb::gil_scoped_release release;
+  torchopt::run_on_cuda(problem, device, stream, scratch);
+}
+#endif
 
 constexpr const char* kCapsule = "dltensor";
 
-// Whoever takes the tensor renames the capsule; if none did, its memory goes back.
+// A consumer of the tensor renames the capsule. If there was none, the memory goes back.
 void discard(PyObject* capsule) {
   if (!PyCapsule_IsValid(capsule, kCapsule)) return;
   auto* made = static_cast<torchopt::DLManagedTensor*>(PyCapsule_GetPointer(capsule, kCapsule));
   made->deleter(made);
 }
 
-// New tensors, as capsules and as pointers.
+// Returns new tensors, as capsules and as pointers.
 nb::tuple allocate(int dtype, const std::vector<std::vector<int64_t>>& shapes) {
   if (dtype < 0 || dtype >= torchopt::kDtypes) throw std::invalid_argument("no such dtype");
   nb::list capsules, pointers;
@@ -94,7 +83,7 @@ nb::tuple allocate(int dtype, const std::vector<std::vector<int64_t>>& shapes) {
   return nb::make_tuple(capsules, pointers);
 }
 
-// Whether any two tensors share memory, given where they start and the bytes that they take.
+// Tells whether any two tensors share memory, given their starts and their sizes in bytes.
 bool overlap(const std::vector<uintptr_t>& starts, const std::vector<int64_t>& bytes) {
   if (starts.size() != bytes.size())
     throw std::invalid_argument("starts and bytes differ in length");
@@ -110,26 +99,25 @@ bool overlap(const std::vector<uintptr_t>& starts, const std::vector<int64_t>& b
 }  // namespace
 
 NB_MODULE(_C, m) {
+  // The fields, in the order of the struct.
   nb::class_<Problem>(m, "Problem")
-      .def("__init__", &make_problem, nb::arg("rule"), nb::arg("dtype"), nb::arg("backward"),
-           nb::arg("apply"), nb::arg("sizes"), nb::arg("inputs"), nb::arg("outputs"),
-           nb::arg("hyper"), nb::arg("steps"), nb::arg("positions"), nb::arg("lr_value"),
-           nb::arg("lr"), nb::arg("lr_stride"), nb::arg("lr_grad"));
-  m.def("run_on_cpu", &torchopt::run_on_cpu, nb::arg("problem"), nb::arg("threads"),
-        nb::call_guard<nb::gil_scoped_release>());
+      .def(nb::init<int, int, bool, bool, std::vector<int64_t>, Pointers, Pointers,
+                    std::vector<double>, uintptr_t, std::vector<int64_t>, uintptr_t, int64_t,
+                    uintptr_t>());
+  m.def("run_on_cpu", &run_on_cpu, nb::arg("problem"), nb::arg("threads"));
   m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"));
   m.def("waiting_bytes", &torchopt::waiting_bytes);
   m.def("overlap", &overlap, nb::arg("starts"), nb::arg("bytes"));
   m.def("supported_isas", &torchopt::supported_isas);
   m.def("current_isa", &torchopt::current_isa);
   m.def("use_isa", &torchopt::use_isa, nb::arg("name"));
-  nb::list names;
+  nb::list rules;
   for (const auto& rule : torchopt::rules())
-    names.append(nb::make_tuple(rule.name, rule.states));
-  m.attr("RULES") = nb::tuple(names);
+    rules.append(nb::make_tuple(rule.name, rule.states, nb::tuple(nb::cast(rule.hyper))));
+  m.attr("RULES") = nb::tuple(rules);
 #ifdef TORCHOPT_WITH_CUDA
-  m.def("run_on_cuda", &torchopt::run_on_cuda, nb::arg("problem"), nb::arg("device"),
-        nb::arg("stream"), nb::arg("scratch"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("run_on_cuda", &run_on_cuda, nb::arg("problem"), nb::arg("device"), nb::arg("stream"),
+        nb::arg("scratch"));
   m.def("cuda_scratch", &torchopt::cuda_scratch, nb::arg("sizes"));
   m.def("cuda_obstacle", &torchopt::cuda_obstacle, nb::arg("device"));
 #endif

@@ -1,4 +1,5 @@
-// The numerical building blocks that rules share; core's are in torchopt/authoring/numerics.py.
+// The numerical building blocks that rules share. torchopt/authoring/numerics.py is core's
+// counterpart.
 #pragma once
 
 #include <cmath>
@@ -22,10 +23,10 @@ namespace TORCHOPT_ISA {
 TORCHOPT_FN float square_root(float x) { return sqrtf(x); }
 TORCHOPT_FN double square_root(double x) { return sqrt(x); }
 
-// Length of a state array; a rule without state needs one that is not empty.
+// The length of a state array. C++ has no arrays of length 0, so a rule without state gets 1.
 TORCHOPT_FN constexpr int slots(int states) { return states > 0 ? states : 1; }
 
-// Exponential moving average, in the two branches of torch.lerp, which differ at infinity.
+// Exponential moving average. torch.lerp has the same two branches, which differ at infinity.
 template <class T>
 struct Ema {
   T decay, weight;
@@ -39,7 +40,7 @@ struct Ema {
   TORCHOPT_FN T of_square(T old, T value) const { return old * decay + weight * value * value; }
 };
 
-// sqrt(x + eps_root); with eps_root = 0 the argument has a floor, under which the derivative is 0.
+// sqrt(x + eps_root). With eps_root = 0 the argument has a floor, below which the derivative is 0.
 template <class T>
 struct SafeRoot {
   T eps_root, floor;

@@ -2,45 +2,59 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace torchopt {
 
 enum Dtype { kFloat32, kFloat64, kBFloat16, kFloat16, kDtypes };
 
-// The most hyperparameters that a rule and what is around it read.
-constexpr int kHyper = 8;
-
 constexpr int64_t kItemSize[kDtypes] = {4, 8, 2, 2};
+
+// The bounds of every rule. Step asserts them; all fixed-size arrays are derived from them.
+constexpr int kMaxStates = 4;
+constexpr int kMaxHyper = 12;
+
+// The number of roles of a rule with so many states; Problem lists them.
+constexpr int input_roles(bool backward, int states) {
+  return backward ? 2 * states + 3 : states + 2;
+}
+constexpr int output_roles(bool backward, int states) { return states + (backward ? 2 : 1); }
+
+constexpr int kMaxInputs = input_roles(true, kMaxStates);
+constexpr int kMaxOutputs = output_roles(true, kMaxStates);
 
 // One step over a list of tensors. Pointers are by role, then by tensor:
 //   forward   grad, param, states...            ->  update, states...
 //   backward  update, states... (cotangents), grad, param, states...  ->  grad, param, states...
-// An absent input (null) counts as zeros, an absent output is not written. With `apply`, the forward
-// direction writes param + update in the place of the update.
+// An absent input (null) counts as zeros, an absent output is not written. With `apply`, the
+// forward direction writes param + update in place of the update.
 struct Problem {
   int rule;
-  Dtype dtype;
+  int dtype;
   bool backward;
   bool apply;
   std::vector<int64_t> sizes;
   std::vector<std::vector<uintptr_t>> inputs;
   std::vector<std::vector<uintptr_t>> outputs;
+  // The numbers that RuleInfo::hyper names, in that order.
   std::vector<double> hyper;
-  // Step counts, of which tensor i has that at positions[i]; null for rules that need none.
-  const int64_t* steps;
+  // Address of the int64 step counts; tensor i reads the count at positions[i]. Null for rules that
+  // need none.
+  uintptr_t steps;
   std::vector<int64_t> positions;
-  // The learning rate of tensor i: lr[i * lr_stride], or lr_value if lr is null. Its cotangent, if
-  // lr_grad is not null, is laid out alike.
-  double lr_value;
-  const double* lr;
+  // Address of the learning rates, doubles; tensor i reads entry i * lr_stride. If null, the
+  // learning rate is a hyperparameter. lr_grad, if not null, receives their cotangent, laid out
+  // the same way.
+  uintptr_t lr;
   int64_t lr_stride;
-  double* lr_grad;
+  uintptr_t lr_grad;
 };
 
 struct RuleInfo {
-  const char* name;
+  std::string name;
   int states;
+  std::vector<std::string> hyper;
 };
 
 const std::vector<RuleInfo>& rules();

@@ -1,5 +1,6 @@
 // All rules. A rule is a functor for one element, with
-//   kStates                          its number of state tensors
+//   kStates                          the number of its state tensors
+//   TORCHOPT_HYPERPARAMETERS(...)    the names of its hyperparameters, which Python passes by name
 //   Rule(hyper, step)                its scalars, for a tensor at its step-th step
 //   forward(g, s, d, t)              direction d and new states t from gradient g and states s
 //   vjp(g, s, dd, dt, d, dg, ds)     cotangents dg, ds from dd, dt; d is computed on the way

@@ -1,31 +1,43 @@
 // What every optimizer does around its rule: sign, weight decay, learning rate.
 #pragma once
 
+#include "problem.h"
 #include "rules.h"
 #include "storage.h"
 
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// The hyperparameters common to all rules, which precede a rule's own.
-constexpr int kCommon = 3;
+// The hyperparameters of all rules, which precede a rule's own.
+struct Common {
+  TORCHOPT_HYPERPARAMETERS(lr, sign, coupled_decay, decoupled_decay);
+};
 
 // update = -lr (d + decoupled p), where d is the rule's direction for sign g + coupled p.
 template <template <class> class Rule, class T>
 struct Step {
+  using Own = typename Rule<T>::Hyper;
+  static constexpr int kCommon = kNumbers<Common::Hyper>;
   static constexpr int kStates = Rule<T>::kStates;
-  static constexpr int kSlots = slots(kStates);
+  static_assert(kStates <= kMaxStates, "the rule has more states than kMaxStates (problem.h)");
+  static_assert(kCommon + kNumbers<Own> <= kMaxHyper,
+                "the rule has more hyperparameters than kMaxHyper (problem.h)");
   T sign, coupled, decoupled, scale;
   T applied;  // 0 or 1; a bool would keep the loop over elements from vectorising
   Rule<T> rule;
 
-  TORCHOPT_FN Step(const double* hyper, int64_t step, double lr, bool apply)
-      : sign(T(hyper[0])),
-        coupled(T(hyper[1])),
-        decoupled(T(hyper[2])),
-        scale(T(-lr)),
+  // A learning rate that is not null takes the place of the hyperparameter.
+  TORCHOPT_FN Step(const double* hyper, int64_t step, const double* lr, bool apply)
+      : Step(read_hyper<Common::Hyper>(hyper), read_hyper<Own>(hyper + kCommon), step, lr, apply) {}
+
+  TORCHOPT_FN Step(const Common::Hyper& common, const Own& own, int64_t step, const double* lr,
+                   bool apply)
+      : sign(T(common.sign)),
+        coupled(T(common.coupled_decay)),
+        decoupled(T(common.decoupled_decay)),
+        scale(T(-(lr ? *lr : common.lr))),
         applied(T(apply ? 1 : 0)),
-        rule(hyper + kCommon, step) {}
+        rule(own, step) {}
 
   // Returns the update or, to apply it, the new param.
   TORCHOPT_FN T forward(T g, T p, const T* s, T* t) const {
@@ -35,7 +47,7 @@ struct Step {
     return applied != T(0) ? p + update : update;
   }
 
-  // Writes the cotangents of g, p and s; returns that of scale.
+  // Writes the cotangents of g, p and s; returns the cotangent of scale.
   TORCHOPT_FN T vjp(T g, T p, const T* s, T du, const T* dt, T& dg, T& dp, T* ds) const {
     T d, deffective;
     T dd = scale * du;

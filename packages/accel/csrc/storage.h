@@ -53,11 +53,11 @@ struct Float16 {
   TORCHOPT_FN static float load(uint16_t x) { return __half2float(__ushort_as_half(x)); }
   TORCHOPT_FN static uint16_t store(float x) { return __half_as_ushort(__float2half_rn(x)); }
 #else
-  // Without branches, so that loops over them vectorise on every instruction set.
+  // No branches, so that loops vectorise on every instruction set.
   TORCHOPT_FN static float load(uint16_t x) {
     uint32_t sign = uint32_t(x & 0x8000) << 16;
     uint32_t magnitude = x & 0x7fff;
-    // Multiplication by 2^112 moves the exponent's bias, for subnormal numbers as well.
+    // Multiplication by 2^112 corrects the exponent's bias, of subnormal numbers as well.
     uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude << 13) * 0x1p112f);
     uint32_t special = 0x7f800000 | magnitude << 13;
     return bit_cast<float>(sign | (magnitude >= 0x7c00 ? special : finite));
@@ -66,7 +66,7 @@ struct Float16 {
     uint32_t bits = bit_cast<uint32_t>(x);
     uint32_t sign = bits >> 16 & 0x8000;
     uint32_t magnitude = bits & 0x7fffffff;
-    // Adding a power of two that has the result's last bit as its own lets the hardware round.
+    // Add a power of two whose last bit is the result's last bit: the hardware rounds the sum.
     uint32_t exponent = magnitude & 0x7f800000;
     uint32_t base = (exponent < 0x38800000 ? 0x38800000 : exponent) + (13u << 23);
     uint32_t sum = bit_cast<uint32_t>(bit_cast<float>(magnitude) + bit_cast<float>(base));

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from torchopt_accel import implementations
-from torchopt_accel._extension import C
-from torchopt_accel.devices import obstacle
+from torchopt_accel import kernels as compiled
+from torchopt_accel.platform import C, obstacle
 
 _NO_CUDA = obstacle(torch.device('cuda'))
 _CUDA = pytest.param(
@@ -19,35 +18,35 @@ _CUDA = pytest.param(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # torch's forward mode scripts a decomposition on first use, which torch itself deprecates.
+    # On first use torch's forward mode scripts a decomposition, which torch itself deprecates.
     config.addinivalue_line('filterwarnings', r'ignore:`torch\.jit\.script` is:DeprecationWarning')
 
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The rules launched so far, with ``_backward`` after those of the derivative."""
+    """Return the rules launched so far, with ``_backward`` after the name for a derivative."""
     seen: list[str] = []
-    launch = implementations.launch
+    launch = compiled.launch
 
-    def recorded(rule: str, layout: Any, *, backward: bool = False, **rest: Any) -> None:
+    def recorded(rule: str, *rest: Any, backward: bool = False, **options: Any) -> None:
         seen.append(rule + ('_backward' if backward else ''))
-        launch(rule, layout, backward=backward, **rest)
+        launch(rule, *rest, backward=backward, **options)
 
-    monkeypatch.setattr(implementations, 'launch', recorded)
+    monkeypatch.setattr(compiled, 'launch', recorded)
     return seen
 
 
-# For the session, so that Hypothesis may draw many examples on one device.
+# Session scope lets Hypothesis draw many examples on one device.
 @pytest.fixture(scope='session', params=['cpu', _CUDA])
 def device(request: pytest.FixtureRequest) -> str:
-    """Runs a test on every kind of device."""
+    """Run a test on every kind of device."""
     name: str = request.param
     return name
 
 
 @pytest.fixture(params=[*C.supported_isas(), _CUDA])
 def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test with the kernels of every instruction set, and of CUDA; is their device."""
+    """Run a test with the kernels of every instruction set, and of CUDA; yield their device."""
     if request.param == 'cuda':
         yield 'cuda'
         return

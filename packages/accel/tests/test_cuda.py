@@ -22,7 +22,7 @@ from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
 from support.optimizer_cases import OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
-from torchopt_accel.devices import obstacle
+from torchopt_accel.platform import obstacle
 
 _REASON = obstacle(torch.device('cuda'))
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(_REASON), reason=_REASON)]
@@ -40,7 +40,7 @@ def normal(*shape: int, seed: int = 0, **options: Any) -> torch.Tensor:
 def derivative(
     optimizer: torchopt.GradientTransformation, gradients: list[torch.Tensor], *others: torch.Tensor
 ) -> tuple[Any, Any]:
-    """Two steps on the same gradients, and what they hand to these and to ``others``."""
+    """Return two steps on the same gradients, and their derivatives by these and ``others``."""
     state = optimizer.init(gradients)
     for _ in range(2):
         updates, state = optimizer.update(gradients, state, params=gradients, inplace=False)
@@ -90,7 +90,7 @@ class TestNoWaiting:
 
 @each_case
 def test_current_stream(case: OptimizerCase) -> None:
-    """A stream that is kept busy: a kernel on another one would find gradients of zero."""
+    """A busy stream: a kernel on another stream would read gradients of zero."""
     value = normal(70_001)
     optimizer = case.make(lr=0.1, use_accelerated_op=True)
     expected = derivative(optimizer, [value.clone().requires_grad_()])
@@ -167,7 +167,7 @@ class TestLists:
         assert torch.equal(first, second)
 
 
-# Profilers warn of what they skip.
+# Profilers warn about events that they skip.
 @pytest.mark.filterwarnings('ignore::UserWarning')
 @each_case
 def test_one_launch_for_each_dtype(case: OptimizerCase) -> None:
@@ -206,7 +206,7 @@ class TestGraphs:
     """Captured steps: their counts live on the device, and grow when they are replayed."""
 
     def captured(self, run: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
-        # Kernels are loaded when they first run, which a graph must not.
+        # A kernel is loaded on its first run, which must not happen in a graph.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -247,7 +247,7 @@ class TestGraphs:
         for _ in range(3):
             graph.replay()
         step, *expected = stepper(False)
-        # One to warm up, none while it was captured, three replayed.
+        # One step to warm up, none during capture, three replayed.
         for _ in range(4):
             step()
         assert_trees_close([params, state], expected, rtol=1e-11, atol=1e-11)
@@ -271,7 +271,7 @@ class TestGraphs:
 STRAY = """
 import torch, torchopt
 from torchopt.registry import OPTIMIZERS
-from torchopt_accel.launch import DTYPES
+from torchopt_accel.kernels import DTYPES
 
 for entry in (entry for entry in OPTIMIZERS if entry.fused):
     for dtype in DTYPES:
@@ -295,7 +295,7 @@ torch.cuda.synchronize()
 def test_no_stray_access() -> None:
     command = ['compute-sanitizer', '--tool', 'memcheck', '--report-api-errors', 'no']
     command += ['--error-exitcode', '1', sys.executable, '-c', STRAY]
-    # Every tensor has memory of its own, past whose end an access is seen.
+    # Every tensor has memory of its own, so an access past its end is seen.
     env = {**os.environ, 'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}
     finished = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800)
     assert finished.returncode == 0, finished.stdout[-5000:] + finished.stderr[-5000:]

@@ -1,4 +1,4 @@
-"""Steps see what torch is in the middle of, also where it no longer tells by the names of today."""
+"""Steps notice torch's modes and transforms, even in a torch without today's private names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from torch.utils import dlpack
 
 import torchopt
-from torchopt_accel import internals, launch
+from torchopt_accel import internals, kernels
 
 NAMES = {
     'forward_mode': (forward_ad, '_current_level'),
@@ -23,7 +23,7 @@ ONE = torch.tensor([1.0, -2.0], dtype=torch.float64)
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """Make torch as if it had never had the name.
+    """Hide a private name, as if torch had never had it.
 
     Its own calls need the name, so that only ``internals`` is shown a torch without it.
     """
@@ -97,5 +97,5 @@ def test_unknown_batches_raise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_results_come_through_the_public_function_too(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = step(ONE)
-    monkeypatch.setattr(launch, 'from_dlpack', dlpack.from_dlpack)
+    monkeypatch.setattr(kernels, 'from_dlpack', dlpack.from_dlpack)
     assert torch.equal(step(ONE), expected)

@@ -15,17 +15,17 @@ from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
 from support.optimizer_cases import OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
-from torchopt_accel.launch import DTYPES
+from torchopt_accel.kernels import DTYPES
 
 SIZES = (0, 1, 3, 1023, 1024, 1025, 4097, 70_001)
 
 
 def compared(case: OptimizerCase, gradients: Any, **options: Any) -> tuple[Any, Any]:
-    """Two steps and their derivative by the rule, then by the kernels."""
+    """Return two steps and their derivative, by the rule and by the kernels."""
     results = []
     for accelerated in (False, True):
         leaves, structure = pytree.tree_flatten(gradients, none_is_leaf=True)
-        # Through views, so that strides are kept.
+        # A view keeps the strides.
         inputs = [None if g is None else g.detach().requires_grad_() for g in leaves]
         grads = pytree.tree_unflatten(structure, inputs)
         optimizer = case.make(use_accelerated_op=accelerated, **options)
@@ -60,7 +60,7 @@ def test_sizes(case: OptimizerCase, threads: int, device: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 def test_larger_than_the_caches(dtype: torch.dtype, kernels: str, launches: list[str]) -> None:
-    # With a part that is no whole number of chunks, blocks or vectors, and one that is unaligned.
+    # One part is not a whole number of chunks, blocks or vectors; the other is unaligned.
     numbers = torch.linspace(-1, 1, 5_000_003, dtype=dtype, device=kernels)
     case = next(case for case in MAIN_CASES if str(case) == 'adam-defaults')
     expected, actual = compared(
@@ -235,7 +235,7 @@ def test_any_dtype(
     def step(gradients: list[torch.Tensor], accelerated: bool) -> list[Any]:
         inputs = [g.detach().requires_grad_() for g in gradients]
         optimizer = case.make(lr=lr, use_accelerated_op=accelerated)
-        # Away from moments of zero, where differences of large numbers make small derivatives.
+        # Near moments of zero, small derivatives are differences of large numbers.
         state = pytree.tree_map(
             lambda s: (s + 0.5).detach() if s.is_floating_point() else s, optimizer.init(inputs)
         )

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import torchopt
 from support.trees import generator
-from torchopt_accel import ops
-from torchopt_accel.launch import RULES, STATES
+from torchopt_accel import specs
+from torchopt_accel.kernels import RULES, arranged
 
-HYPER = [0.1, 1.0, 0.1, 0.0, 0.7, 0.8, 1e-2, 1e-2, 0.0]
+HYPER = {
+    'lr': 0.1,
+    'sign': 1.0,
+    'coupled_decay': 0.1,
+    'decoupled_decay': 0.0,
+    'beta1': 0.7,
+    'beta2': 0.8,
+    'eps': 1e-2,
+    'eps_root': 1e-2,
+    'lr_decay': 0.1,
+    'rho': 0.7,
+    'alpha': 0.8,
+    'momentum': 0.7,
+    'dampening': 0.1,
+    'nesterov': 1.0,
+}
+
+
+def hyper_of(rule: str) -> tuple[float, ...]:
+    return arranged(rule, **{name: HYPER[name] for name in RULES[rule].hyper})
 
 
 def arguments(rule: str, lr: bool, device: str) -> tuple[Any, ...]:
@@ -22,10 +45,10 @@ def arguments(rule: str, lr: bool, device: str) -> tuple[Any, ...]:
     def tensors() -> list[torch.Tensor]:
         return [(torch.rand(shape, generator=source) + 0.1).to(device) for shape in shapes]
 
-    states = [tensor for _ in range(STATES[rule]) for tensor in tensors()]
+    states = [tensor for _ in range(RULES[rule].states) for tensor in tensors()]
     steps = torch.tensor([3, 5, 7, 9], device=device)
     rate = torch.tensor(0.1, device=device) if lr else None
-    return tensors(), tensors(), states, steps, [0, 1, 2, 3], rate, HYPER
+    return tensors(), tensors(), states, steps, [0, 1, 2, 3], rate, hyper_of(rule)
 
 
 def operator(rule: str, kind: str) -> Any:
@@ -40,10 +63,10 @@ def test_opcheck(rule: str, lr: bool, device: str) -> None:
     torch.library.opcheck(operator(rule, 'forward'), given)
     torch.library.opcheck(operator(rule, 'forward_'), given)
     torch.library.opcheck(operator(rule, 'step_'), given)
-    count = len(given[0]) * (1 + STATES[rule])
+    count = len(given[0]) * (1 + RULES[rule].states)
     cotangents: list[torch.Tensor | None] = [*(torch.ones_like(x) for x in (*given[0], *given[2]))]
     cotangents[0] = cotangents[count - 1] = None
-    wanted = [True] * (2 + STATES[rule]) + [lr]
+    wanted = [True] * (2 + RULES[rule].states) + [lr]
     torch.library.opcheck(operator(rule, 'backward'), (cotangents, *given, wanted))
 
 
@@ -55,7 +78,7 @@ def adam_arguments(**changes: Any) -> list[Any]:
         'steps': torch.tensor([1, 1]),
         'positions': [0, 1],
         'lr': None,
-        'hyper': HYPER,
+        'hyper': hyper_of('adam'),
     }
     return list({**named, **changes}.values())
 
@@ -76,47 +99,51 @@ BAD = {
     'a negative position': {'positions': [-1, 0]},
     'too many rates': {'lr': torch.ones(3)},
     'an integer rate': {'lr': torch.tensor(1)},
+    'too few numbers': {'hyper': hyper_of('adam')[:-1]},
+    'too many numbers': {'hyper': (*hyper_of('adam'), 0.0)},
 }
 
 
 @pytest.mark.parametrize('changes', BAD.values(), ids=BAD)
-@pytest.mark.parametrize('kind', ['FORWARD', 'FORWARD_INPLACE', 'STEP_INPLACE', 'BACKWARD'])
+@pytest.mark.parametrize('kind', ['forward', 'forward_', 'step_', 'backward'])
 def test_mismatch_raises(changes: dict[str, Any], kind: str) -> None:
     given = adam_arguments(**changes)
-    if kind == 'BACKWARD':
+    if kind == 'backward':
         given = [[None] * 3 * len(given[0]), *given, [True, False, True, True, False]]
     with pytest.raises(ValueError):
-        getattr(ops, kind)['adam'](*given)
+        operator('adam', kind)(*given)
 
 
 def test_backward_checks_cotangents() -> None:
     wanted = [True, False, True, True, False]
     with pytest.raises(ValueError, match='5 tensors do not make 3 roles'):
-        ops.BACKWARD['adam']([None] * 5, *adam_arguments(), wanted)
+        operator('adam', 'backward')([None] * 5, *adam_arguments(), wanted)
     with pytest.raises(ValueError, match='3 tensors do not go with 2'):
-        ops.BACKWARD['adam']([None] * 9, *adam_arguments(), wanted)
+        operator('adam', 'backward')([None] * 9, *adam_arguments(), wanted)
     with pytest.raises(ValueError, match='differ in shape'):
-        ops.BACKWARD['adam']([torch.ones(4)] + [None] * 5, *adam_arguments(), wanted)
+        operator('adam', 'backward')([torch.ones(4)] + [None] * 5, *adam_arguments(), wanted)
     with pytest.raises(ValueError, match='float64'):
-        ops.BACKWARD['adam']([torch.ones(3).double()] + [None] * 5, *adam_arguments(), wanted)
+        operator('adam', 'backward')(
+            [torch.ones(3).double()] + [None] * 5, *adam_arguments(), wanted
+        )
     with pytest.raises(ValueError, match='lr is not given'):
-        ops.BACKWARD['adam']([None] * 6, *adam_arguments(), [True] * 5)
+        operator('adam', 'backward')([None] * 6, *adam_arguments(), [True] * 5)
 
 
 def test_inplace_refuses_shared_memory() -> None:
     whole = torch.ones(5)
     with pytest.raises(ValueError, match='share memory'):
-        ops.FORWARD_INPLACE['adam'](*adam_arguments(grads=[whole[:3], whole[2:4]]))
+        operator('adam', 'forward_')(*adam_arguments(grads=[whole[:3], whole[2:4]]))
     with pytest.raises(ValueError, match='contiguous'):
-        ops.FORWARD_INPLACE['adam'](*adam_arguments(grads=[torch.ones(6)[::2], torch.ones(2)]))
-    # Tensors beside each other in one buffer are right.
-    ops.FORWARD_INPLACE['adam'](*adam_arguments(grads=[whole[:3], whole[3:]]))
+        operator('adam', 'forward_')(*adam_arguments(grads=[torch.ones(6)[::2], torch.ones(2)]))
+    # Neighbours in one buffer do not share memory.
+    operator('adam', 'forward_')(*adam_arguments(grads=[whole[:3], whole[3:]]))
 
 
 def test_step_refuses_what_it_cannot_write() -> None:
     def step(**changes: Any) -> None:
         given = {'params': [torch.ones(3), torch.ones(2)], **changes}
-        ops.STEP_INPLACE['adam'](*adam_arguments(**given))
+        operator('adam', 'step_')(*adam_arguments(**given))
 
     whole = torch.ones(5)
     with pytest.raises(ValueError, match='share memory'):
@@ -132,8 +159,8 @@ def test_step_refuses_what_it_cannot_write() -> None:
 
 def test_empty_list() -> None:
     given = adam_arguments(grads=[], states=[], positions=[])
-    assert ops.FORWARD['adam'](*given) == []
-    assert ops.BACKWARD['adam']([], *given, [True] * 5) == []
+    assert operator('adam', 'forward')(*given) == []
+    assert operator('adam', 'backward')([], *given, [True] * 5) == []
 
 
 def test_modes_see_the_operators() -> None:
@@ -143,6 +170,87 @@ def test_modes_see_the_operators() -> None:
             return function(*args, **(kwargs or {}))
 
     seen: list[str] = []
+    optimizer = torchopt.adam(use_accelerated_op=True)
+    param = torch.ones(3, requires_grad=True)
+    state = optimizer.init([param])
+    plain = torchopt.Adam([param], use_accelerated_op=True)
+    gradient = param.cos()
+    param.grad = torch.ones(3)
     with Names():
-        ops.FORWARD['adam'](*adam_arguments())
-    assert 'torchopt.adam_forward.default' in seen
+        updates, state = optimizer.update([gradient], state, inplace=False)
+        updates[0].sum().backward(inputs=[param])
+        optimizer.update([torch.ones(3)], optimizer.init([param]))
+        plain.step()
+    for kind in ('forward', 'backward', 'forward_', 'step_'):
+        assert f'torchopt.adam_{kind}.default' in seen
+
+
+class TestHyperparameters:
+    """Hyperparameters are passed by name; only the C++ declaration has an order."""
+
+    def test_arranged(self) -> None:
+        common = ('lr', 'sign', 'coupled_decay', 'decoupled_decay')
+        assert all(rule.hyper[:4] == common for rule in RULES.values())
+        assert RULES['adagrad'].hyper[4:] == ('eps', 'lr_decay')
+        assert RULES['sgd'].hyper == common
+        shuffled = dict(reversed([(name, HYPER[name]) for name in RULES['adam'].hyper]))
+        assert arranged('adam', **shuffled) == (0.1, 1.0, 0.1, 0.0, 0.7, 0.8, 1e-2, 1e-2)
+
+    def test_missing_or_misspelt(self) -> None:
+        numbers = {name: HYPER[name] for name in RULES['adam'].hyper if name != 'eps'}
+        with pytest.raises(TypeError, match='missing: eps; unknown: none'):
+            arranged('adam', **numbers)
+        with pytest.raises(TypeError, match='missing: eps; unknown: epsilon'):
+            arranged('adam', **numbers, epsilon=1e-8)
+
+    def test_an_optimizer_that_misspells_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(
+            specs._KERNELS, 'sgd', lambda arguments: specs.Kernel('sgd', {'momentun': 0.9})
+        )
+        with pytest.raises(TypeError, match='unknown: momentun'):
+            torchopt.sgd(use_accelerated_op=True)
+
+
+RULE = """
+#include "cpu/chunk.h"
+#include "step.h"
+
+namespace torchopt {
+namespace TORCHOPT_ISA {
+
+template <class T>
+struct Sample {
+  static constexpr int kStates = STATES;
+  TORCHOPT_HYPERPARAMETERS(NUMBERS);
+  Sample(const Hyper&, int64_t) {}
+  void forward(T, const T*, T&, T*) const {}
+  void vjp(T, const T*, T, const T*, T&, T&, T*) const {}
+};
+
+template struct Step<Sample, float>;
+
+}  // namespace TORCHOPT_ISA
+}  // namespace torchopt
+"""
+SOURCES = Path(__file__).parents[1] / 'csrc'
+COMPILER = shutil.which('c++')
+
+
+@pytest.mark.skipif(not COMPILER or not SOURCES.exists(), reason='needs a C++ compiler and csrc')
+@pytest.mark.parametrize(
+    ('states', 'numbers', 'message'),
+    [(4, 1, ''), (5, 1, 'more states than kMaxStates'), (1, 20, 'more hyperparameters than kMax')],
+)
+def test_rules_that_outgrow_the_arrays_do_not_compile(
+    states: int, numbers: int, message: str
+) -> None:
+    source = RULE.replace('STATES', str(states))
+    source = source.replace('NUMBERS', ', '.join(f'x{i}' for i in range(numbers)))
+    finished = subprocess.run(
+        [str(COMPILER), '-std=c++17', '-fsyntax-only', '-I', str(SOURCES), '-x', 'c++', '-'],
+        input=source,
+        capture_output=True,
+        text=True,
+    )
+    assert (finished.returncode == 0) == (not message), finished.stderr
+    assert message in finished.stderr

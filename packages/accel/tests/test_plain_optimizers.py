@@ -57,10 +57,10 @@ def test_what_is_written(launches: list[str]) -> None:
     torch.testing.assert_close(params[0].detach(), value - 0.1)
     assert torch.equal(gradient, torch.ones_like(value))
     assert [p._version > v for p, v in zip(params, versions)] == [True] + [False] * len(params[1:])
-    # States that were handed out, and those of a copy, stay as they were.
+    # States that were handed out, and states of a copy, do not change.
     for state in (before, clone.state_dict()):
         assert all(not leaf.any() for leaf in pytree.tree_leaves(state))
-    # The next step has them to itself.
+    # The next step owns its states.
     moments = optimizer._states[0][0].mu
     optimizer.step()
     assert optimizer._states[0][0].mu[0] is moments[0]

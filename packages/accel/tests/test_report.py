@@ -1,4 +1,4 @@
-"""What the package says of itself: where kernels run, why they do not, how to mend it."""
+"""What the package reports: where kernels run, why they don't, how to mend it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import torch
 
 import torchopt
 from torchopt_accel import __main__ as report
-from torchopt_accel import _extension, devices
-from torchopt_accel._extension import C
-from torchopt_accel.launch import HAS_CUDA
+from torchopt_accel import platform
+from torchopt_accel.platform import HAS_CUDA, C
 
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A torch that finds two GPUs, and a build with kernels for them."""
-    monkeypatch.setattr(devices, 'HAS_CUDA', True)
+    monkeypatch.setattr(platform, 'HAS_CUDA', True)
     monkeypatch.setattr(torch.version, 'cuda', '13.0')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setattr(devices, '_obstacle_of', lambda index: '' if index == 0 else 'too old')
+    monkeypatch.setattr(platform, '_obstacle_of', lambda index: '' if index == 0 else 'too old')
     monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
 
 
@@ -34,15 +33,15 @@ class TestAvailable:
     def test_other_devices(self) -> None:
         assert not torchopt.accelerated_op_available('meta')
         assert not torchopt.accelerated_op_available(['cpu', 'meta'])
-        assert devices.obstacle(torch.device('meta')) == 'there are no kernels for meta'
+        assert platform.obstacle(torch.device('meta')) == 'there are no kernels for meta'
 
     @pytest.mark.usefixtures('gpus')
     def test_every_device_is_asked(self) -> None:
         assert torchopt.accelerated_op_available()
         assert torchopt.accelerated_op_available(['cpu', 'cuda', 'cuda:0'])
         assert not torchopt.accelerated_op_available(['cuda:0', 'cuda:1'])
-        assert devices.obstacle(torch.device('cuda:1')) == 'too old'
-        assert '2' in devices.obstacle(torch.device('cuda:2'))
+        assert platform.obstacle(torch.device('cuda:1')) == 'too old'
+        assert '2' in platform.obstacle(torch.device('cuda:2'))
 
     @pytest.mark.usefixtures('gpus')
     def test_says_what_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,14 +51,14 @@ class TestAvailable:
             raise RuntimeError('Cannot re-initialize CUDA in forked subprocess.')
 
         monkeypatch.setattr(torch.cuda, 'current_device', forked)
-        assert 'forked' in devices.obstacle(cuda)
+        assert 'forked' in platform.obstacle(cuda)
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-        assert devices.obstacle(cuda) == 'torch finds no GPU'
+        assert platform.obstacle(cuda) == 'torch finds no GPU'
         assert torchopt.accelerated_op_available()
         monkeypatch.setattr(torch.version, 'cuda', None)
-        assert devices.obstacle(cuda) == 'this torch is built without CUDA'
-        monkeypatch.setattr(devices, 'HAS_CUDA', False)
-        assert devices.obstacle(cuda) == 'this build has no CUDA kernels'
+        assert platform.obstacle(cuda) == 'this torch is built without CUDA'
+        monkeypatch.setattr(platform, 'HAS_CUDA', False)
+        assert platform.obstacle(cuda) == 'this build has no CUDA kernels'
 
     @pytest.mark.skipif(not HAS_CUDA, reason='this build has no CUDA kernels')
     def test_kernels_ask_for_a_device_that_is_not_there(self) -> None:
@@ -95,17 +94,17 @@ class TestWheelThatCannotLoad:
         def broken(name: str) -> None:
             raise ImportError('no GLIBC_9 found')
 
-        monkeypatch.setattr(_extension, 'import_module', broken)
+        monkeypatch.setattr(platform, 'import_module', broken)
         with pytest.raises(ImportError, match='no GLIBC_9 found') as caught:
-            _extension._load()
+            platform._load()
         message = str(caught.value)
         assert 'built for: CPython 3.10 or later' in message
         assert f'torch {torch.__version__}' in message
         assert 'pip install --force-reinstall' in message
 
     def test_without_a_compiled_module(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_extension, 'find_spec', lambda name: None)
-        assert 'built for: nothing' in _extension._explain(ImportError('no'))
+        monkeypatch.setattr(platform, 'find_spec', lambda name: None)
+        assert 'built for: nothing' in platform._explain(ImportError('no'))
 
     @pytest.mark.slow
     def test_an_option_asked_for_is_not_ignored(self) -> None:

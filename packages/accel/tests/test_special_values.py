@@ -1,4 +1,4 @@
-"""Zeros, tiny numbers, infinities and NaN: as core's rule has it, derivatives too."""
+"""Zeros, tiny numbers, infinities and NaN: values and derivatives equal the rule of core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gradcheck, and the transforms of torch.func: all must see the fused step as core's rule."""
+"""gradcheck and the transforms of torch.func: the fused step must behave like core's rule."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_vmap_over_learning_rates(case: OptimizerCase, launches: list[str]) -> N
     both(
         case, lambda f: torch.vmap(grad(f), (None, None, 0))(params_of(), normal(2, seed=9), rates)
     )
-    # A shared rate has a gradient for each element of the batch.
+    # A shared rate has one gradient per element of the batch.
     both(
         case,
         lambda f: torch.vmap(grad(f), (None, 0, None))(params_of(), normal(3, 2, seed=9), rates[1]),
@@ -183,7 +183,7 @@ def test_vmap_over_states(case: OptimizerCase) -> None:
     def run(accelerated: bool) -> Any:
         optimizer = case.make(use_accelerated_op=accelerated)
         leaves, structure = pytree.tree_flatten(optimizer.init(params_of()))
-        # Leaves alone, since torch.vmap takes no None that a state may hold.
+        # Only leaves: torch.vmap does not accept the None that a state may hold.
         batched = [torch.stack([leaf.detach(), leaf.detach() + 1]) for leaf in leaves]
 
         def step(p: Any, leaves: list[torch.Tensor]) -> Any:
@@ -206,7 +206,7 @@ def test_nested_vmap(case: OptimizerCase) -> None:
 @each_case
 def test_compile(case: OptimizerCase) -> None:
     torch.compiler.reset()
-    # Tensors that require grad can't be made while torch compiles.
+    # torch.compile can't trace the creation of tensors that require grad.
     fixed = {'moment_requires_grad': False} if case.value('moment_requires_grad') else {}
     meta_grad = torch.func.grad(unroll(case, use_accelerated_op=True, **fixed))
     compiled = torch.compile(meta_grad, fullgraph=True, backend='aot_eager')

@@ -161,7 +161,7 @@ def test_inplace_writes_where_it_says() -> None:
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize('scale', [1.0, 1e-3])
 def test_precision(case: OptimizerCase, dtype: torch.dtype, scale: float, kernels: str) -> None:
-    """Values and derivatives of one step against those of the same numbers in float64."""
+    """Compare values and derivatives of one step with the same step in float64."""
     resolution = torch.finfo(dtype).eps
     params = sample_params(dtype, kernels)
     state = case.make().init(params)

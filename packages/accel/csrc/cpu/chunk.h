@@ -1,4 +1,4 @@
-// The seam between the driver and the kernels, of which every instruction set has a copy.
+// The seam between the driver and the kernels. Every instruction set has a copy of the kernels.
 #pragma once
 
 #include <cstddef>
@@ -8,37 +8,42 @@
 
 namespace torchopt {
 
-// Tensors are cut into pieces that stay in the second-level cache; with smaller ones the reads
-// from memory would stall at their ends.
+// Tensors are cut into pieces that stay in the second-level cache. At the end of smaller pieces the
+// reads from memory would stall.
 constexpr int64_t kChunk = 16384;
 
-// What is streamed past the caches begins at multiples of this.
+// Streamed outputs begin at multiples of this.
 constexpr size_t kStreamAlignment = 64;
 
 struct Chunk {
-  const void* inputs[12];
-  void* outputs[6];
+  const void* inputs[kMaxInputs];
+  void* outputs[kMaxOutputs];
   int64_t size;
   const double* hyper;
   int64_t step;
-  double lr;
+  // Null if the learning rate is a hyperparameter.
+  const double* lr;
   bool apply;
-  // The outputs, by bit, that go past the caches.
+  // Bit r says that output r goes past the caches.
   unsigned streamed;
 };
 
-// Returns the cotangent of lr, 0 where it is not asked for.
+// Returns the cotangent of lr, or 0 where nobody asks for it.
 using ChunkKernel = double (*)(const Chunk&);
 
 struct RuleKernels {
   const char* name;
   int states;
+  // The names of its own hyperparameters, with ", " between them.
+  const char* hyper;
   ChunkKernel forward[kDtypes];
   ChunkKernel backward[kDtypes];
   ChunkKernel backward_with_lr[kDtypes];
 };
 
 struct KernelTable {
+  // The names of the hyperparameters that precede every rule's own.
+  const char* common;
   const RuleKernels* rules;
   int size;
 };

@@ -1,4 +1,4 @@
-// Cuts a list of tensors into chunks and hands these to threads.
+// Cuts a list of tensors into chunks and hands the chunks to threads.
 #include "driver.h"
 
 #include <omp.h>
@@ -12,7 +12,7 @@
 namespace torchopt {
 namespace {
 
-// As torch does, leave less work than this to one thread.
+// A second thread gets work only from this many elements on, as in torch.
 constexpr int64_t kGrain = 32768;
 
 alignas(64) const char zeros[kChunk * sizeof(double)] = {};
@@ -30,9 +30,9 @@ const std::vector<Isa>& isas() {
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                 __builtin_cpu_supports("bmi2");
-    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
-                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
     found.push_back({"avx2", avx2::table, avx2});
     found.push_back({"avx512", avx512::table, avx512});
 #endif
@@ -51,13 +51,12 @@ const Isa*& chosen() {
   return isa;
 }
 
-// A child of fork() has none of its parent's OpenMP threads, yet libgomp waits for them.
+// After fork() the child has none of the parent's OpenMP threads, yet libgomp waits for them.
 bool forked = false;
-[[maybe_unused]] const int registered =
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
-// A step that touches more than this leaves little of it in the caches for whoever comes next. What
-// virtual machines say of their caches is of no use.
+// A step that touches more than this leaves little in the caches for the next one. A constant,
+// since virtual machines do not report their caches truly.
 constexpr int64_t kCaches = int64_t(32) << 20;
 
 bool outgrows_caches(const Problem& problem) {
@@ -68,7 +67,7 @@ bool outgrows_caches(const Problem& problem) {
   return elements * roles * kItemSize[problem.dtype] > kCaches;
 }
 
-// Whether a tensor's output can be streamed: it is not one of its inputs, in the caches already.
+// An output that is also an input is in the caches already and can't be streamed.
 bool can_stream(const Problem& problem, uintptr_t output, int64_t tensor) {
   for (const auto& pointers : problem.inputs)
     if (!pointers.empty() && pointers[tensor] == output) return false;
@@ -85,6 +84,17 @@ std::vector<Piece> cut(const std::vector<int64_t>& sizes) {
     for (int64_t start = 0; start < sizes[tensor]; start += kChunk)
       pieces.push_back({int64_t(tensor), start});
   return pieces;
+}
+
+std::vector<std::string> names_in(const std::string& list) {
+  const std::string comma = ", ";
+  std::vector<std::string> names;
+  for (size_t start = 0; start < list.size();) {
+    const size_t end = std::min(list.find(comma, start), list.size());
+    names.push_back(list.substr(start, end - start));
+    start = end + comma.size();
+  }
+  return names;
 }
 
 double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece, bool streamed) {
@@ -105,8 +115,10 @@ double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece, bool s
   }
   chunk.size = std::min(kChunk, problem.sizes[piece.tensor] - piece.start);
   chunk.hyper = problem.hyper.data();
-  chunk.step = problem.steps ? problem.steps[problem.positions[piece.tensor]] : 1;
-  chunk.lr = problem.lr ? problem.lr[piece.tensor * problem.lr_stride] : problem.lr_value;
+  const auto* steps = reinterpret_cast<const int64_t*>(problem.steps);
+  chunk.step = steps ? steps[problem.positions[piece.tensor]] : 1;
+  const auto* lr = reinterpret_cast<const double*>(problem.lr);
+  chunk.lr = lr ? lr + piece.tensor * problem.lr_stride : nullptr;
   chunk.apply = problem.apply;
   return kernel(chunk);
 }
@@ -115,9 +127,9 @@ double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece, bool s
 
 void run_on_cpu(const Problem& problem, int threads) {
   const RuleKernels& rule = chosen()->table().rules[problem.rule];
-  ChunkKernel kernel = (!problem.backward   ? rule.forward
-                        : problem.lr_grad   ? rule.backward_with_lr
-                                            : rule.backward)[problem.dtype];
+  ChunkKernel kernel = (!problem.backward ? rule.forward
+                        : problem.lr_grad ? rule.backward_with_lr
+                                          : rule.backward)[problem.dtype];
   const std::vector<Piece> pieces = cut(problem.sizes);
   const int64_t count = int64_t(pieces.size());
   const bool streamed = outgrows_caches(problem);
@@ -135,17 +147,21 @@ void run_on_cpu(const Problem& problem, int threads) {
   } else {
     for (int64_t i = 0; i < count; ++i) run(i);
   }
-  if (problem.lr_grad)
+  if (auto* lr_grad = reinterpret_cast<double*>(problem.lr_grad))
     for (int64_t i = 0; i < count; ++i)
-      problem.lr_grad[pieces[i].tensor * problem.lr_stride] += lr_grads[i];
+      lr_grad[pieces[i].tensor * problem.lr_stride] += lr_grads[i];
 }
 
 const std::vector<RuleInfo>& rules() {
   static const std::vector<RuleInfo> all = [] {
     KernelTable table = baseline::table();
     std::vector<RuleInfo> infos;
-    for (int i = 0; i < table.size; ++i)
-      infos.push_back({table.rules[i].name, table.rules[i].states});
+    for (int i = 0; i < table.size; ++i) {
+      const RuleKernels& rule = table.rules[i];
+      std::vector<std::string> hyper = names_in(table.common);
+      for (std::string& name : names_in(rule.hyper)) hyper.push_back(std::move(name));
+      infos.push_back({rule.name, rule.states, std::move(hyper)});
+    }
     return infos;
   }();
   return all;

@@ -6,7 +6,7 @@
 
 namespace torchopt {
 
-// Runs on up to `threads` threads. Needs no interpreter lock.
+// Runs on up to `threads` threads, without the interpreter lock.
 void run_on_cpu(const Problem& problem, int threads);
 
 std::vector<std::string> supported_isas();

@@ -9,7 +9,7 @@ namespace torchopt {
 namespace TORCHOPT_ISA {
 namespace {
 
-// Elements that are computed, and then streamed, while the reads of the next ones are on their way.
+// This many elements are computed, then streamed, while the next ones are being read.
 constexpr int64_t kBlock = 128;
 
 // The loop that vectorises. Returns the cotangent of the learning rate.
@@ -22,7 +22,7 @@ TORCHOPT_FN double loop(const Kernel& step, const M* const* inputs, M* const* ou
   M* out[O];
   for (int r = 0; r < I; ++r) in[r] = inputs[r];
   for (int r = 0; r < O; ++r) out[r] = outputs[r];
-  // Summed in a loop of its own: a reduction in the big one would keep it from vectorising.
+  // Summed in a second loop: a reduction in the first would keep it from vectorising.
   T scale_grad[with_lr ? most : 1];
 #pragma GCC ivdep
   for (int64_t i = 0; i < size; ++i) {
@@ -70,6 +70,7 @@ template <template <class> class Rule>
 RuleKernels kernels(const char* name) {
   return {name,
           Rule<float>::kStates,
+          Rule<float>::kHyperNames,
           {run<Rule, Forward<Rule, Float32>, false>, run<Rule, Forward<Rule, Float64>, false>,
            run<Rule, Forward<Rule, BFloat16>, false>, run<Rule, Forward<Rule, Float16>, false>},
           {run<Rule, Backward<Rule, Float32>, false>, run<Rule, Backward<Rule, Float64>, false>,
@@ -86,7 +87,7 @@ KernelTable table() {
 #include "../rules.def"
   };
 #undef TORCHOPT_RULE
-  return {all, int(sizeof(all) / sizeof(all[0]))};
+  return {Common::kHyperNames, all, int(sizeof(all) / sizeof(all[0]))};
 }
 
 }  // namespace TORCHOPT_ISA

@@ -22,7 +22,7 @@ void* from_system(size_t bytes) {
   if (posix_memalign(&block, bytes >= kHugePage ? kHugePage : kLine, bytes) != 0)
     throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-  // A hint: where it is not followed, pages are small.
+  // A hint. If the system ignores it, pages are small.
   if (bytes >= kHugePage) madvise(block, bytes, MADV_HUGEPAGE);
 #endif
   return block;
@@ -40,11 +40,11 @@ class Pool {
     return block;
   }
 
-  // False if the pool does not take it.
+  // Returns false if the pool refuses the block.
   bool give(void* block, size_t bytes) {
     if (bytes > kMostWaiting) return false;
     std::lock_guard<std::mutex> guard(mutex_);
-    // What has gathered may be of sizes that are of no use any more: all of it makes room.
+    // The waiting blocks may have sizes that nobody needs any more, so all of them make room.
     if (bytes_ + bytes > kMostWaiting) clear();
     waiting_[bytes].push_back(block);
     bytes_ += bytes;
@@ -85,8 +85,8 @@ Pool& pool() {
 
 }  // namespace
 
-// Under the address sanitizer every block comes from the system and goes back to it, in its true
-// size, so that the sanitizer sees what is read and written beside it.
+// Under the address sanitizer every block comes from the system, in its true size, and goes back to
+// it, so that the sanitizer sees reads and writes beside the block.
 #ifdef __SANITIZE_ADDRESS__
 void* take_block(size_t bytes) { return from_system(bytes); }
 void give_block(void* block, size_t) noexcept { free(block); }

@@ -27,8 +27,8 @@ using Pack = char;
 TORCHOPT_FN void store_past(Pack* to, const Pack* from) { *to = *from; }
 #endif
 
-// Copies results to memory that is not read soon: a line that is written as a whole, past the
-// caches, need not be fetched before. Both are aligned to kStreamAlignment.
+// Copies results to memory that is not read soon. Writing a whole line past the caches saves
+// fetching the line first. Both pointers are aligned to kStreamAlignment.
 TORCHOPT_FN void stream(void* to, const void* from, size_t bytes) {
   const size_t packs = bytes / sizeof(Pack), done = packs * sizeof(Pack);
   for (size_t i = 0; i < packs; ++i)
@@ -36,7 +36,7 @@ TORCHOPT_FN void stream(void* to, const void* from, size_t bytes) {
   memcpy(static_cast<char*>(to) + done, static_cast<const char*>(from) + done, bytes - done);
 }
 
-// Lets other threads read what was streamed.
+// Makes streamed data visible to other threads.
 TORCHOPT_FN void end_streaming() {
 #ifdef __SSE2__
   _mm_sfence();

@@ -1,4 +1,4 @@
-// Runs lists of tensors in one launch: their pointers travel as a kernel argument, blocks take
+// Runs a list of tensors in one launch. Their pointers travel as a kernel argument; blocks take
 // chunks of the concatenated list in turn.
 #include "driver.h"
 
@@ -17,7 +17,7 @@ using namespace TORCHOPT_ISA;
 
 constexpr int kThreads = 256;
 constexpr int64_t kBlockChunk = 8192;
-// What a kernel's arguments may take since CUDA 12.1, on sm_70 and later.
+// The size of a kernel's arguments is limited to this since CUDA 12.1, on sm_70 and later.
 constexpr size_t kArgumentBytes = 32764;
 
 void require(cudaError_t status, const char* what) {
@@ -26,7 +26,7 @@ void require(cudaError_t status, const char* what) {
                              cudaGetErrorString(status));
 }
 
-// Makes a device the current one of this library's runtime, which need not be that of torch.
+// Makes a device the current one of this library's runtime, which need not be torch's runtime.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
@@ -48,10 +48,9 @@ class OnDevice {
 int64_t chunks(int64_t size) { return (size + kBlockChunk - 1) / kBlockChunk; }
 
 struct Scalars {
-  double hyper[kHyper];
+  double hyper[kMaxHyper];
   const int64_t* steps;
   const double* lr;
-  double lr_value;
   bool apply;
   double* partials;
 };
@@ -91,7 +90,7 @@ __device__ __forceinline__ Pack<M> zero_pack() {
   return pack;
 }
 
-// Sums over the block; the result is thread 0's.
+// Sums over the block; thread 0 has the result.
 __device__ double block_sum(double value) {
   __shared__ double warps[kThreads / 32];
   for (int lane = 16; lane > 0; lane /= 2) value += __shfl_down_sync(0xffffffff, value, lane);
@@ -185,7 +184,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       __syncthreads();
       if (threadIdx.x == 0) {
         const int64_t count = scalars.steps ? scalars.steps[tensor.position] : 1;
-        const double lr = scalars.lr ? scalars.lr[tensor.lr_index] : scalars.lr_value;
+        const double* lr = scalars.lr ? scalars.lr + tensor.lr_index : nullptr;
         *reinterpret_cast<Kernel*>(shared) = Kernel(scalars.hyper, count, lr, scalars.apply);
       }
       __syncthreads();
@@ -203,8 +202,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // Adds the chunks' sums, in a fixed order, to the learning rate's cotangent.
-__global__ void __launch_bounds__(kThreads) gather(const double* partials, int64_t count,
-                                                   double* lr_grad) {
+__global__ void __launch_bounds__(kThreads)
+    gather(const double* partials, int64_t count, double* lr_grad) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partials[i];
   const double total = block_sum(sum);
@@ -227,16 +226,15 @@ void launch(const Problem& problem, cudaStream_t stream, double* scratch) {
   auto* function = kernel<Rule, Work>;
   Args arguments{};
   std::copy(problem.hyper.begin(), problem.hyper.end(), arguments.scalars.hyper);
-  arguments.scalars.steps = problem.steps;
-  arguments.scalars.lr = problem.lr;
-  arguments.scalars.lr_value = problem.lr_value;
+  arguments.scalars.steps = reinterpret_cast<const int64_t*>(problem.steps);
+  arguments.scalars.lr = reinterpret_cast<const double*>(problem.lr);
   arguments.scalars.apply = problem.apply;
   arguments.scalars.partials = scratch;
 
   auto flush = [&] {
     if (arguments.count == 0) return;
-    const int blocks = int(std::min<int64_t>(arguments.chunks,
-                                             blocks_at_once(reinterpret_cast<void*>(function))));
+    const int blocks =
+        int(std::min<int64_t>(arguments.chunks, blocks_at_once(reinterpret_cast<void*>(function))));
     function<<<blocks, kThreads, 0, stream>>>(arguments);
     require(cudaGetLastError(), "launch");
     if (scratch) arguments.scalars.partials += arguments.chunks;
@@ -261,8 +259,9 @@ void launch(const Problem& problem, cudaStream_t stream, double* scratch) {
   }
   flush();
   if (!scratch) return;
+  auto* lr_grad = reinterpret_cast<double*>(problem.lr_grad);
   if (problem.lr_stride == 0) {
-    gather<<<1, kThreads, 0, stream>>>(scratch, cuda_scratch(problem.sizes), problem.lr_grad);
+    gather<<<1, kThreads, 0, stream>>>(scratch, cuda_scratch(problem.sizes), lr_grad);
     require(cudaGetLastError(), "launch");
     return;
   }
@@ -270,7 +269,7 @@ void launch(const Problem& problem, cudaStream_t stream, double* scratch) {
   for (size_t i = 0; i < problem.sizes.size(); ++i) {
     const int64_t count = chunks(problem.sizes[i]);
     if (count == 0) continue;
-    gather<<<1, kThreads, 0, stream>>>(partials, count, problem.lr_grad + i);
+    gather<<<1, kThreads, 0, stream>>>(partials, count, lr_grad + i);
     require(cudaGetLastError(), "launch");
     partials += count;
   }
@@ -298,7 +297,7 @@ void launch_dtype(const Problem& problem, cudaStream_t stream, double* scratch) 
 std::string cuda_obstacle(int device) {
   try {
     const OnDevice guard(device);
-    // The runtime loads the device's machine code, or compiles that for it, or says that it can't.
+    // The runtime loads code for the device, or compiles it, or says that it can't.
     cudaFuncAttributes attributes;
     require(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather)), "kernels");
     return "";

@@ -11,10 +11,10 @@ namespace torchopt {
 // Throws std::runtime_error if a launch fails.
 void run_on_cuda(const Problem& problem, int device, uintptr_t stream, uintptr_t scratch);
 
-// The number of doubles that run_on_cuda needs beside its tensors.
+// The number of doubles that run_on_cuda needs in addition to its tensors.
 int64_t cuda_scratch(const std::vector<int64_t>& sizes);
 
-// Why no kernel runs on a device; empty if they do.
+// Says why no kernel runs on a device; empty if kernels run.
 std::string cuda_obstacle(int device);
 
 }  // namespace torchopt

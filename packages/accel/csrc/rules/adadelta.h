@@ -1,18 +1,19 @@
 #pragma once
 
-#include "../numerics.h"
+#include "../hyper.h"
 
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// States nu, delta; hyperparameters rho, eps.
+// States nu, delta.
 template <class T>
 struct Adadelta {
   static constexpr int kStates = 2;
+  TORCHOPT_HYPERPARAMETERS(rho, eps);
   Ema<T> mean;
   SafeRoot<T> root;
 
-  TORCHOPT_FN Adadelta(const double* hyper, int64_t) : mean(hyper[0]), root(hyper[1]) {}
+  TORCHOPT_FN Adadelta(const Hyper& hyper, int64_t) : mean(hyper.rho), root(hyper.eps) {}
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     t[0] = mean.of_square(s[0], g);

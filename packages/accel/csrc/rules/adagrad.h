@@ -1,19 +1,20 @@
 #pragma once
 
-#include "../numerics.h"
+#include "../hyper.h"
 
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// State sum of squares; hyperparameters eps, lr_decay.
+// State sum of squares.
 template <class T>
 struct Adagrad {
   static constexpr int kStates = 1;
+  TORCHOPT_HYPERPARAMETERS(eps, lr_decay);
   SafeRoot<T> root;
   T eps, factor;
 
-  TORCHOPT_FN Adagrad(const double* hyper, int64_t step)
-      : root(0), eps(T(hyper[0])), factor(T(1 / (1 + (double(step) - 1) * hyper[1]))) {}
+  TORCHOPT_FN Adagrad(const Hyper& hyper, int64_t step)
+      : root(0), eps(T(hyper.eps)), factor(T(1 / (1 + (double(step) - 1) * hyper.lr_decay))) {}
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     t[0] = s[0] + g * g;

@@ -1,26 +1,27 @@
 #pragma once
 
-#include "../numerics.h"
+#include "../hyper.h"
 
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// States mu, nu; hyperparameters beta1, beta2, eps, eps_root.
+// States mu, nu.
 template <class T>
 struct Adam {
   static constexpr int kStates = 2;
+  TORCHOPT_HYPERPARAMETERS(beta1, beta2, eps, eps_root);
   Ema<T> first, second;
   T eps;
   SafeRoot<T> root;
   T inverse1, inverse2;
 
-  TORCHOPT_FN Adam(const double* hyper, int64_t step)
-      : first(hyper[0]),
-        second(hyper[1]),
-        eps(T(hyper[2])),
-        root(hyper[3]),
-        inverse1(T(1 / (1 - pow(hyper[0], double(step))))),
-        inverse2(T(1 / (1 - pow(hyper[1], double(step))))) {}
+  TORCHOPT_FN Adam(const Hyper& hyper, int64_t step)
+      : first(hyper.beta1),
+        second(hyper.beta2),
+        eps(T(hyper.eps)),
+        root(hyper.eps_root),
+        inverse1(T(1 / (1 - pow(hyper.beta1, double(step))))),
+        inverse2(T(1 / (1 - pow(hyper.beta2, double(step))))) {}
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     t[0] = first(s[0], g);

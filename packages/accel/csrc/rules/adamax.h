@@ -1,22 +1,23 @@
 #pragma once
 
-#include "../numerics.h"
+#include "../hyper.h"
 
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// States mu, norm; hyperparameters beta1, beta2, eps.
+// States mu, norm.
 template <class T>
 struct Adamax {
   static constexpr int kStates = 2;
+  TORCHOPT_HYPERPARAMETERS(beta1, beta2, eps);
   Ema<T> first;
   T beta2, eps, inverse;
 
-  TORCHOPT_FN Adamax(const double* hyper, int64_t step)
-      : first(hyper[0]),
-        beta2(T(hyper[1])),
-        eps(T(hyper[2])),
-        inverse(T(1 / (1 - pow(hyper[0], double(step))))) {}
+  TORCHOPT_FN Adamax(const Hyper& hyper, int64_t step)
+      : first(hyper.beta1),
+        beta2(T(hyper.beta2)),
+        eps(T(hyper.eps)),
+        inverse(T(1 / (1 - pow(hyper.beta1, double(step))))) {}
 
   // NaN wins, as in torch.maximum.
   TORCHOPT_FN static T maximum(T a, T b) { return a > b || a != a ? a : b; }

@@ -1,29 +1,30 @@
 #pragma once
 
-#include "../numerics.h"
+#include "../hyper.h"
 
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// States mu, nu; hyperparameters beta1, beta2, eps, eps_root.
+// States mu, nu.
 template <class T>
 struct Radam {
   static constexpr int kStates = 2;
+  TORCHOPT_HYPERPARAMETERS(beta1, beta2, eps, eps_root);
   Ema<T> first, second;
   T eps;
   SafeRoot<T> root;
   T inverse, adaptive, plain;
 
-  TORCHOPT_FN Radam(const double* hyper, int64_t step)
-      : first(hyper[0]),
-        second(hyper[1]),
-        eps(T(hyper[2])),
-        root(hyper[3]),
-        inverse(T(1 / (1 - pow(hyper[0], double(step))))),
+  TORCHOPT_FN Radam(const Hyper& hyper, int64_t step)
+      : first(hyper.beta1),
+        second(hyper.beta2),
+        eps(T(hyper.eps)),
+        root(hyper.eps_root),
+        inverse(T(1 / (1 - pow(hyper.beta1, double(step))))),
         adaptive(0),
         plain(1) {
-    double power = pow(hyper[1], double(step));
-    double rho_inf = 2 / (1 - hyper[1]) - 1;
+    double power = pow(hyper.beta2, double(step));
+    double rho_inf = 2 / (1 - hyper.beta2) - 1;
     double rho = rho_inf - 2 * double(step) * power / (1 - power);
     if (rho > 5) {
       double squared = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho);

@@ -1,20 +1,24 @@
 #pragma once
 
+#include "../hyper.h"
 #include "../momentum.h"
 
 namespace torchopt {
 namespace TORCHOPT_ISA {
 
-// State nu; hyperparameters alpha, eps.
+// State nu.
 template <class T>
 struct Rmsprop {
   static constexpr int kStates = 1;
+  TORCHOPT_HYPERPARAMETERS(alpha, eps);
   Ema<T> mean;
   T eps;
   SafeRoot<T> root;
 
-  TORCHOPT_FN Rmsprop(const double* hyper, int64_t)
-      : mean(hyper[0]), eps(T(hyper[1])), root(0) {}
+  // Also takes the hyperparameters of the same rule with momentum.
+  template <class Named>
+  TORCHOPT_FN Rmsprop(const Named& hyper, int64_t)
+      : mean(hyper.alpha), eps(T(hyper.eps)), root(0) {}
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     t[0] = mean.of_square(s[0], g);
@@ -32,16 +36,18 @@ struct Rmsprop {
   }
 };
 
-// States mu, nu; hyperparameters alpha, eps.
+// States mu, nu.
 template <class T>
 struct CenteredRmsprop {
   static constexpr int kStates = 2;
+  TORCHOPT_HYPERPARAMETERS(alpha, eps);
   Ema<T> mean;
   T eps;
   SafeRoot<T> root;
 
-  TORCHOPT_FN CenteredRmsprop(const double* hyper, int64_t)
-      : mean(hyper[0]), eps(T(hyper[1])), root(0) {}
+  template <class Named>
+  TORCHOPT_FN CenteredRmsprop(const Named& hyper, int64_t)
+      : mean(hyper.alpha), eps(T(hyper.eps)), root(0) {}
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     t[0] = mean(s[0], g);
@@ -64,16 +70,17 @@ struct CenteredRmsprop {
   }
 };
 
-// States those of Scaling, then trace; hyperparameters alpha, eps, momentum, dampening, nesterov.
+// Scaling, then momentum. States are the states of Scaling, then trace.
 template <template <class> class Scaling, class T>
 struct WithMomentum {
   static constexpr int kScaling = Scaling<T>::kStates;
   static constexpr int kStates = kScaling + 1;
+  TORCHOPT_HYPERPARAMETERS(alpha, eps, momentum, dampening, nesterov);
   Scaling<T> scaling;
   Momentum<T> momentum;
 
-  TORCHOPT_FN WithMomentum(const double* hyper, int64_t step)
-      : scaling(hyper, step), momentum(hyper + 2, step) {}
+  TORCHOPT_FN WithMomentum(const Hyper& hyper, int64_t step)
+      : scaling(hyper, step), momentum(hyper, step) {}
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     T scaled;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "../hyper.h"
 #include "../momentum.h"
 
 namespace torchopt {
@@ -8,8 +9,9 @@ namespace TORCHOPT_ISA {
 template <class T>
 struct Sgd {
   static constexpr int kStates = 0;
+  TORCHOPT_NO_HYPERPARAMETERS;
 
-  TORCHOPT_FN Sgd(const double*, int64_t) {}
+  TORCHOPT_FN Sgd(const Hyper&, int64_t) {}
 
   TORCHOPT_FN void forward(T g, const T*, T& d, T*) const { d = g; }
 
@@ -19,13 +21,14 @@ struct Sgd {
   }
 };
 
-// State trace; hyperparameters momentum, dampening, nesterov.
+// State trace.
 template <class T>
 struct MomentumSgd {
   static constexpr int kStates = 1;
+  TORCHOPT_HYPERPARAMETERS(momentum, dampening, nesterov);
   Momentum<T> momentum;
 
-  TORCHOPT_FN MomentumSgd(const double* hyper, int64_t step) : momentum(hyper, step) {}
+  TORCHOPT_FN MomentumSgd(const Hyper& hyper, int64_t step) : momentum(hyper, step) {}
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     momentum.forward(g, s[0], d, t[0]);

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-RULES: tuple[tuple[str, int], ...]
+# Name, number of states, names of the hyperparameters.
+RULES: tuple[tuple[str, int, tuple[str, ...]], ...]
 
 class Problem:
     def __init__(
@@ -17,10 +18,10 @@ class Problem:
         hyper: Sequence[float],
         steps: int,
         positions: Sequence[int],
-        lr_value: float,
         lr: int,
         lr_stride: int,
         lr_grad: int,
+        /,
     ) -> None: ...
 
 def run_on_cpu(problem: Problem, threads: int) -> None: ...

@@ -1,7 +1,7 @@
 """Fused kernels for the optimizers of ``torchopt``, behind ``use_accelerated_op=True``."""
 
-from torchopt_accel.devices import available as available
 from torchopt_accel.fuse import fuse as fuse
+from torchopt_accel.platform import available as available
 
 __all__ = ['available', 'fuse']
 

@@ -1,4 +1,4 @@
-"""``python -m torchopt_accel``: what a report of a bug needs, and where the kernels run."""
+"""``python -m torchopt_accel``: where the kernels run, and what a bug report needs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import torchopt
-from torchopt_accel import _build, ops
-from torchopt_accel._extension import C
-from torchopt_accel.devices import obstacle
-from torchopt_accel.launch import DTYPES
+from torchopt_accel import _build
+from torchopt_accel.kernels import DTYPES, RULES
+from torchopt_accel.platform import C, obstacle
 
 _PACKAGES = ('torchopt-core', 'torchopt-accel', 'torchopt-meta', 'torchopt-utils', 'torch')
 
@@ -28,7 +27,7 @@ def main() -> None:
         'CUDA of torch': str(torch.version.cuda or 'none'),
         'OpenMP threads': str(torch.get_num_threads()),
         'instruction set': f'{C.current_isa()} of {", ".join(C.supported_isas())}',
-        'kernels': ', '.join(ops.FORWARD),
+        'kernels': ', '.join(RULES),
         'dtypes': ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES),
     }
     devices = ['cpu', *(f'cuda:{index}' for index in range(torch.cuda.device_count()))]
@@ -47,7 +46,7 @@ def _version(distribution: str) -> str:
 
 
 def _verdict(device: torch.device) -> str:
-    """Take a step, and differentiate it, with kernels and without."""
+    """Compare a differentiated step with kernels and without; say what came out."""
     reason = obstacle(device)
     if reason:
         return f'not accelerated: {reason}'

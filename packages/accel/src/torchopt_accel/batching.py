@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.call import Call
+from torchopt_accel.kernels import Maybe
+from torchopt_accel.roles import Call, join, split
 
-Maybe = torch.Tensor | None
 Dim = int | None
 
 
 class Batch:
-    """Rewrites a call over batched tensors as one over plain tensors.
+    """Rewrites a call over batched tensors as a call over plain tensors.
 
-    Kernels are elementwise, so that a batch is a first dimension like any other. Where the
-    numbers of a leaf differ over the batch (learning rate, step count), or a sum must not run
-    over it, every leaf becomes one leaf for each element of the batch, element after element.
+    Kernels are elementwise, so a batch can be one more dimension, the first. Where the numbers of a
+    leaf differ over the batch (learning rate, step count), or a sum must not run over the batch,
+    every leaf becomes one leaf per element of the batch: within a role, all leaves of the first
+    element, then all leaves of the second, and so on.
     """
 
     def __init__(self, call: Call, size: int) -> None:
@@ -26,61 +27,50 @@ class Batch:
         self._size = size
 
     def to_front(self, tensors: Sequence[Maybe], dims: Sequence[Dim]) -> list[Maybe]:
-        """Give every tensor the batch as its first dimension."""
+        """Make the batch the first dimension of every tensor."""
         return [
             None if tensor is None else self._front(tensor, dim)
             for tensor, dim in zip(tensors, dims)
         ]
 
     def unbind(self, tensors: Sequence[Maybe], dims: Sequence[Dim]) -> list[Maybe]:
-        """Take every tensor apart along the batch."""
-        flat: list[Maybe] = []
+        """Return a flat list in which every element of the batch has leaves of its own."""
         rows = [
             (None,) * self._size if tensor is None else self._front(tensor, dim).unbind()
             for tensor, dim in zip(tensors, dims)
         ]
-        count = self._call.count
-        for start in range(0, len(rows), count):
-            flat += [row[i] for i in range(self._size) for row in rows[start : start + count]]
-        return flat
+        roles = split(rows, len(rows) // self._call.count)
+        return join([row[i] for i in range(self._size) for row in role] for role in roles)
 
     def stack(self, flat: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Undo :meth:`unbind`."""
         count = self._call.count
-        stacked: list[torch.Tensor] = []
-        for start in range(0, len(flat), count * self._size):
-            role = flat[start : start + count * self._size]
-            stacked += [torch.stack(list(role[leaf::count])) for leaf in range(count)]
-        return tuple(stacked)
+        roles = split(flat, len(flat) // (count * self._size))
+        return tuple(
+            torch.stack(list(role[leaf::count])) for role in roles for leaf in range(count)
+        )
 
-    def flat_call(self, steps_dim: Dim) -> Call:
-        """Return the call that goes with :meth:`unbind`."""
-        positions: list[int] = []
-        for element in range(self._size):
-            # counts() leaves one row of counts if they are not batched.
-            offset = 0 if steps_dim is None else element * self._width
-            positions += [offset + position for position in self._call.positions]
-        return Call(self._call.plan, self._call.count * self._size, positions)
-
-    def counts(self, steps: Maybe, dim: Dim) -> Maybe:
-        """Return the step counts as one vector."""
-        if steps is None or dim is None:
-            return steps
-        front = self._front(steps, dim)
-        self._width = front.shape[1]
-        return front.flatten()
-
-    def rates(self, lr: Maybe, dim: Dim) -> Maybe:
-        """Return the learning rates as one vector with an entry for each flat leaf."""
-        if lr is None:
-            return None
-        front = self._front(lr, dim)
-        if front.dim() == 1:
-            front = front.unsqueeze(1)
-        return front.expand(self._size, self._call.count).flatten()
+    def unbind_scalars(
+        self, lr: Maybe, lr_dim: Dim, steps: Maybe, steps_dim: Dim
+    ) -> tuple[Call, Maybe, Maybe]:
+        """Return the call, learning rates and step counts that go with :meth:`unbind`."""
+        call, size = self._call, self._size
+        # Where each element of the batch begins in the vector of step counts.
+        offsets = [0] * size
+        if steps is not None and steps_dim is not None:
+            rows = self._front(steps, steps_dim)
+            offsets = [element * rows.shape[1] for element in range(size)]
+            steps = rows.flatten()
+        if lr is not None:
+            rates = self._front(lr, lr_dim)
+            if rates.dim() == 1:
+                rates = rates.unsqueeze(1)
+            lr = rates.expand(size, call.count).flatten()
+        positions = [offset + position for offset in offsets for position in call.positions]
+        return Call(call.spec, positions, call.with_params), lr, steps
 
     def lr_grad(self, flat: torch.Tensor, per_leaf: bool) -> torch.Tensor:
-        """Return the cotangent of lr for each element of the batch from that of :meth:`rates`."""
+        """Return the cotangent of lr per element of the batch, from one entry per unbound leaf."""
         rows = flat.reshape(self._size, self._call.count)
         return rows if per_leaf else rows.sum(1)
 

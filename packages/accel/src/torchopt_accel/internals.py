@@ -1,6 +1,6 @@
-"""What torch tells, or does, fast only through names that are not public.
+"""What torch tells, or does fast, only through names that are not public.
 
-Each has an answer for a torch to come in which the name is gone: steps stay right and fused.
+Each function has an answer for a future torch without the name: steps stay right and fused.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils import dlpack
 
-# The public function asks what it was given, which takes as long as the rest; it is given capsules.
+# Takes capsules only. The public function first asks what it was given, which doubles its time.
 from_dlpack: Callable[[Any], torch.Tensor] = getattr(torch._C, '_from_dlpack', dlpack.from_dlpack)
 
 
 def forward_mode() -> bool:
-    """Tell whether forward-mode derivatives are being computed, by torch.func or without."""
+    """Tell whether forward-mode derivatives are being computed, by torch.func or without it."""
     level: int | None = getattr(forward_ad, '_current_level', None)
     return _can_make_dual() if level is None else level >= 0
 
@@ -34,8 +34,8 @@ def _can_make_dual() -> bool:
 def transforming() -> bool:
     """Tell whether a transform of torch.func is active.
 
-    Where that is unknown, a step makes a node for autograd that it may not need, and none writes
-    in place.
+    If torch does not tell, the answer is yes: a step then makes a node for autograd that it may
+    not need, and never writes in place.
     """
     tell = getattr(torch._C, '_are_functorch_transforms_active', None)
     active: bool = tell is None or tell()
@@ -43,10 +43,11 @@ def transforming() -> bool:
 
 
 def old_vmap() -> bool:
-    """Tell whether this is a call of ``torch.autograd.grad(..., is_grads_batched=True)``.
+    """Tell whether ``torch.autograd.grad(..., is_grads_batched=True)`` is running.
 
-    Its batches are not those of ``torch.vmap``, and go through no rule for batches but torch's own.
-    Where that is unknown, they raise: torch gives no pointer to them.
+    Its batches are not the batches of ``torch.vmap``: only torch's own operators understand them.
+    If torch does not tell, the answer is no, and such a call raises because torch gives no pointer
+    to its tensors.
     """
     tell = getattr(torch._C, '_dispatch_tls_is_dispatch_key_included', None)
     active: bool = tell is not None and tell('VmapMode')
@@ -54,9 +55,9 @@ def old_vmap() -> bool:
 
 
 def dispatching() -> bool:
-    """Tell whether a mode of ``torch.utils._python_dispatch`` looks on, as fake tensors do.
+    """Tell whether a mode of ``torch.utils._python_dispatch`` is active, as under fake tensors.
 
-    Where that is unknown, it counts as one that does.
+    If torch does not tell, the answer is yes.
     """
     count = getattr(torch._C, '_len_torch_dispatch_stack', None)
     return count is None or count() > 0

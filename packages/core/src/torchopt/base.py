@@ -68,29 +68,29 @@ class GradientTransformation(NamedTuple):
         return self
 
 
-Stage: TypeAlias = Callable[[Updates, OptState, Params, bool], Callable[[], OptState] | None]
+Prepare: TypeAlias = Callable[[Updates, OptState, Params, bool], Callable[[], OptState] | None]
 
 
 class FusedTransformation(GradientTransformation):
     """One that can take a whole step, its update and its application, in one pass over memory.
 
     Attributes:
-        stage: ``stage(updates, state, params, keep_state)`` returns the function that writes the
-            new parameters into the tensors of ``params`` and returns the next state, which, unless
-            ``keep_state``, takes the place of the old one; None where that can't be done in one
-            pass. Whatever can raise does so before anything is written.
+        prepare: ``prepare(updates, state, params, keep_state)`` returns ``commit``, which writes
+            the new parameters into the tensors of ``params`` and returns the next state. Unless
+            ``keep_state``, the next state is written into the old one. Returns None where one pass
+            can't do it. All validation happens in ``prepare``; ``commit`` only writes.
     """
 
-    stage: Stage
+    prepare: Prepare
 
-    def __new__(cls, init: InitFn, update: UpdateFn, stage: Stage) -> FusedTransformation:
+    def __new__(cls, init: InitFn, update: UpdateFn, prepare: Prepare) -> FusedTransformation:
         """Make the transformation from its three functions."""
         self = super().__new__(cls, init, update)
-        self.stage = stage
+        self.prepare = prepare
         return self
 
     def _new_arguments(self) -> tuple[Any, ...]:
-        return self.init, self.update, self.stage
+        return self.init, self.update, self.prepare
 
 
 class IdentityGradientTransformation(GradientTransformation):

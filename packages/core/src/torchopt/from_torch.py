@@ -9,7 +9,7 @@ import torch
 from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.describe import describe
-from torchopt.authoring.initial import shared_device
+from torchopt.authoring.steps import shared_device
 from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
 from torchopt.base import GradientTransformation
 from torchopt.registry import OPTIMIZERS, OptimizerEntry

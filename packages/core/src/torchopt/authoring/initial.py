@@ -25,16 +25,3 @@ def filled_like(params: Params, value: Scalar = 0.0, *, requires_grad: bool = Fa
         return (torch.zeros_like(leaf, requires_grad=requires_grad) + value).to(leaf.dtype)
 
     return pytree.tree_map(fill, params, none_is_leaf=True)
-
-
-def zero_steps(params: Params) -> torch.Tensor:
-    """Return the int64 vector of steps taken by each leaf of ``params``, all zero."""
-    leaves = pytree.tree_leaves(params, none_is_leaf=True)
-    return torch.zeros(len(leaves), dtype=torch.int64, device=shared_device(params))
-
-
-def shared_device(params: Params) -> torch.device:
-    """Return the device of all leaves, or the CPU, whose scalars go with every device."""
-    leaves = pytree.tree_leaves(params, none_is_leaf=True)
-    devices = {leaf.device for leaf in leaves if leaf is not None}
-    return devices.pop() if len(devices) == 1 else torch.device('cpu')

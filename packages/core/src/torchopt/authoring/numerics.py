@@ -46,11 +46,3 @@ def safe_sqrt(x: torch.Tensor, eps_root: Scalar = 0.0) -> torch.Tensor:
     if isinstance(eps_root, torch.Tensor) or not eps_root:
         x = x.clamp_min(_ROOT_FLOOR[x.dtype])
     return x.sqrt()
-
-
-def as_float(steps: torch.Tensor) -> torch.Tensor:
-    """Return step counts in float64, or in the widest type that their device has.
-
-    A power with an integer tensor as its exponent would be rounded to float32.
-    """
-    return steps.to(torch.float32 if steps.device.type == 'mps' else torch.float64)

@@ -1,8 +1,7 @@
 """Lifts a rule for one tensor to a transformation of a tree of tensors.
 
 A rule sees one gradient with its state tensors and returns new ones. This module takes care of
-everything else: the tree, absent gradients, tensors that do not fit, 16-bit arithmetic, and the
-number of steps that each tensor has taken.
+everything else: the tree, absent gradients, tensors that do not fit, and 16-bit arithmetic.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import torch
 from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.describe import describe
-from torchopt.authoring.initial import filled_like, zero_steps
+from torchopt.authoring.initial import filled_like
 from torchopt.authoring.inplace import FunctionalUpdate, lower_inplace
-from torchopt.authoring.numerics import as_float
+from torchopt.authoring.steps import advance, zero_steps
 from torchopt.base import EmptyState, GradientTransformation
 from torchopt.typing import InitFn, OptState, Params, Scalar, TensorTree, Updates
 
@@ -111,8 +110,8 @@ def elementwise(
         old = state._asdict()
         per_leaf: Iterable[torch.Tensor] = ()
         if scalars is not None:
-            old['steps'] = next_steps(state.steps, updates)
-            per_leaf = scalars(as_float(old['steps']))
+            old['steps'], counts = advance(state.steps, updates)
+            per_leaf = scalars(counts)
         trees = {name: old[name] for name in moments}
         updates, *new = map_rule(rule, updates, trees, tuple(per_leaf), sparse=sparse)
         return updates, state_class(**{**old, **dict(zip(moments, new))})
@@ -230,24 +229,6 @@ def map_rule(
     return [in_container_of(old, new) for old, new in zip((updates, *state.values()), trees)]
 
 
-def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
-    """Count one step more for every leaf that has a gradient.
-
-    Raises:
-        ValueError: the number of leaves is not the number of counts.
-    """
-    taken = [leaf is not None for leaf in pytree.tree_leaves(updates, none_is_leaf=True)]
-    if len(taken) != steps.shape[-1]:
-        raise ValueError(
-            f'updates have {len(taken)} leaves, but the state was made for {steps.shape[-1]} '
-            'parameters: pass one gradient, or None, for each'
-        )
-    if all(taken):
-        return steps + 1
-    # A blocking copy would wait for the device.
-    return steps + torch.tensor(taken).to(steps.device, non_blocking=True)
-
-
 class _Scalars:
     """Serves each leaf its entries of per-leaf vectors, as 0-dim tensors of the leaf's dtype.
 
@@ -284,9 +265,10 @@ def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> 
 
 
 def in_container_of(old: TensorTree, new: TensorTree) -> Any:
-    """Return ``new`` as a list or a tuple, whichever ``old`` is."""
+    """Return ``new``, if it is a list or a tuple, as whichever of the two ``old`` is."""
     kind: Any = type(old)
-    return kind(new) if kind in _SEQUENCES and kind is not type(new) else new
+    both = kind in _SEQUENCES and type(new) in _SEQUENCES
+    return kind(new) if both and kind is not type(new) else new
 
 
 def _require_alike(

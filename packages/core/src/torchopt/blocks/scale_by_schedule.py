@@ -9,11 +9,10 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
-from torchopt.authoring.initial import shared_device
-from torchopt.authoring.numerics import as_float
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, transformation
 from torchopt.authoring.state import saveable
+from torchopt.authoring.steps import as_float, shared_device
 from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Schedule, TensorTree, Updates

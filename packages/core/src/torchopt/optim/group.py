@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from torchopt.authoring.arguments import Recipe
-from torchopt.authoring.initial import shared_device
-from torchopt.authoring.per_tensor import next_steps
+from torchopt.authoring.steps import next_steps, shared_device
 from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.typing import OptState
@@ -108,7 +107,7 @@ class GroupStep:
         layout = self.layout(group)
         old = layout.read(entries, self._steps)
         if isinstance(transformation, FusedTransformation):
-            commit = transformation.stage(gradients, old, params, keep_state)
+            commit = transformation.prepare(gradients, old, params, keep_state)
             if commit is not None:
                 return None, lambda: self._write(layout, entries, commit(), gradients)
         try:

@@ -1,0 +1,205 @@
+"""The compiled kernels: rules, raw pointers, memory for results, launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from torchopt_accel.internals import from_dlpack
+from torchopt_accel.platform import C
+
+Maybe = torch.Tensor | None
+# One entry per leaf, or none at all: an input that counts as zeros, an output nobody wants.
+Role = Sequence[Any]
+
+
+class Rule(NamedTuple):
+    """What the compiled module says of a rule.
+
+    Attributes:
+        number: Its number there.
+        states: The number of its states.
+        hyper: The names of its hyperparameters, in the order in which the kernel reads them.
+    """
+
+    number: int
+    states: int
+    hyper: tuple[str, ...]
+
+
+DTYPES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.bfloat16: 2,
+    torch.float16: 3,
+}
+RULES = {name: Rule(number, states, hyper) for number, (name, states, hyper) in enumerate(C.RULES)}
+
+
+class Layout(NamedTuple):
+    """What the tensors of all roles have in common."""
+
+    shapes: list[torch.Size]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class StepArgs(NamedTuple):
+    """What every operator, and the kernel behind it, takes.
+
+    Attributes:
+        grads: One gradient per leaf.
+        params: One parameter per leaf, or none where no weights decay.
+        states: One role per state; operators take one flat list.
+        steps: Step counts after this step, int64, for the kernels that need them.
+        positions: Where in ``steps`` each leaf's count is.
+        lr: The learning rate if it is a tensor: 0-dim, or one entry per leaf.
+        hyper: The numbers that ``RULES`` names for the rule, in that order.
+    """
+
+    grads: Role
+    params: Role
+    states: Sequence[Role]
+    steps: Maybe
+    positions: Sequence[int]
+    lr: Maybe
+    hyper: Sequence[float]
+
+
+def arranged(rule: str, **numbers: float) -> tuple[float, ...]:
+    """Return hyperparameters in the order in which the kernel of ``rule`` reads them.
+
+    Raises:
+        TypeError: a hyperparameter is missing, or the rule has none of that name.
+    """
+    names = RULES[rule].hyper
+    missing = [name for name in names if name not in numbers]
+    unknown = [name for name in numbers if name not in names]
+    if missing or unknown:
+        raise TypeError(
+            f'the kernel {rule} takes {", ".join(names)}; missing: {", ".join(missing) or "none"}; '
+            f'unknown: {", ".join(unknown) or "none"}'
+        )
+    return tuple(float(numbers[name]) for name in names)
+
+
+def compute(
+    rule: str,
+    layout: Layout,
+    args: StepArgs,
+    inputs: Sequence[Role],
+    wanted: Sequence[bool],
+    *,
+    backward: bool = False,
+    lr_grad: torch.Tensor | None = None,
+) -> list[torch.Tensor]:
+    """Run a kernel that writes its results into new tensors.
+
+    Args:
+        rule: Name of the rule.
+        layout: The layout of all tensors, which have been compared.
+        args: The step's scalars, on the device.
+        inputs: By role, in the order of ``csrc/problem.h``; None for a tensor of zeros.
+        wanted: Which results to compute, by role in the order of ``csrc/problem.h``.
+        backward: Run the derivative.
+        lr_grad: Where the cotangent of ``args.lr`` is added, laid out as ``args.lr``.
+
+    Returns:
+        The wanted results, role after role.
+    """
+    results: list[torch.Tensor] = []
+    outputs: list[list[int]] = []
+    for want in wanted:
+        tensors, addresses = _allocate(layout) if want else ([], [])
+        results += tensors
+        outputs.append(addresses)
+    inputs = [*map(contiguous, inputs)]
+    launch(rule, layout, args, inputs, outputs, backward=backward, lr_grad=lr_grad)
+    return results
+
+
+def launch(
+    rule: str,
+    layout: Layout,
+    args: StepArgs,
+    inputs: Sequence[Role],
+    outputs: Sequence[list[int]],
+    *,
+    backward: bool = False,
+    apply: bool = False,
+    lr_grad: torch.Tensor | None = None,
+) -> None:
+    """Run a kernel that writes its results to given addresses.
+
+    Args:
+        rule: Name of the rule.
+        layout: The layout of all tensors, which have been compared.
+        args: The step's scalars, on the device.
+        inputs: Contiguous tensors by role, in the order of ``csrc/problem.h``; None for a tensor
+            of zeros.
+        outputs: Addresses of contiguous tensors, by role in the order of ``csrc/problem.h``.
+        backward: Run the derivative.
+        apply: Write the new parameters in place of the updates.
+        lr_grad: Where the cotangent of ``args.lr`` is added, laid out as ``args.lr``.
+    """
+    sizes = [shape.numel() for shape in layout.shapes]
+    lr = args.lr
+    problem = C.Problem(
+        RULES[rule].number,
+        DTYPES[layout.dtype],
+        backward,
+        apply,
+        sizes,
+        [*map(pointers, inputs)],
+        outputs,
+        args.hyper,
+        0 if args.steps is None else args.steps.data_ptr(),
+        args.positions,
+        0 if lr is None else lr.data_ptr(),
+        0 if lr is None or lr.dim() == 0 else 1,
+        0 if lr_grad is None else lr_grad.data_ptr(),
+    )
+    device = layout.device
+    if device.type == 'cpu':
+        C.run_on_cpu(problem, torch.get_num_threads())
+        return
+    with torch.cuda.device(device):
+        scratch = None
+        if lr_grad is not None:
+            scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=device)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        C.run_on_cuda(problem, device.index, stream, 0 if scratch is None else scratch.data_ptr())
+
+
+def contiguous(role: Role) -> Role:
+    """Return the tensors, with copies in place of tensors that are not contiguous."""
+    if all([x is None or x.is_contiguous() for x in role]):
+        return role
+    return [None if x is None else x.contiguous() for x in role]
+
+
+def pointers(role: Role) -> list[int]:
+    """Return the tensors' addresses, 0 for None."""
+    return [0 if x is None else x.data_ptr() for x in role]
+
+
+def overlap(tensors: Sequence[torch.Tensor]) -> bool:
+    """Tell whether any two of these contiguous tensors share memory."""
+    shared: bool = C.overlap(pointers(tensors), [tensor.nbytes for tensor in tensors])
+    return shared
+
+
+def _allocate(layout: Layout) -> tuple[list[torch.Tensor], list[int]]:
+    """Return new contiguous tensors for one role of results, and their addresses.
+
+    On the CPU they reuse the memory of results that have been freed: see ``csrc/cpu/pool.h``.
+    """
+    if layout.device.type == 'cpu':
+        capsules, addresses = C.allocate(DTYPES[layout.dtype], layout.shapes)
+        return list(map(from_dlpack, capsules)), addresses
+    tensors = [
+        torch.empty(shape, dtype=layout.dtype, device=layout.device) for shape in layout.shapes
+    ]
+    return tensors, pointers(tensors)

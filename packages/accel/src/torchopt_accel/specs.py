@@ -1,0 +1,251 @@
+"""Which kernel, with which numbers and states, an optimizer's arguments ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from torchopt import rules
+from torchopt.base import GradientTransformation
+from torchopt.blocks.scale_by_schedule import ScaleByScheduleState
+from torchopt.blocks.trace import TraceState
+from torchopt.rules.adadelta import ScaleByAdadeltaState
+from torchopt.rules.adagrad import ScaleByRssState
+from torchopt.rules.adam import ScaleByAdamState
+from torchopt.rules.adamax import ScaleByAdamaxState
+from torchopt.rules.radam import ScaleByRadamState
+from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
+from torchopt_accel.kernels import arranged
+
+Arguments = Mapping[str, Any]
+Column = tuple[type, str]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel that an optimizer's arguments ask for.
+
+    Attributes:
+        rule: Name of the kernel.
+        numbers: The rule's own hyperparameters, under the names in ``csrc/rules/``.
+        columns: The state trees that it takes, as (class of the state, attribute).
+        counted: Class of the state whose ``steps`` it needs.
+        decoupled: Weight decay bypasses the rule.
+    """
+
+    rule: str
+    numbers: Mapping[str, Any]
+    columns: tuple[Column, ...] = ()
+    counted: type | None = None
+    decoupled: bool = False
+
+
+class StateParts(NamedTuple):
+    """The parts of an optimizer's state that a step changes.
+
+    Attributes:
+        trees: The state trees that the kernel takes.
+        steps: Steps taken by each leaf, if the kernel needs them.
+        updates_seen: Number of updates, if the learning rate is a schedule.
+    """
+
+    trees: Sequence[Any]
+    steps: torch.Tensor | None
+    updates_seen: torch.Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """A kernel with its numbers, and the composite rule that it replaces.
+
+    Attributes:
+        rule: Name of the kernel.
+        hyper: The numbers that ``kernels.RULES`` names for the rule, in that order.
+        lr: The learning rate, a number or a 0-dim tensor; None if it is a schedule.
+        schedule: The schedule of learning rates, if there is one.
+        decays: Whether weights decay, which needs parameters.
+        columns: The state trees that the kernel takes, as (class of the state, attribute).
+        counted: Class of the state whose ``steps`` the kernel needs.
+        factory: Makes the composite rule from a learning rate.
+    """
+
+    rule: str
+    hyper: tuple[float, ...]
+    lr: Any
+    schedule: Callable[[torch.Tensor], Any] | None
+    decays: bool
+    columns: tuple[Column, ...]
+    counted: type | None
+    factory: Callable[[Any], GradientTransformation]
+
+    def trees(self, state: Any) -> list[Any]:
+        """Return the state trees that the kernel takes.
+
+        Raises:
+            ValueError: a part of the state is missing.
+        """
+        return [getattr(_member(state, owner), field) for owner, field in self.columns]
+
+    def read(self, state: Any) -> StateParts:
+        """Return the parts of ``state`` that a step changes.
+
+        Raises:
+            ValueError: a part of the state is missing.
+        """
+        steps = None if self.counted is None else _member(state, self.counted).steps
+        seen = None if self.schedule is None else _member(state, ScaleByScheduleState).steps
+        return StateParts(self.trees(state), steps, seen)
+
+    def replace(self, state: Any, parts: StateParts) -> Any:
+        """Return ``state`` with new parts; a count that is None stays."""
+        changes: dict[type | None, dict[str, Any]] = {}
+        for (owner, field), tree in zip(self.columns, parts.trees):
+            changes.setdefault(owner, {})[field] = tree
+        if parts.steps is not None:
+            changes.setdefault(self.counted, {})['steps'] = parts.steps
+        if parts.updates_seen is not None:
+            changes[ScaleByScheduleState] = {'steps': parts.updates_seen}
+        members = [
+            member._replace(**changes[type(member)]) if type(member) in changes else member
+            for member in _members(state)
+        ]
+        return tuple(members) if type(state) is tuple else members[0]
+
+
+def spec_of(name: str, arguments: Arguments) -> Spec | None:
+    """Return the spec for ``torchopt.<name>(**arguments)``.
+
+    None where no kernel computes it: ``amsgrad``, a ``mask``, a hyperparameter other than ``lr``
+    that is a tensor, a tree of learning rates.
+    """
+    kernel = _KERNELS[name](arguments)
+    lr, decay = arguments['lr'], arguments['weight_decay']
+    schedule = None
+    if isinstance(lr, torch.Tensor):
+        scalar = lr.dim() == 0
+    elif callable(lr):
+        lr, schedule, scalar = None, lr, True
+    else:
+        scalar = isinstance(lr, (int, float))
+    if kernel is None or not scalar:
+        return None
+    if any(isinstance(number, torch.Tensor) for number in (decay, *kernel.numbers.values())):
+        return None
+    hyper = arranged(
+        kernel.rule,
+        # Tensors and schedules reach the kernel as a tensor of their own.
+        lr=lr if isinstance(lr, (int, float)) else 0.0,
+        sign=-1.0 if arguments['maximize'] else 1.0,
+        coupled_decay=0.0 if kernel.decoupled else decay,
+        decoupled_decay=decay if kernel.decoupled else 0.0,
+        **kernel.numbers,
+    )
+
+    def factory(rate: Any) -> GradientTransformation:
+        make = getattr(rules, name)
+        made: GradientTransformation = make(
+            **{**arguments, 'lr': rate, 'moment_requires_grad': False}
+        )
+        return made
+
+    decays = decay != 0
+    return Spec(kernel.rule, hyper, lr, schedule, decays, kernel.columns, kernel.counted, factory)
+
+
+def _members(state: Any) -> Sequence[Any]:
+    """Return the states of a chain's transformations, or the one state there is."""
+    return state if type(state) is tuple else (state,)
+
+
+def _member(state: Any, kind: type) -> Any:
+    for member in _members(state):
+        if isinstance(member, kind):
+            return member
+    raise ValueError(
+        f'state has no {kind.__name__}: pass the state that init or the last update returned'
+    )
+
+
+def _adadelta(a: Arguments) -> Kernel | None:
+    columns = ((ScaleByAdadeltaState, 'nu'), (ScaleByAdadeltaState, 'delta'))
+    return Kernel('adadelta', {'rho': a['rho'], 'eps': a['eps']}, columns)
+
+
+def _adagrad(a: Arguments) -> Kernel | None:
+    decay = a['lr_decay']
+    counted = None if isinstance(decay, (int, float)) and decay == 0 else ScaleByRssState
+    columns = ((ScaleByRssState, 'sum_of_squares'),)
+    return Kernel('adagrad', {'eps': a['eps'], 'lr_decay': decay}, columns, counted)
+
+
+def _adam(a: Arguments) -> Kernel | None:
+    if a['amsgrad'] or a.get('mask') is not None:
+        return None
+    return Kernel(
+        'adam',
+        {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']},
+        ((ScaleByAdamState, 'mu'), (ScaleByAdamState, 'nu')),
+        ScaleByAdamState,
+        decoupled=a.get('decoupled_weight_decay', True),
+    )
+
+
+def _adamax(a: Arguments) -> Kernel | None:
+    columns = ((ScaleByAdamaxState, 'mu'), (ScaleByAdamaxState, 'norm'))
+    return Kernel('adamax', {**_betas(a), 'eps': a['eps']}, columns, ScaleByAdamaxState)
+
+
+def _radam(a: Arguments) -> Kernel | None:
+    return Kernel(
+        'radam',
+        {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']},
+        ((ScaleByRadamState, 'mu'), (ScaleByRadamState, 'nu')),
+        ScaleByRadamState,
+        decoupled=a['decoupled_weight_decay'],
+    )
+
+
+def _rmsprop(a: Arguments) -> Kernel | None:
+    rule = 'rmsprop'
+    columns: tuple[Column, ...] = ((ScaleByRmsState, 'nu'),)
+    numbers = {'alpha': a['alpha'], 'eps': a['eps']}
+    if a['centered']:
+        rule += '_centered'
+        columns = ((ScaleByStddevState, 'mu'), (ScaleByStddevState, 'nu'))
+    if _moves(a['momentum']):
+        rule += '_momentum'
+        columns += ((TraceState, 'trace'),)
+        numbers |= {'momentum': a['momentum'], 'dampening': 0.0, 'nesterov': a['nesterov']}
+    return Kernel(rule, numbers, columns)
+
+
+def _sgd(a: Arguments) -> Kernel | None:
+    if not _moves(a['momentum']):
+        return Kernel('sgd', {})
+    numbers = {name: a[name] for name in ('momentum', 'dampening', 'nesterov')}
+    damped = isinstance(a['dampening'], torch.Tensor) or a['dampening'] != 0
+    counted = TraceState if damped else None
+    return Kernel('sgd_momentum', numbers, ((TraceState, 'trace'),), counted)
+
+
+def _betas(a: Arguments) -> dict[str, Any]:
+    return dict(zip(('beta1', 'beta2'), a['betas']))
+
+
+def _moves(momentum: Any) -> bool:
+    return isinstance(momentum, torch.Tensor) or momentum != 0
+
+
+_KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
+    'adadelta': _adadelta,
+    'adagrad': _adagrad,
+    'adam': _adam,
+    'adamax': _adamax,
+    'adamw': _adam,
+    'radam': _radam,
+    'rmsprop': _rmsprop,
+    'sgd': _sgd,
+}

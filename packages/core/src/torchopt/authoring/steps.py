@@ -1,0 +1,53 @@
+"""Counts of the steps that parameters have taken."""
+
+from __future__ import annotations
+
+import torch
+
+from torchopt import pytree
+from torchopt.typing import Params, Updates
+
+
+def zero_steps(params: Params) -> torch.Tensor:
+    """Return the int64 vector of steps taken by each leaf of ``params``, all zero."""
+    leaves = pytree.tree_leaves(params, none_is_leaf=True)
+    return torch.zeros(len(leaves), dtype=torch.int64, device=shared_device(params))
+
+
+def shared_device(params: Params) -> torch.device:
+    """Return the device of all leaves, or the CPU, whose scalars go with every device."""
+    leaves = pytree.tree_leaves(params, none_is_leaf=True)
+    devices = {leaf.device for leaf in leaves if leaf is not None}
+    return devices.pop() if len(devices) == 1 else torch.device('cpu')
+
+
+def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
+    """Count one step more for every leaf that has a gradient.
+
+    Raises:
+        ValueError: the number of leaves is not the number of counts.
+    """
+    taken = [leaf is not None for leaf in pytree.tree_leaves(updates, none_is_leaf=True)]
+    if len(taken) != steps.shape[-1]:
+        raise ValueError(
+            f'updates have {len(taken)} leaves, but the state was made for {steps.shape[-1]} '
+            'parameters: pass one gradient, or None, for each'
+        )
+    if all(taken):
+        return steps + 1
+    # A blocking copy would wait for the device.
+    return steps + torch.tensor(taken).to(steps.device, non_blocking=True)
+
+
+def advance(steps: torch.Tensor, updates: Updates) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return :func:`next_steps`, and the same counts as floats for bias corrections."""
+    steps = next_steps(steps, updates)
+    return steps, as_float(steps)
+
+
+def as_float(steps: torch.Tensor) -> torch.Tensor:
+    """Return step counts in float64, or in the widest type that their device has.
+
+    A power with an integer tensor as its exponent would be rounded to float32.
+    """
+    return steps.to(torch.float32 if steps.device.type == 'mps' else torch.float64)
