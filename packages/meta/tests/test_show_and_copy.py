@@ -55,8 +55,9 @@ def test_module_and_optimizer_are_copied_together(entry: OptimizerEntry, duplica
     rate = torch.tensor(0.1, requires_grad=True)
     optimizer = getattr(torchopt, f'Meta{entry.class_name}')(net, lr=rate)
     optimizer.step(loss_of(net))
-    torchopt.stop_gradient(net)
-    torchopt.stop_gradient(optimizer)
+    for tensor in [*net.parameters(), *torchopt.pytree.tree_leaves(optimizer.state_dict())]:
+        if tensor.grad_fn is not None:
+            tensor.detach_().requires_grad_()
     twin, copied_rate, copied = duplicate((net, rate, optimizer))
     copied.add_param_group(nn.Linear(2, 1))
     weight = twin.weight
@@ -67,6 +68,16 @@ def test_module_and_optimizer_are_copied_together(entry: OptimizerEntry, duplica
     assert len(optimizer.state_dict()) == 1
     gradient = torch.autograd.grad(loss_of(twin), copied_rate)
     assert torch.equal(gradient[0], torch.autograd.grad(loss_of(net), rate)[0])
+
+
+@pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_an_optimizer_of_any_transformation_is_copied(duplicate: Any) -> None:
+    net = nn.Linear(2, 1)
+    impl = torchopt.chain(torchopt.clip_grad_norm(0.1), torchopt.adam(lr=0.1))
+    twin, copied = duplicate((net, torchopt.MetaOptimizer(net, impl)))
+    copied.step(loss_of(twin))
+    torchopt.MetaOptimizer(net, impl).step(loss_of(net))
+    assert torch.equal(twin.weight, net.weight)
 
 
 def test_a_deepcopy_with_a_graph_says_what_to_do() -> None:
@@ -84,4 +95,3 @@ def test_attributes_of_a_subclass_are_copied() -> None:
     optimizer = Mine(nn.Linear(2, 1), lr=0.1)
     optimizer.note = 'kept'
     assert copy.copy(optimizer).note == 'kept'
-    assert torchopt.module_clone(optimizer).note == 'kept'

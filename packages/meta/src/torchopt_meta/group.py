@@ -13,6 +13,7 @@ from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.module_slots import ParameterSlot, read_params
 from torchopt.authoring.origin import shown
 from torchopt.base import GradientTransformation
+from torchopt.from_torch import state_from_torch
 from torchopt.typing import OptState
 
 Slots = dict[str, list[ParameterSlot]]
@@ -110,6 +111,30 @@ class Group:
             *(f'{name}: {shown(value)}' for name, value in self.hyperparameters().items()),
             f'parameters: {len(self.slots)}',
         ]
+
+
+def trained_groups(
+    whole: Group, recipe: Recipe, optimizer: torch.optim.Optimizer, overrides: Mapping[str, Any]
+) -> list[Group]:
+    """Divide a group as a trained optimizer does, with its hyperparameters and states.
+
+    Args:
+        whole: Its parameters that ``optimizer`` does not hold are in none of the groups returned.
+        recipe: Makes the rule of ``optimizer``.
+        optimizer: A ``torch.optim`` or plain optimizer.
+        overrides: Hyperparameters that take precedence in all groups.
+    """
+    params = whole.read()
+    groups = []
+    for given in optimizer.param_groups:
+        members = {id(param) for param in given['params']}
+        slots = {name: whole.slots[name] for name, p in params.items() if id(p) in members}
+        if slots:
+            values = {name: given[name] for name in recipe.names if name in given}
+            group = Group(recipe.replace({**values, **overrides}), slots)
+            group.take_over(state_from_torch(group.transformation, group.read(), optimizer))
+            groups.append(group)
+    return groups
 
 
 def moved_like(expected: OptState, state: OptState) -> Any:

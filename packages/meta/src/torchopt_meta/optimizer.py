@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
-from torchopt.from_torch import entry_of, state_from_torch
+from torchopt.from_torch import entry_of
 from torchopt.typing import OptState
 from torchopt.update import apply_updates
-from torchopt_meta.group import Group, Slots, moved_like
+from torchopt_meta.group import Group, Slots, moved_like, trained_groups
 
 
 class MetaOptimizer:
@@ -119,7 +120,10 @@ class MetaOptimizer:
                 f'{cls.__name__} cannot go on with the rule of {type(optimizer).__name__}: use '
                 f'torchopt.{own[0]}.from_torch or torchopt.MetaOptimizer.from_torch'
             )
-        self._regroup(recipe, optimizer, hyperparameters)
+        (whole,) = self._groups
+        self._groups = trained_groups(whole, recipe, optimizer, hyperparameters)
+        if not self._groups:
+            raise ValueError(f'the optimizer holds no parameter of this {type(module).__name__}')
         return self
 
     def add_param_group(
@@ -146,6 +150,11 @@ class MetaOptimizer:
             raise TypeError(
                 f'a meta-optimizer takes a torch.nn.Module, got {describe(module)}; '
                 'use torchopt.FuncOptimizer for a tree of tensors'
+            )
+        if any(isinstance(member, torch.jit.ScriptModule) for member in module.modules()):
+            raise TypeError(
+                'the parameters of a TorchScript module cannot be replaced: use the module that it '
+                'was made from'
             )
         source = self._source(impl, hyperparameters)
 
@@ -219,6 +228,11 @@ class MetaOptimizer:
         Raises:
             ValueError: the states do not fit this optimizer; nothing has changed then.
         """
+        if isinstance(state, Mapping) and 'param_groups' in state:
+            raise ValueError(
+                'this is the state of a plain optimizer: begin with it by '
+                f'torchopt.{type(self).__name__}.from_torch(module, optimizer)'
+            )
         for group in self._groups:
             group.read()
         expected = self.state_dict()
@@ -258,25 +272,6 @@ class MetaOptimizer:
                 'rule, such as torchopt.MetaAdam; pass a transformation of its own instead'
             )
         return chosen
-
-    def _regroup(
-        self, recipe: Recipe, optimizer: torch.optim.Optimizer, overrides: dict[str, Any]
-    ) -> None:
-        """Take over the groups of ``optimizer``, with their hyperparameters and states."""
-        (whole,) = self._groups
-        params = whole.read()
-        self._groups = []
-        for given in optimizer.param_groups:
-            members = {id(param) for param in given['params']}
-            slots = {name: whole.slots[name] for name, p in params.items() if id(p) in members}
-            if slots:
-                values = {name: given[name] for name in recipe.names if name in given}
-                group = Group(recipe.replace({**values, **overrides}), slots)
-                trained = state_from_torch(group.transformation, group.read(), optimizer)
-                group.take_over(trained)
-                self._groups.append(group)
-        if not self._groups:
-            raise ValueError(f"the optimizer holds no parameter of {type(self).__name__}'s module")
 
     def _current(self) -> list[tuple[torch.Tensor, list[ParameterSlot]]]:
         return [

@@ -162,3 +162,11 @@ def test_an_optimizer_that_does_not_fit_is_refused(make: Any, error: Any, match:
     net = make_net()
     with pytest.raises(error, match=match):
         torchopt.MetaAdam.from_torch(net, make(net))
+
+
+def test_loading_the_state_of_a_plain_optimizer_names_the_way() -> None:
+    net = make_net()
+    inner = torchopt.MetaAdam(net, lr=0.1)
+    plain = torchopt.Adam(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r'torchopt\.MetaAdam\.from_torch\(module, optimizer\)'):
+        inner.load_state_dict(plain.state_dict())  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ def test_cutting_a_recurrent_layer_lets_go_of_the_earlier_steps() -> None:
 
 
 def test_an_attribute_that_is_a_view_is_replaced() -> None:
-    layer = linear_of(pruned)
+    layer: Any = linear_of(pruned)
     value = (layer.weight_orig * 2)[:]
     layer.weight = value
     torchopt.stop_gradient(layer)
@@ -87,7 +87,7 @@ def test_an_attribute_that_is_a_view_is_replaced() -> None:
 
 def test_other_attributes_stay_in_their_graph() -> None:
     """A user may still learn through them."""
-    layer = linear_of(nn.utils.weight_norm)
+    layer: Any = linear_of(nn.utils.weight_norm)
     log_temperature = torch.zeros((), requires_grad=True)
     layer.temperature = log_temperature.exp()
     torchopt.stop_gradient(layer)
@@ -99,7 +99,7 @@ def test_other_attributes_stay_in_their_graph() -> None:
 def test_recovering_brings_the_weight_back_too(
     derive: Callable[..., Any], by: Any, x: torch.Tensor
 ) -> None:
-    net = nn.Sequential(linear_of(derive)).eval()
+    net: Any = nn.Sequential(linear_of(derive)).eval()
     expected = net(x)
     weight = net[0].weight.detach().clone()
     state = torchopt.extract_state_dict(net, by=by)
@@ -114,8 +114,8 @@ def test_recovering_brings_the_weight_back_too(
 
 
 def test_recovering_runs_no_power_iteration(x: torch.Tensor) -> None:
-    layer = linear_of(nn.utils.spectral_norm)
-    layer.train()(x)
+    layer: Any = linear_of(nn.utils.spectral_norm)
+    layer(x)
     state = torchopt.extract_state_dict(layer, by='deepcopy')
     vector = layer.weight_u.clone()
     torchopt.recover_state_dict(layer, state)
@@ -123,7 +123,7 @@ def test_recovering_runs_no_power_iteration(x: torch.Tensor) -> None:
 
 
 def test_parameters_alone_can_be_recovered_on_another_device() -> None:
-    layer = linear_of(pruned)
+    layer: Any = linear_of(pruned)
     state = torchopt.extract_state_dict(layer, with_buffers=False, device='meta')
     torchopt.recover_state_dict(layer, state)
     assert layer.weight_orig.device.type == 'meta'
