@@ -10,6 +10,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.inplace import functional
 from torchopt.authoring.module_slots import ParameterSlot, read_params
 from torchopt.authoring.origin import shown
 from torchopt.base import GradientTransformation
@@ -30,6 +31,7 @@ class Group:
         source: As given.
         slots: As given.
         transformation: What ``source`` makes.
+        update: ``update(updates, state, params)`` of the transformation, never in place.
         state: The state of the transformation. Steps replace it and write into none of its tensors.
     """
 
@@ -37,6 +39,7 @@ class Group:
         self.source = source
         self.slots = slots
         self.transformation = _made(source)
+        self.update = functional(self.transformation.update)
         params = read_params(slots)
         self.state: OptState = self.transformation.init(params)
         self._kinds = _kinds_of(params)
@@ -83,6 +86,7 @@ class Group:
         # A recipe can be pickled, and a transformation made from its copy sees the copies of
         # hyperparameters that are tensors.
         kept = dict(vars(self))
+        del kept['update']
         if isinstance(self.source, Recipe):
             del kept['transformation']
         return kept
@@ -90,6 +94,7 @@ class Group:
     def __setstate__(self, kept: dict[str, Any]) -> None:
         self.__dict__.update(kept)
         self.__dict__.setdefault('transformation', _made(self.source))
+        self.update = functional(self.transformation.update)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Group:
         """Return a copy with copies of the modules; see :meth:`MetaOptimizer.__deepcopy__`."""

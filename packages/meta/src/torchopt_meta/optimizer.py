@@ -208,9 +208,7 @@ class MetaOptimizer:
         gradients = iter(gradients_of(loss, tensors, create_graph=not first_order))
         results = []
         for group, old in zip(self._groups, params):
-            updates, state = group.transformation.update(
-                dict(zip(old, gradients)), group.state, params=old, inplace=False
-            )
+            updates, state = group.update(dict(zip(old, gradients)), group.state, old)
             results.append((apply_updates(old, updates, inplace=False), state))
         for group, (new, state) in zip(self._groups, results):
             write_params(group.slots, new)
