@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import torchopt
-from support.optimizer_cases import COMPANIONS, INVALID_OPTIONS, NUMERIC_OPTIONS
+from support.optimizer_cases import COMPANIONS, INVALID_OPTIONS, NUMERIC_OPTIONS, signature_of
 from torchopt.registry import OPTIMIZERS, OptimizerEntry
 
 
@@ -46,9 +46,11 @@ def test_betas_are_a_pair(entry: OptimizerEntry, betas: Any) -> None:
 
 
 @pytest.mark.parametrize('entry', OPTIMIZERS, ids=name_of)
-def test_a_tree_of_rates_has_tensors_at_its_leaves(entry: OptimizerEntry) -> None:
-    with pytest.raises(TypeError, match=r"^lr\['w'\] must be a floating-point tensor, got float"):
-        entry.factory(lr={'w': 0.1})
+def test_a_tree_of_rates_has_numbers_and_tensors_at_its_leaves(entry: OptimizerEntry) -> None:
+    with pytest.raises(TypeError, match=r"^lr\['w'\] must be a number or a .* tensor, got str"):
+        entry.factory(lr={'w': 'fast'})
+    with pytest.raises(ValueError, match=r"^lr\['w'\] must be at least 0, got -0.1"):
+        entry.factory(lr={'w': -0.1})
 
 
 @pytest.mark.parametrize('options', [{}, {'momentum': 0.9, 'dampening': 0.1}], ids=str)
@@ -60,3 +62,36 @@ def test_nesterov_needs_momentum_and_no_dampening(options: dict[str, float]) -> 
 def test_the_range_of_a_tensor_is_not_checked() -> None:
     """Reading the value of a tensor would wait for the device."""
     torchopt.adam(betas=(torch.tensor(2.0), 0.9))
+
+
+WITH_EPS = [entry for entry in OPTIMIZERS if 'eps' in signature_of(entry)]
+
+
+@pytest.mark.parametrize('entry', WITH_EPS, ids=name_of)
+def test_an_eps_that_underflows_is_refused(entry: OptimizerEntry) -> None:
+    optimizer = entry.factory(eps=1e-50)
+    optimizer.init({'w': torch.ones(2, dtype=torch.float64)})
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(ValueError, match=r'^eps=1e-50 is 0 in torch.float32'):
+            optimizer.init({'w': torch.ones(2, dtype=dtype)})
+
+
+def test_radam_takes_a_float32_decay_rate_for_float64_parameters() -> None:
+    """``1 - beta2`` in float32 has half of the digits of ``beta2``."""
+    params = [torch.ones(3, dtype=torch.float64)]
+    rates = torch.tensor(0.9), torch.tensor(0.999)
+    results = []
+    for betas in (rates, tuple(rate.double() for rate in rates)):
+        optimizer = torchopt.radam(0.1, betas=betas)
+        state = optimizer.init(params)
+        for step in range(8):
+            gradients = [torch.full((3,), 1.0 + step, dtype=torch.float64)]
+            updates, state = optimizer.update(gradients, state, inplace=False)
+        results.append(updates)
+    torch.testing.assert_close(*results, rtol=1e-7, atol=0)
+
+
+def test_a_misspelt_hyperparameter_gets_a_suggestion() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    with pytest.raises(TypeError, match="no hyperparameter 'weight_decy', did you mean 'weight_d"):
+        torchopt.Adam([{'params': [weight], 'weight_decy': 0.1}])

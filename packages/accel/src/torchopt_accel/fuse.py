@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from torchopt import pytree
+from torchopt.authoring import checks
 from torchopt.authoring.steps import as_float, next_steps
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.typing import OptState, Params, TreeT, Updates
@@ -195,7 +196,7 @@ class _Step:
         trees, steps, seen = self.parts
         lr = self.spec.lr if isinstance(self.spec.lr, torch.Tensor) else None
         if steps is not None:
-            steps = next_steps(steps, self.updates)
+            steps = next_steps(steps, self.grads)
         if seen is not None and self.spec.schedule is not None:
             lr = _rate(self.spec.schedule(as_float(seen)), seen.device)
             seen = seen + 1
@@ -204,6 +205,8 @@ class _Step:
 
 def _rate(value: Any, device: torch.device) -> torch.Tensor:
     """Return the value of a schedule as a tensor."""
+    if checks.is_tree(value):
+        raise Mismatch('a tree of learning rates')
     if not isinstance(value, torch.Tensor):
         # Filled on the device: a CUDA graph can't hold a copy from the host.
         return torch.full((), value, dtype=torch.float64, device=device)

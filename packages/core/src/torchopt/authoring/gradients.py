@@ -1,4 +1,4 @@
-"""Gradients of a loss with respect to parameters, with errors for a bad loss."""
+"""Gradients of a loss with respect to parameters, and clear errors for an unusable loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def gradients_of(
     Raises:
         TypeError: ``loss`` is not a tensor.
         ValueError: ``loss`` is not a scalar, or depends on no parameter that requires grad.
-        RuntimeError: grad mode is off, or the call is being compiled.
+        RuntimeError: grad mode is off, the call is being compiled, or a parameter that carries a
+            graph was converted to another dtype together with its module.
     """
     _require_differentiable(loss)
     wanted = [param for param in params if param is not None and param.requires_grad]
@@ -36,6 +37,13 @@ def gradients_of(
             'the loss does not depend on any parameter that requires grad: '
             'compute it from the current parameters, without detaching them'
         )
+    for param, gradient in zip(wanted, found):
+        if gradient is not None and gradient.dtype != param.dtype:
+            raise RuntimeError(
+                f'a parameter was converted to {param.dtype} while it carried the graph of earlier '
+                f'steps, which still has {gradient.dtype}: call torchopt.stop_gradient on the '
+                'module and on the optimizer before you convert the module'
+            )
     if len(wanted) == len(params):
         return list(found)
     gradients = iter(found)

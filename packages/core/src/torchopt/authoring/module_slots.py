@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-__all__ = ['ParameterSlot', 'parameter_slots', 'read_params', 'write_params']
+__all__ = ['ParameterSlot', 'gone', 'parameter_slots', 'read_params', 'write_params']
 
 
 class ParameterSlot(NamedTuple):
@@ -22,7 +22,11 @@ class ParameterSlot(NamedTuple):
     name: str
 
     def read(self) -> torch.Tensor | None:
-        """Return the tensor in this slot, or None for a parameter registered as None."""
+        """Return the tensor in this slot, or None for a parameter registered as None.
+
+        Raises:
+            KeyError: the module no longer has a parameter of this name.
+        """
         return self.owner._parameters[self.name]
 
     def write(self, tensor: torch.Tensor | None) -> None:
@@ -48,6 +52,15 @@ def parameter_slots(module: nn.Module) -> dict[str, ParameterSlot]:
     }
 
 
+def gone(name: str) -> RuntimeError:
+    """Return the error for a parameter that its module no longer has."""
+    return RuntimeError(
+        f'parameter {name!r} has been removed from its module since the optimizer was made. '
+        'If a parametrization, weight normalisation or pruning now computes it, make the '
+        'optimizer afterwards'
+    )
+
+
 def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch.Tensor]:
     """Return the parameter of each name; a tied parameter has several slots.
 
@@ -56,12 +69,16 @@ def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch
     """
     params = {}
     for name, (first, *others) in slots.items():
-        tensor = first.read()
+        try:
+            tensor = first.read()
+            shared = all(slot.read() is tensor for slot in others)
+        except KeyError:
+            raise gone(name) from None
         if tensor is None:
-            raise RuntimeError(f'parameter {name!r} has been removed from its module')
-        if any(slot.read() is not tensor for slot in others):
+            raise gone(name)
+        if not shared:
             raise RuntimeError(
-                f'parameter {name!r} was shared when its module was added, but is not any more: '
+                f'parameter {name!r} was shared when its module was added, but no longer is: '
                 'make a new optimizer'
             )
         params[name] = tensor
