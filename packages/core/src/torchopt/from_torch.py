@@ -1,4 +1,4 @@
-"""Start from a trained optimizer: its state and hyperparameters, in the terms of this library."""
+"""Conversion of a trained optimizer to a functional state and an entry of the registry."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ __all__ = ['entry_of', 'state_from_torch']
 def state_from_torch(
     transformation: GradientTransformation, params: Params, optimizer: torch.optim.Optimizer
 ) -> OptState:
-    """Return the state of a trained optimizer, to go on with ``transformation``.
+    """Return the state of a trained optimizer as a state of ``transformation``.
 
-    The inner loop of a meta-learner can so begin with the moments that a ``torch.optim`` optimizer,
-    or a plain one of this library, has gathered. The tensors are copies: later steps of either
-    side leave the other as it is. A parameter that has taken no step gets first values.
+    With this state, the inner loop of a meta-learner begins with the moments of a ``torch.optim``
+    optimizer or of a plain optimizer of this library. The tensors are copies, so that later steps
+    of one side do not change the other. A parameter that has taken no step gets initial values.
 
     Args:
         transformation: The rule of ``optimizer``, such as :func:`torchopt.adam` for
-            :class:`torch.optim.Adam`. Hyperparameters are taken from here, not from ``optimizer``.
-        params: Tree of tensors: the very tensors that ``optimizer`` holds, such as
-            ``dict(net.named_parameters())``. Others may be among them if they don't require grad.
+            :class:`torch.optim.Adam`. It keeps its own hyperparameters.
+        params: Tree of the tensors that ``optimizer`` holds, such as
+            ``dict(net.named_parameters())``. It may contain other tensors that do not require grad.
         optimizer: A ``torch.optim`` or plain optimizer.
 
     Returns:
         What ``transformation.init(params)`` returns, with the values of ``optimizer``.
 
     Raises:
-        TypeError: ``optimizer`` is not a ``torch.optim.Optimizer``, or ``params`` not a tree of
+        TypeError: ``optimizer`` is not a ``torch.optim.Optimizer``, or ``params`` is not a tree of
             floating-point tensors.
-        ValueError: ``optimizer`` does not hold a parameter, or has a state of another rule.
+        ValueError: ``optimizer`` does not hold a parameter, or its state belongs to another rule.
 
     Example:
         >>> import torch, torchopt
@@ -74,7 +74,7 @@ def state_from_torch(
         trained.append(entry)
     for position, entry in enumerate(trained):
         entries[position].update({k: v for k, v in entry.items() if k != STEP})
-    # A value that all parameters share stands in the entry of each trained one.
+    # A value that all parameters share is in the entry of every trained parameter.
     for name in layout.shared_names:
         value = next((entry[name] for entry in trained if name in entry), entries[0][name])
         for entry in entries:
@@ -87,8 +87,8 @@ def entry_of(optimizer: torch.optim.Optimizer) -> OptimizerEntry:
     """Return the registry's entry for the class of ``optimizer``.
 
     Raises:
-        TypeError: ``optimizer`` is not a ``torch.optim.Optimizer``, or of a class that is not in
-            the registry.
+        TypeError: ``optimizer`` is not a ``torch.optim.Optimizer``, or its class is not in the
+            registry.
     """
     _require_optimizer(optimizer)
     for base in type(optimizer).__mro__:
@@ -117,7 +117,7 @@ def _listed(
     structure: pytree.PyTreeSpec,
     transformation: GradientTransformation,
 ) -> OptState:
-    """Return ``state`` with a list in the place of every tree that is shaped like ``params``."""
+    """Return ``state`` with every tree that is shaped like ``params`` replaced by its leaves."""
     if structure.is_leaf():
         return transformation.init([params])
 
@@ -169,5 +169,5 @@ def _copied(like: Any, leaf: Any) -> Any:
     if not isinstance(like, torch.Tensor):
         return leaf
     copied = leaf.to(like.device, like.dtype, copy=True)
-    # With moment_requires_grad, first values require grad.
+    # With moment_requires_grad, initial values require grad.
     return copied.requires_grad_() if like.requires_grad and copied.is_leaf else copied

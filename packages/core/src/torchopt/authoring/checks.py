@@ -98,7 +98,7 @@ def learning_rate(name: str, value: LearningRate) -> None:
 
 
 def is_tree(rate: Scalar | TensorTree) -> bool:
-    """Tell a tree of rates from one rate for all parameters."""
+    """Tell whether ``rate`` is a tree of rates rather than one rate for all parameters."""
     if isinstance(rate, (int, float, torch.Tensor)):
         return False
     _, structure = pytree.tree_flatten(rate, none_is_leaf=True)

@@ -72,9 +72,9 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
 
 
 def with_tensors(rates: TensorTree) -> Any:
-    """Return a tree of rates with 0-dim tensors in the place of its numbers.
+    """Return a tree of rates with every number replaced by a 0-dim tensor.
 
-    ``torch.compile`` can't take a tree of constants apart.
+    ``torch.compile`` cannot flatten a tree of constants.
     """
     leaves, structure = pytree.tree_flatten(rates, none_is_leaf=True)
     return pytree.tree_unflatten(
