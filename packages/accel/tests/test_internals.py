@@ -23,7 +23,10 @@ ONE = torch.tensor([1.0, -2.0], dtype=torch.float64)
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """Hide a private name of torch from ``internals``; torch itself needs the name."""
+    """Hide a private name, as if torch had never had it.
+
+    Its own calls need the name, so that only ``internals`` is shown a torch without it.
+    """
 
     class Without:
         def __init__(self, module: object, name: str) -> None:

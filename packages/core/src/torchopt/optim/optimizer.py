@@ -221,12 +221,14 @@ class Optimizer(torch.optim.Optimizer):
         clone = object.__new__(type(self))
         state = self.__getstate__()
         state['defaults'] = dict(self.defaults)
-        entries = {param: dict(entry) for param, entry in self.state.items()}
-        for entry in entries.values():
-            # Every step writes its counts in place, so that a copy needs its own.
-            if isinstance(entry.get(STEP), torch.Tensor):
-                entry[STEP] = entry[STEP].clone()
-        state['state'] = type(self.state)(dict, entries)
+        # Counts, unlike the other tensors, are written in place also where the state is lent.
+        state['state'] = type(self.state)(
+            dict,
+            {
+                p: {k: torch.as_tensor(v).clone() if k == STEP else v for k, v in e.items()}
+                for p, e in self.state.items()
+            },
+        )
         state['param_groups'] = [{**g, 'params': list(g['params'])} for g in self.param_groups]
         clone.__setstate__(state)
         clone._state_is_lent = self._state_is_lent = True
