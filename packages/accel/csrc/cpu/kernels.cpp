@@ -9,8 +9,7 @@ namespace torchopt {
 namespace TORCHOPT_ISA {
 namespace {
 
-// Streamed results are computed in blocks of this many elements; while one block is being written,
-// the next is read.
+// This many elements are computed, then streamed, while the next ones are being read.
 constexpr int64_t kBlock = 128;
 
 // The loop that vectorises. Returns the cotangent of the learning rate.
@@ -23,7 +22,7 @@ TORCHOPT_FN double loop(const Kernel& step, const M* const* inputs, M* const* ou
   M* out[O];
   for (int r = 0; r < I; ++r) in[r] = inputs[r];
   for (int r = 0; r < O; ++r) out[r] = outputs[r];
-  // Summed in a second loop: a reduction would keep the first loop from vectorising.
+  // Summed in a second loop: a reduction in the first would keep it from vectorising.
   T scale_grad[with_lr ? most : 1];
 #pragma GCC ivdep
   for (int64_t i = 0; i < size; ++i) {

@@ -35,18 +35,18 @@ def number(value: float = 0.5) -> torch.Tensor:
 GLOBAL_RATE = number()
 
 
-def captured_variable() -> tuple[Any, torch.Tensor]:
+def of_a_variable() -> tuple[Any, torch.Tensor]:
     rate = torch.full((7,), 0.5, dtype=DTYPE, requires_grad=True)
     return lambda c, x, k: (c * rate.sum(), None), rate
 
 
-def captured_result() -> tuple[Any, torch.Tensor]:
+def of_a_result() -> tuple[Any, torch.Tensor]:
     log_rate = number()
     rate = torch.stack([log_rate, log_rate]).exp()
     return lambda c, x, k: (c * rate.sum(), None), log_rate
 
 
-def captured_module() -> tuple[Any, torch.Tensor]:
+def of_a_module() -> tuple[Any, torch.Tensor]:
     net = nn.Linear(3, 1, dtype=DTYPE)
 
     def step(c: Any, x: Any, k: Any) -> Any:
@@ -55,7 +55,7 @@ def captured_module() -> tuple[Any, torch.Tensor]:
     return step, net.weight
 
 
-def captured_by_an_object() -> tuple[Any, torch.Tensor]:
+def of_an_object() -> tuple[Any, torch.Tensor]:
     class Step:
         def __init__(self) -> None:
             self.rate = number()
@@ -67,21 +67,21 @@ def captured_by_an_object() -> tuple[Any, torch.Tensor]:
     return step, step.rate
 
 
-def captured_by_a_partial() -> tuple[Any, torch.Tensor]:
+def of_a_partial() -> tuple[Any, torch.Tensor]:
     rate = number()
     return functools.partial(lambda c, x, k, rate: (c * rate, None), rate=rate), rate
 
 
-def captured_dictionary() -> tuple[Any, torch.Tensor]:
+def of_a_dictionary() -> tuple[Any, torch.Tensor]:
     options = {'lr': number()}
     return lambda c, x, k: (c * options['lr'], None), options['lr']
 
 
-def captured_global() -> tuple[Any, torch.Tensor]:
+def of_a_global() -> tuple[Any, torch.Tensor]:
     return lambda c, x, k: (c * GLOBAL_RATE, None), GLOBAL_RATE
 
 
-def captured_by_an_inner_loss() -> tuple[Any, torch.Tensor]:
+def of_an_inner_loss() -> tuple[Any, torch.Tensor]:
     rate = number()
 
     def loss(c: torch.Tensor) -> torch.Tensor:
@@ -90,21 +90,21 @@ def captured_by_an_inner_loss() -> tuple[Any, torch.Tensor]:
     return lambda c, x, k: (c - grad(loss)(c), None), rate
 
 
-def captured_for_y() -> tuple[Any, torch.Tensor]:
+def of_the_path() -> tuple[Any, torch.Tensor]:
     rate = number()
     return lambda c, x, k: (c * 0.5, c.detach() * rate), rate
 
 
 CAPTURES = [
-    (captured_variable, r'rate, a tensor of shape \(7,\)'),
-    (captured_result, r'rate, a tensor of shape \(2,\)'),
-    (captured_module, r'net\.weight, a tensor of shape \(1, 3\)'),
-    (captured_by_an_object, r'self\.rate, a tensor of shape \(\)'),
-    (captured_by_a_partial, r'rate, a tensor of shape \(\)'),
-    (captured_dictionary, r"options\['lr'\], a tensor of shape \(\)"),
-    (captured_global, r'GLOBAL_RATE, a tensor of shape \(\)'),
-    (captured_by_an_inner_loss, r'rate, a tensor of shape \(\)'),
-    (captured_for_y, r'rate, a tensor of shape \(\)'),
+    (of_a_variable, r'rate, a tensor of shape \(7,\)'),
+    (of_a_result, r'rate, a tensor of shape \(2,\)'),
+    (of_a_module, r'net\.weight, a tensor of shape \(1, 3\)'),
+    (of_an_object, r'self\.rate, a tensor of shape \(\)'),
+    (of_a_partial, r'rate, a tensor of shape \(\)'),
+    (of_a_dictionary, r"options\['lr'\], a tensor of shape \(\)"),
+    (of_a_global, r'GLOBAL_RATE, a tensor of shape \(\)'),
+    (of_an_inner_loss, r'rate, a tensor of shape \(\)'),
+    (of_the_path, r'rate, a tensor of shape \(\)'),
 ]
 
 
@@ -123,7 +123,7 @@ def test_a_tensor_from_elsewhere_is_named_or_gets_its_gradient(
 
 @every_mode
 def test_without_grad_mode_captured_tensors_are_allowed(backward: Strategy) -> None:
-    step, _ = captured_module()
+    step, _ = of_a_module()
     with torch.no_grad():
         end, _ = torchopt.unroll(step, number(), length=3, backward=backward)
         mapped = torch.vmap(lambda c: torchopt.unroll(step, c, length=3, backward=backward)[0])

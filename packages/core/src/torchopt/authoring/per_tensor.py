@@ -200,7 +200,7 @@ def _apply_rule(
     """Apply a rule at every leaf of ``updates`` where there is a gradient.
 
     Returns:
-        The tree of updates, then one tree per entry of ``state``.
+        The tree of updates, then one tree for every entry of ``state``.
     """
     columns = [_flatten_like(structure, tree, name) for name, tree in state.items()]
     _require_alike(structure, leaves, dict(zip(state, columns)))
@@ -254,7 +254,7 @@ class _Scalars:
 
 
 def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
-    # torch.autograd.grad returns a tuple even where parameters and states are in a list.
+    # torch.autograd.grad returns a tuple, whether parameters and states are in one or in a list.
     if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
         tree = structure.type(tree)
     try:

@@ -1,6 +1,6 @@
 """What torch tells only through names that are not public.
 
-Each name is looked up when it is needed, with a fallback for a version of torch without it.
+Each is looked up when it is needed, and has an answer for a torch in which it is gone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 def transforming() -> bool:
     """Tell whether a transform of ``torch.func`` is active.
 
-    If torch does not tell, the answer is True, so that nothing is written in place.
+    Where that is unknown, it counts as active: nothing is then written in place.
     """
     tell = getattr(torch._C, '_are_functorch_transforms_active', None)
     active: bool = tell is None or tell()

@@ -63,8 +63,8 @@ class FuncOptimizer:
         found = gradients_of(loss, leaves, create_graph=not (first_order or inplace))
         gradients = pytree.tree_unflatten(structure, found)
         state = self._impl.init(params) if self._state is None else self._state
-        # Out of place, because state_dict hands out the state by reference, and because autograd
-        # may have expanded a gradient from a single number.
+        # What state_dict has returned is never written into, nor gradients, which autograd may
+        # have expanded from a single number.
         with torch.set_grad_enabled(not inplace):
             updates, state = self._impl.update(gradients, state, params=params, inplace=False)
             new_params = apply_updates(params, updates, inplace=inplace)
