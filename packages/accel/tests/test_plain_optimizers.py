@@ -11,7 +11,12 @@ import torch
 import torchopt
 from support.optimizer_cases import FUSED_CASES as CASES
 from support.optimizer_cases import OptimizerCase
-from support.trees import assert_trees_close, sample_gradients, sample_params
+from support.trees import (
+    assert_trees_close,
+    assert_trees_equal,
+    sample_gradients,
+    sample_params,
+)
 from torchopt import pytree
 
 # Options that no kernel computes.
@@ -47,8 +52,11 @@ def test_steps(case: OptimizerCase, device: str, launches: list[str]) -> None:
 def test_what_is_written(launches: list[str]) -> None:
     params = parameters()
     optimizer = torchopt.Adam(params, lr=0.1, use_accelerated_op=True)
-    before, clone = optimizer.state_dict(), copy.copy(optimizer)
     params[0].grad = gradient = torch.ones_like(params[0])
+    optimizer.step()
+    launches.clear()
+    lent, clone = optimizer.state_dict()['state'], copy.copy(optimizer)
+    kept = copy.deepcopy(lent)
     versions = [param._version for param in params]
     address, value = params[0].data_ptr(), params[0].detach().clone()
     optimizer.step()
@@ -58,12 +66,14 @@ def test_what_is_written(launches: list[str]) -> None:
     assert torch.equal(gradient, torch.ones_like(value))
     assert [p._version > v for p, v in zip(params, versions)] == [True] + [False] * len(params[1:])
     # States that were handed out, and states of a copy, do not change.
-    for state in (before, clone.state_dict()):
-        assert all(not leaf.any() for leaf in pytree.tree_leaves(state))
+    for state in (lent, clone.state_dict()['state']):
+        assert_trees_equal(state, kept)
     # The next step owns its states.
-    moments = optimizer._states[0][0].mu
+    moment = optimizer.state[params[0]]['exp_avg']
+    before = moment.clone()
     optimizer.step()
-    assert optimizer._states[0][0].mu[0] is moments[0]
+    assert optimizer.state[params[0]]['exp_avg'] is moment
+    assert not torch.equal(moment, before)
 
 
 def test_a_later_group_that_does_not_fit_stops_the_first() -> None:
@@ -75,7 +85,8 @@ def test_a_later_group_that_does_not_fit_stops_the_first() -> None:
     with pytest.raises(ValueError, match='float64'):
         optimizer.step()
     assert torch.equal(params[0].detach(), torch.ones(3))
-    assert optimizer.state_dict()[0][0].steps.tolist() == [0]
+    assert all(entry['step'] == 0 for entry in optimizer.state.values())
+    assert not optimizer.state_dict()['state']
 
 
 @pytest.mark.parametrize('layout', ['transposed', 'shared'])
