@@ -177,12 +177,13 @@ def test_sparse_gradients_take_the_rule(name: str, inplace: bool, launches: list
 def test_sparse_cotangents(launches: list[str]) -> None:
     results = []
     for accelerated in (False, True):
-        gradient = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+        gradient = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64, requires_grad=True)
         optimizer = torchopt.adam(0.1, eps_root=1e-3, use_accelerated_op=accelerated)
         (weight,), _ = optimizer.update([gradient], optimizer.init([gradient]), inplace=False)
-        rows = torch.nn.functional.embedding(torch.tensor([1]), weight, sparse=True)
+        # torch can't differentiate the rule with a sparse cotangent; kernels make it dense.
+        rows = torch.nn.functional.embedding(torch.tensor([1]), weight, sparse=accelerated)
         results.append(torch.autograd.grad(rows.square().sum(), gradient))
-    assert_trees_close(*results, rtol=1e-6)
+    assert_trees_close(*results)
     assert launches == ['adam', 'adam_backward']
 
 

@@ -140,7 +140,7 @@ def test_misfits_are_named_without_their_neighbours() -> None:
     assert 'leaf 99: a tensor of shape (7,)' in str(caught.value)
     assert len(str(caught.value)) < 250
     mixed = [*many[1:], torch.ones(2, dtype=torch.float64)]
-    with pytest.raises(ValueError, match='gradients of one step differ.*float64.*float32'):
+    with pytest.raises(ValueError, match=r'gradients of one step differ.*float64.*float32'):
         operator('sgd', 'forward')(mixed, [], [], None, [0] * 100, None, hyper_of('sgd'))
 
 

@@ -46,9 +46,11 @@ def test_betas_are_a_pair(entry: OptimizerEntry, betas: Any) -> None:
 
 
 @pytest.mark.parametrize('entry', OPTIMIZERS, ids=name_of)
-def test_a_tree_of_rates_has_tensors_at_its_leaves(entry: OptimizerEntry) -> None:
-    with pytest.raises(TypeError, match=r"^lr\['w'\] must be a floating-point tensor, got float"):
-        entry.factory(lr={'w': 0.1})
+def test_a_tree_of_rates_has_numbers_and_tensors_at_its_leaves(entry: OptimizerEntry) -> None:
+    with pytest.raises(TypeError, match=r"^lr\['w'\] must be a number or a .* tensor, got str"):
+        entry.factory(lr={'w': 'fast'})
+    with pytest.raises(ValueError, match=r"^lr\['w'\] must be at least 0, got -0.1"):
+        entry.factory(lr={'w': -0.1})
 
 
 @pytest.mark.parametrize('options', [{}, {'momentum': 0.9, 'dampening': 0.1}], ids=str)

@@ -141,6 +141,12 @@ def test_step_keeps_gradients_and_calls_the_closure() -> None:
     assert optimizer.step() is None
 
 
+def test_a_loss_is_not_a_closure() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    with pytest.raises(TypeError, match=r'takes a function .* got a tensor .* meta-optimizer'):
+        torchopt.SGD([weight]).step(weight.sum())  # type: ignore[arg-type]
+
+
 def test_zero_grad() -> None:
     params = two_params()
     optimizer = torchopt.SGD(params)

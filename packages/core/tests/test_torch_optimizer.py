@@ -266,8 +266,16 @@ def test_a_shallow_copy_has_a_state_of_its_own() -> None:
     optimizer = torchopt.Adam(params)
     run(optimizer, params, range(2))
     before = copied(optimizer.state_dict())
-    run(copy.copy(optimizer), params, range(2, 4))
+    clone = copy.copy(optimizer)
+    run(clone, params, range(2, 4))
     assert_trees_equal(optimizer.state_dict(), before)
+    # Nor does a step of the original reach its copy.
+    before = copied(clone.state_dict())
+    run(optimizer, params, range(2, 3))
+    assert_trees_equal(clone.state_dict(), before)
+    second = copy.copy(clone)
+    run(clone, params, range(4, 5))
+    assert_trees_equal(second.state_dict(), before)
 
 
 def test_repr_shows_the_hyperparameters() -> None:

@@ -220,7 +220,7 @@ def test_an_unknown_device_is_refused(net: Net) -> None:
     [
         (3, 'target must be a module, an optimizer, an extracted state or a tree .* got int'),
         ('net', 'got str'),
-        (None, 'got NoneType'),
+        (None, 'got None'),
         (nn.Linear, 'got the class Linear'),
         (torchopt.Adam, 'got the class Adam'),
         ({'a': [torch.ones(1), 2.0]}, r"target\['a'\]\[1\] must be a tensor or None, got float"),

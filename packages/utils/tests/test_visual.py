@@ -118,8 +118,8 @@ def test_deep_graphs_can_be_drawn() -> None:
         ([3], (), TypeError, r'var\[0\] must be a tensor or None, got int'),
         ('good', 3, TypeError, 'params must be a module.* got int'),
         ('good', 'name', TypeError, 'got str'),
-        ('good', torch.ones(1), TypeError, 'got Tensor'),
-        ('good', [torch.ones(1)], TypeError, 'got Tensor'),
+        ('good', torch.ones(1), TypeError, 'got a tensor'),
+        ('good', [torch.ones(1)], TypeError, 'got a tensor'),
         ('good', {'x': 3}, TypeError, r"params\['x'\] must be a tensor, got int"),
         (
             'good',

@@ -226,7 +226,7 @@ class _Step:
         trees, steps, seen = self.parts
         lr = self.spec.lr if isinstance(self.spec.lr, torch.Tensor) else None
         if steps is not None:
-            steps = next_steps(steps, self.updates)
+            steps = next_steps(steps, self.grads)
         if seen is not None and self.spec.schedule is not None:
             lr = _rate(self.spec.schedule(as_float(seen)), seen.device)
             seen = seen + 1

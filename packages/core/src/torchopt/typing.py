@@ -36,11 +36,14 @@ TreeT = TypeVar('TreeT')
 Scalar: TypeAlias = float | torch.Tensor
 """A Python number, or a 0-dim floating-point tensor, which may require grad."""
 
-Schedule: TypeAlias = Callable[[torch.Tensor], Scalar]
-"""Maps the number of steps taken so far (a 0-dim float64 tensor) to a value."""
+Schedule: TypeAlias = Callable[[torch.Tensor], Scalar | TensorTree]
+"""Maps the number of steps taken so far (a 0-dim float64 tensor) to a value.
+
+A learning rate's may also return a tree of rates with the structure of the parameters.
+"""
 
 LearningRate: TypeAlias = Scalar | Schedule | TensorTree
-"""A scalar, a schedule, or a tree of tensors with the structure of the parameters."""
+"""A scalar, a schedule, or a tree of scalars and tensors with the structure of the parameters."""
 
 Mask: TypeAlias = TensorTree | Callable[[TensorTree], TensorTree]
 """A tree of bools with the structure of the parameters, or a function that makes one from them."""

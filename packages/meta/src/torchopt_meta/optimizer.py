@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.describe import describe
 from torchopt.authoring.gradients import gradients_of
-from torchopt.authoring.module_slots import (
-    ParameterSlot,
-    parameter_slots,
-    read_params,
-    write_params,
-)
+from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
+from torchopt.from_torch import entry_of
 from torchopt.typing import OptState
 from torchopt.update import apply_updates
-
-
-@dataclass
-class _Group:
-    """Parameters with one transformation; all slots of a tied tensor stand under one name."""
-
-    transformation: GradientTransformation
-    slots: dict[str, list[ParameterSlot]]
-    state: OptState
+from torchopt_meta.group import Group, Slots, moved_like, trained_groups
 
 
 class MetaOptimizer:
@@ -40,16 +30,24 @@ class MetaOptimizer:
     that influenced the steps: meta-parameters in the inner loss, initial parameters,
     hyperparameters.
 
-    Parameters that do not require grad are left alone; parameters that a loss does not depend on
-    keep their value and their state; a tensor shared by several modules stays one tensor.
+    Parameters that do not require grad are left alone. Parameters that a loss does not depend on
+    keep their value and their state. A tensor that several modules share stays one tensor.
+
+    The module may be moved or converted afterwards: the state takes over dtypes and devices of the
+    parameters. While the parameters carry the graph of earlier steps, torch can't convert them
+    properly; call :func:`torchopt.stop_gradient` first. Parametrizations, weight normalisation and
+    pruning move parameters to other names, and must come before the optimizer.
+
+    It can be pickled, and copied by ``copy.deepcopy``, together with its modules. A copy made alone
+    steps copies of the modules. ``copy.copy`` makes an optimizer of the same modules.
 
     Args:
         module: Its parameters that require grad are optimised.
-        impl: The gradient transformation, such as ``torchopt.sgd(lr=1.0)``. A learning rate given
-            as a tree is a dictionary with the qualified names of the parameters as keys.
+        impl: The gradient transformation, such as ``torchopt.sgd(lr=1.0)``. A tree of learning
+            rates is a dictionary from the parameters' qualified names to numbers or tensors.
 
     Raises:
-        TypeError: ``module`` is no module, or ``impl`` no transformation.
+        TypeError: ``module`` is not a module, or ``impl`` is not a transformation.
         ValueError: the module has no parameter that requires grad.
 
     Example:
@@ -68,9 +66,65 @@ class MetaOptimizer:
                 f'impl must be a gradient transformation such as torchopt.adam(), got {impl!r}'
             )
         self._impl = impl
-        self._groups: list[_Group] = []
+        self._groups: list[Group] = []
         self._frozen: dict[ParameterSlot, str] = {}
         self.add_param_group(module)
+
+    @classmethod
+    def from_torch(
+        cls, module: nn.Module, optimizer: torch.optim.Optimizer, **hyperparameters: Any
+    ) -> MetaOptimizer:
+        """Return a meta-optimizer that goes on where a trained optimizer stands.
+
+        It takes over rule, hyperparameters, parameter groups and state of ``optimizer``, so that
+        its steps are the next steps of ``optimizer``, made differentiable. The state is copied:
+        steps of one leave the other as it is. Call it before a differentiable step has replaced
+        the parameters, or after :func:`torchopt.recover_state_dict` has put them back. Parameters
+        that ``optimizer`` does not hold are left alone.
+
+        ``MetaOptimizer.from_torch`` takes an optimizer of any rule. A class of one rule, such as
+        ``MetaAdam``, takes that rule only, and returns an object of the class. To start any other
+        transformation, load what :func:`torchopt.state_from_torch` returns.
+
+        Args:
+            module: Holds parameters of ``optimizer``.
+            optimizer: A ``torch.optim`` or plain optimizer.
+            **hyperparameters: Replacements, in all groups, of the values in its ``param_groups``.
+
+        Raises:
+            TypeError: ``optimizer`` has another rule than the class, or one that is not known
+                here, or a hyperparameter does not exist.
+            ValueError: ``optimizer`` holds no parameter of ``module``.
+
+        Example:
+            >>> import torch, torchopt
+            >>> net = torch.nn.Linear(1, 1, bias=False)
+            >>> trained = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9)
+            >>> net.weight.sum().backward()
+            >>> trained.step()
+            >>> inner = torchopt.MetaSGD.from_torch(net, trained)
+            >>> start = net.weight
+            >>> inner.step(net.weight.sum())
+            >>> net.weight - start
+            tensor([[-0.9500]], grad_fn=<SubBackward0>)
+        """
+        entry = entry_of(optimizer)
+        recipe = Recipe(entry.factory, {}).replace(hyperparameters)
+        own = [f'Meta{name}' for name in entry.class_names]
+        if cls is MetaOptimizer:
+            self = cls(module, recipe)
+        elif any(base.__name__ in own for base in cls.__mro__):
+            self = cls(module, **hyperparameters)
+        else:
+            raise TypeError(
+                f'{cls.__name__} cannot go on with the rule of {type(optimizer).__name__}: use '
+                f'torchopt.{own[0]}.from_torch or torchopt.MetaOptimizer.from_torch'
+            )
+        (whole,) = self._groups
+        self._groups = trained_groups(whole, recipe, optimizer, hyperparameters)
+        if not self._groups:
+            raise ValueError(f'the optimizer holds no parameter of this {type(module).__name__}')
+        return self
 
     def add_param_group(
         self,
@@ -80,28 +134,32 @@ class MetaOptimizer:
     ) -> None:
         """Optimise another module too, with a state of its own.
 
-        Tensors that are optimised already stay in their group, and are replaced in this module as
-        well.
+        A tensor that is optimised already stays in its group. Steps replace it in this module, too.
 
         Args:
             module: Its parameters that require grad are added.
-            impl: Transformation of this group; by default that of the first.
-            **hyperparameters: Replacements of the arguments of the optimizer's class, such as
-                ``lr=0.1``, for classes of one rule such as :class:`torchopt.MetaAdam`.
+            impl: The transformation of this group; by default, the first group's.
+            **hyperparameters: Values for this group, such as ``lr=0.1``, in the place of the
+                optimizer's. Only classes of one rule take them, such as :class:`torchopt.MetaAdam`.
 
         Raises:
-            TypeError: ``module`` is no module, or a hyperparameter does not exist.
+            TypeError: ``module`` is not a module, or a hyperparameter does not exist.
             ValueError: there is nothing new to optimise.
         """
         if not isinstance(module, nn.Module):
             raise TypeError(
-                f'a meta-optimizer takes a torch.nn.Module, got {type(module).__name__}; '
+                f'a meta-optimizer takes a torch.nn.Module, got {describe(module)}; '
                 'use torchopt.FuncOptimizer for a tree of tensors'
             )
-        transformation = self._transformation(impl, hyperparameters)
+        if any(isinstance(member, torch.jit.ScriptModule) for member in module.modules()):
+            raise TypeError(
+                'the parameters of a TorchScript module cannot be replaced: use the module that it '
+                'was made from'
+            )
+        source = self._source(impl, hyperparameters)
 
         known = {id(tensor): slots for tensor, slots in self._current()}
-        added: dict[str, list[ParameterSlot]] = {}
+        added: Slots = {}
         again: list[tuple[list[ParameterSlot], ParameterSlot]] = []
         frozen: dict[ParameterSlot, str] = {}
         for name, slot in parameter_slots(module).items():
@@ -119,8 +177,7 @@ class MetaOptimizer:
                 f'{type(module).__name__} has no parameter that requires grad'
                 + (' and is not optimised already' if again else '')
             )
-        group = _Group(transformation, added, None)
-        group.state = transformation.init(read_params(added))
+        group = Group(source, added)
 
         for slots, slot in again:
             if slot not in slots:
@@ -141,59 +198,72 @@ class MetaOptimizer:
         Raises:
             TypeError: ``loss`` is not a tensor.
             ValueError: ``loss`` is not a scalar, or depends on no parameter.
-            RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function, or
-                since its module was added a parameter has begun to require grad, is shared no
-                longer, or was removed.
+            RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function; or,
+                since its module was added, a parameter was removed, is no longer shared, or began
+                to require grad; or a parameter that carries a graph was converted.
         """
         self._require_frozen()
-        params = [read_params(group.slots) for group in self._groups]
+        params = [group.read() for group in self._groups]
         tensors = [tensor for old in params for tensor in old.values()]
         gradients = iter(gradients_of(loss, tensors, create_graph=not first_order))
         results = []
         for group, old in zip(self._groups, params):
-            updates, state = group.transformation.update(
-                dict(zip(old, gradients)), group.state, params=old, inplace=False
-            )
+            updates, state = group.update(dict(zip(old, gradients)), group.state, old)
             results.append((apply_updates(old, updates, inplace=False), state))
         for group, (new, state) in zip(self._groups, results):
             write_params(group.slots, new)
-            group.state = state
+            group.take_over(state)
 
     def state_dict(self) -> tuple[OptState, ...]:
-        """Return the states of the groups, by reference: steps replace them and write into none."""
+        """Return the states of the groups by reference. Steps replace them, and write into none."""
         return tuple(group.state for group in self._groups)
 
     def load_state_dict(self, state: tuple[OptState, ...]) -> None:
         """Take over states that :meth:`state_dict` returned.
 
+        Tensors are converted to dtype and device of their parameters, as in ``torch.optim``.
+
         Raises:
             ValueError: the states do not fit this optimizer; nothing has changed then.
         """
-        states = checked_like(self.state_dict(), state, 'state')
+        if isinstance(state, Mapping) and 'param_groups' in state:
+            raise ValueError(
+                'this is the state of a plain optimizer: begin with it by '
+                f'torchopt.{type(self).__name__}.from_torch(module, optimizer)'
+            )
+        for group in self._groups:
+            group.read()
+        expected = self.state_dict()
+        states = checked_like(expected, moved_like(expected, state), 'state')
         for group, group_state in zip(self._groups, states):
-            group.state = group_state
+            group.take_over(group_state)
 
     def __copy__(self) -> MetaOptimizer:
         """Return an optimizer of the same modules whose steps leave the state of this one."""
         clone = object.__new__(type(self))
-        clone._impl = self._impl
+        clone.__dict__.update(vars(self))
         clone._frozen = dict(self._frozen)
-        clone._groups = [
-            replace(group, slots={name: list(slots) for name, slots in group.slots.items()})
-            for group in self._groups
-        ]
+        clone._groups = [copy.copy(group) for group in self._groups]
         return clone
 
-    def _transformation(
+    def __repr__(self) -> str:
+        """Return the hyperparameters of each group, in the form of ``torch.optim``."""
+        lines = [f'{type(self).__name__} (']
+        for position, group in enumerate(self._groups):
+            lines.append(f'Parameter Group {position}')
+            lines += [f'    {line}' for line in group.describe()]
+        return '\n'.join([*lines, ')'])
+
+    def _source(
         self, impl: GradientTransformation | None, hyperparameters: dict[str, Any]
-    ) -> GradientTransformation:
+    ) -> GradientTransformation | Recipe:
         if impl is not None and not isinstance(impl, GradientTransformation):
             raise TypeError(
                 f'impl must be a gradient transformation such as torchopt.adam(), got {impl!r}'
             )
         chosen = self._impl if impl is None else impl
         if isinstance(chosen, Recipe):
-            return chosen.make(hyperparameters)
+            return chosen.replace(hyperparameters)
         if hyperparameters:
             raise TypeError(
                 f'a group can have its own {", ".join(hyperparameters)} only in the class of one '
@@ -205,12 +275,15 @@ class MetaOptimizer:
         return [
             (tensor, group.slots[name])
             for group in self._groups
-            for name, tensor in read_params(group.slots).items()
+            for name, tensor in group.read().items()
         ]
 
     def _require_frozen(self) -> None:
         for slot, name in self._frozen.items():
-            tensor = slot.read()
+            try:
+                tensor = slot.read()
+            except KeyError:
+                raise gone(name) from None
             if tensor is not None and tensor.requires_grad:
                 raise RuntimeError(
                     f'parameter {name!r} did not require grad when its module was added, but does '

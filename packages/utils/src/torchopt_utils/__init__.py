@@ -1,4 +1,4 @@
-"""Extraction, recovery, cutting and drawing of the state of networks and optimizers."""
+"""Tools for the state of modules and optimizers: extract, recover, clone, cut off, draw."""
 
 from torchopt_utils.clone import module_clone as module_clone
 from torchopt_utils.copying import CopyMode as CopyMode

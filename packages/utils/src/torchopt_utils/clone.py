@@ -13,6 +13,7 @@ from torchopt_utils.copying import Copier, CopyMode, copier
 from torchopt_utils.extract import extract_state_dict
 from torchopt_utils.state import ModuleState
 from torchopt_utils.targets import Stateful, is_optimizer, tensors_of
+from torchopt_utils.torch_format import is_torch_format, load
 
 TargetT = TypeVar('TargetT')
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
@@ -27,20 +28,21 @@ def module_clone(
 ) -> TargetT:
     """Return a new object like ``target``, which holds the same tensors or copies of them.
 
-    Tied weights stay one tensor. Unlike ``copy.deepcopy``, this works for modules whose
-    parameters carry a graph.
+    Tied weights stay one tensor. Unlike ``copy.deepcopy``, this works for modules whose parameters
+    carry a graph.
 
     Args:
-        target: A module; an optimizer, whose clone steps the same parameters with a state of its
-            own (it must support ``copy.copy``); an extracted state; or a tree of tensors.
+        target: A module, an optimizer, an extracted state or a tree of tensors. The clone of an
+            optimizer steps the same parameters with a state of its own; the optimizer must support
+            ``copy.copy``.
         by: ``'reference'``, ``'copy'`` (connected to the graph) or ``'deepcopy'`` (detached), or
             one of their aliases, as for :func:`extract_state_dict`.
-        detach_buffers: Take the buffers of a module by ``'deepcopy'`` in any case.
-        device: Where to have the tensors; by default where they are.
+        detach_buffers: Deep-copy the buffers of a module, whatever ``by`` says.
+        device: Device of the clone's tensors; by default, each stays on its device.
 
     Raises:
-        ValueError: there is no such ``by``.
-        TypeError: ``target`` is none of the above.
+        ValueError: ``by`` is not one of these.
+        TypeError: ``target`` is none of these.
 
     Example:
         >>> import torch, torchopt
@@ -60,13 +62,15 @@ def module_clone(
     if is_optimizer(target):
         state = extract_state_dict(target, by=by, device=device)
         return cast(TargetT, _clone_optimizer(target, state))
-    tensors_of(target)
+    if not is_torch_format(target):
+        tensors_of(target)
     return tensors.tree(target)
 
 
 def _clone_module(module: ModuleT, tensors: Copier, buffers: Copier) -> ModuleT:
-    # deepcopy refuses tensors that carry a graph, and would untie those it is not told of:
-    # parameters, buffers and plain attributes such as the flat weights of recurrent layers.
+    # deepcopy refuses tensors that carry a graph, so it finds their copies in the memo. The memo
+    # holds every tensor of the modules, so that tied ones stay tied: parameters, buffers, and plain
+    # attributes such as the flat weights of recurrent layers.
     memo: dict[int, Any] = {}
     for submodule in module.modules():
         leaves: list[Any] = pytree.tree_leaves(cast(Any, vars(submodule)))
@@ -79,7 +83,7 @@ def _clone_module(module: ModuleT, tensors: Copier, buffers: Copier) -> ModuleT:
 
 
 def _clone_optimizer(optimizer: Stateful, state: Any) -> Stateful:
-    # A deepcopy would copy the modules as well, whose parameters nobody else could reach.
+    # A deepcopy would step copies of the parameters, which nobody else can reach.
     clone = copy.copy(optimizer)
-    clone.load_state_dict(state)
+    load(clone, state, keep_learned=False)
     return clone

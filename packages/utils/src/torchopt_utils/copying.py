@@ -11,18 +11,18 @@ from torch import nn
 from torchopt import pytree
 
 CopyMode: TypeAlias = Literal['reference', 'ref', 'copy', 'clone', 'deepcopy', 'deepclone']
-"""How a tensor is taken over: itself, a copy connected to its graph, or a detached copy."""
+"""How to take a tensor: the tensor itself, a copy connected to its graph, or a detached copy."""
 
 Slots: TypeAlias = dict[str, torch.Tensor | None]
 Tree = TypeVar('Tree')
 
 
 class Copier:
-    """Copies tensors; one that comes twice, as tied weights do, is copied once."""
+    """Copies tensors. A tensor that comes twice, as tied weights do, is copied once."""
 
     def __init__(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self._copy = copy
-        # The originals are kept beside the copies, because an id is unique only while they live.
+        # Originals are kept beside their copies: an id is unique only while its object lives.
         self._done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def tensor(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -33,7 +33,7 @@ class Copier:
         return done[1]
 
     def leaf(self, leaf: Any) -> Any:
-        """Return the copy of a tensor, and anything else as it is."""
+        """Return the copy of a tensor; return anything else as it is."""
         return self.tensor(leaf) if isinstance(leaf, torch.Tensor) else leaf
 
     def tree(self, tree: Tree) -> Tree:
@@ -49,8 +49,8 @@ def copier(by: CopyMode, device: torch.device | str | int | None = None) -> Copi
     """Return a copier, which also moves to ``device``.
 
     Raises:
-        ValueError: there is no such ``by``.
-        RuntimeError: there is no such device.
+        ValueError: ``by`` is not a :data:`CopyMode`.
+        RuntimeError: ``device`` is not a device.
     """
     if not isinstance(by, str) or by not in _COPIES:
         raise ValueError(f'by must be one of {", ".join(map(repr, _COPIES))}, got {by!r}')
@@ -60,8 +60,18 @@ def copier(by: CopyMode, device: torch.device | str | int | None = None) -> Copi
 
 
 def renewer() -> Copier:
-    """Return a copier that keeps tensors in the graph if they are, and leaves leaves."""
+    """Return a copier whose copies are of the same kind: connected to the graph, or leaves."""
     return Copier(lambda t: _deepcopy(t) if t.grad_fn is None else _connected_copy(t))
+
+
+def keeper(device: torch.device | str | int | None = None) -> Copier:
+    """Return a copier that keeps leaves that require grad, and makes connected copies of the rest.
+
+    The copies have the same derivatives as references. They differ from references only when
+    somebody writes in place, which torch forbids for the leaves that are kept.
+    """
+    reference, connected = copier('reference', device), copier('copy', device)
+    return Copier(lambda t: (reference if t.is_leaf and t.requires_grad else connected).tensor(t))
 
 
 def _reference(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
@@ -75,7 +85,7 @@ def _connected_copy(tensor: torch.Tensor, device: torch.device | None = None) ->
 def _connected(
     tensor: torch.Tensor, device: torch.device | None, copy: bool = False
 ) -> torch.Tensor:
-    # A copy belongs to the graph or not by its kind, not by where it is made.
+    # Whether a copy is connected depends on its kind alone, not on the grad mode at the call.
     with torch.enable_grad():
         return tensor.to(device=device, copy=copy)
 

@@ -1,4 +1,4 @@
-"""Cutting of the graph, in place."""
+"""Cut tensors off the graph that computed them, in place."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import nn
 
 from torchopt import pytree
 from torchopt.authoring.module_slots import parameter_slots
+from torchopt_utils.derived import derived_tensors
 from torchopt_utils.state import ModuleState
-from torchopt_utils.targets import is_optimizer, tensors_of
+from torchopt_utils.targets import Stateful, is_optimizer, tensors_of
+from torchopt_utils.torch_format import is_torch_format, load
 
 TargetT = TypeVar('TargetT')
 
@@ -19,17 +21,22 @@ TargetT = TypeVar('TargetT')
 def stop_gradient(target: Any) -> None:
     """Cut tensors off the graph that computed them, in place; they require grad as before.
 
-    Nothing that ``target`` holds keeps the old graph alive afterwards, so that memory stays
-    constant over outer steps. A gradient in ``.grad`` that carries a graph is cut too.
+    Afterwards these tensors keep nothing of the old graph alive, so that memory stays constant
+    over outer steps. A gradient in ``.grad`` that carries a graph is cut too.
+
+    In a module, the weights that a layer derives from its parameters are cut as well: old-style
+    ``weight_norm`` and ``spectral_norm`` and pruning keep them as plain attributes, named like the
+    parameters. Other attributes stay in their graph, since meta-parameters may be learned through
+    them. So do the hyperparameters of an optimizer.
+
+    Torch can't detach a view in place. In a module, an optimizer or a :class:`ModuleState`, a
+    detached tensor on the same memory takes the view's place.
 
     Args:
-        target: A module (its parameters and buffers), an optimizer (its state), an extracted
-            state, or a tree of tensors. Torch can't detach a view in place: in a module, an
-            optimizer or a :class:`ModuleState` a detached tensor on the same memory takes its
-            place.
+        target: A module, an optimizer, an extracted state or a tree of tensors.
 
     Raises:
-        TypeError: ``target`` is none of the above.
+        TypeError: ``target`` is none of these.
         ValueError: ``target`` is a tree with a view that has a graph. Nothing has changed then.
 
     Example:
@@ -45,17 +52,9 @@ def stop_gradient(target: Any) -> None:
     elif isinstance(target, ModuleState):
         _cut_state(target)
     elif is_optimizer(target):
-        state = target.state_dict()
-        leaves = pytree.tree_leaves(state)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        detached = _detached_views(tensors)
-        if detached:
-            target.load_state_dict(
-                pytree.tree_map(lambda t: detached.get(id(t), t), state, none_is_leaf=True)
-            )
-        _cut(tensors, detached)
+        _cut_optimizer(target)
     else:
-        named = tensors_of(target)
+        named = _tensors_in(target) if is_torch_format(target) else tensors_of(target)
         for name, tensor in named.items():
             if tensor._is_view() and _has_graph(tensor):
                 raise ValueError(
@@ -74,7 +73,7 @@ def module_detach_(target: TargetT) -> TargetT:
         target: A module, an optimizer, an extracted state or a tree of tensors.
 
     Raises:
-        TypeError: ``target`` is none of the above.
+        TypeError: ``target`` is none of these.
         ValueError: ``target`` is a tree with a view that has a graph. Nothing has changed then.
 
     Example:
@@ -89,14 +88,40 @@ def module_detach_(target: TargetT) -> TargetT:
 def _cut_module(module: nn.Module) -> None:
     slots = parameter_slots(module).values()
     buffers = [submodule._buffers for submodule in module.modules()]
+    derived = list(derived_tensors(module))
     held = [slot.read() for slot in slots] + [t for each in buffers for t in each.values()]
     tensors = [tensor for tensor in held if tensor is not None]
+    tensors += [tensor for _, _, tensor in derived]
     detached = _detached_views(tensors)
     for slot in slots:
         slot.write(detached.get(id(slot.read()), slot.read()))
     for each in buffers:
         each.update({name: detached.get(id(t), t) for name, t in each.items()})
+    for submodule, name, tensor in derived:
+        if id(tensor) in detached:
+            setattr(submodule, name, detached[id(tensor)])
     _cut(tensors, detached)
+
+
+def _cut_optimizer(optimizer: Stateful) -> None:
+    state = optimizer.state_dict()
+    tensors = list(_tensors_in(state).values())
+    detached = _detached_views(tensors)
+    _cut(tensors, detached)
+    if detached:
+        load(
+            optimizer,
+            pytree.tree_map(lambda t: detached.get(id(t), t), state, none_is_leaf=True),
+        )
+
+
+def _tensors_in(state: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors of an optimizer's state; its hyperparameters stay in their graph."""
+    if is_torch_format(state):
+        state = state['state']
+    accessors, leaves, _ = pytree.tree_flatten_with_accessor(state)
+    named = {access.codify('state'): leaf for access, leaf in zip(accessors, leaves)}
+    return {name: leaf for name, leaf in named.items() if isinstance(leaf, torch.Tensor)}
 
 
 def _cut_state(state: ModuleState) -> None:
@@ -117,7 +142,7 @@ def _detached_views(tensors: Iterable[torch.Tensor]) -> dict[int, torch.Tensor]:
 
 
 def _has_graph(tensor: torch.Tensor) -> bool:
-    # A view made under no_grad has no graph, but keeps that of its base alive.
+    # A view made under no_grad has no graph, but keeps the graph of its base alive.
     base = tensor._base
     return tensor.grad_fn is not None or (base is not None and base.grad_fn is not None)
 

@@ -1,4 +1,4 @@
-"""Extraction of the state of modules and optimizers."""
+"""Extract the state of modules and optimizers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any, overload
 import torch
 from torch import nn
 
-from torchopt_utils.copying import Copier, CopyMode, copier
+from torchopt_utils.copying import Copier, CopyMode, copier, keeper
 from torchopt_utils.state import BufferSnapshot, ModuleSnapshot, ModuleState
 from torchopt_utils.targets import is_optimizer, tensors_of
+from torchopt_utils.torch_format import is_torch_format
 
 
 @overload
@@ -48,32 +49,36 @@ def extract_state_dict(
 ) -> Any:
     """Return the state of a module or of an optimizer, to be recovered later.
 
-    The state has containers of its own: putting other tensors into ``target``, as a
-    meta-optimizer does, leaves it as it is. A tensor that is shared within ``target`` is shared
+    The state has containers of its own. It stays as it is when other tensors are put into
+    ``target``, as a meta-optimizer does. A tensor that is shared within ``target`` is shared
     within the state.
 
+    An optimizer in the format of ``torch.optim``, whose state is a dictionary with
+    ``param_groups``, writes into its tensors at every step. There, ``'reference'`` takes connected
+    copies; only leaves that require grad, such as a learned rate, are taken themselves.
+
     Args:
-        target: A module, an optimizer (anything with ``state_dict`` and ``load_state_dict``), or
-            a state that was extracted from one.
+        target: A module, an optimizer (anything with ``state_dict`` and ``load_state_dict``), a
+            state that was extracted from one, or a tree of tensors.
         by: ``'reference'`` (or ``'ref'``) takes the tensors themselves; ``'copy'``
             (``'clone'``) takes copies through which gradients flow back to the tensors, also
             under ``torch.no_grad()``; ``'deepcopy'`` (``'deepclone'``) takes detached copies that
             require grad where the tensors do.
-        device: Where to have the tensors; by default where they are. A reference to a tensor on
-            another device becomes a connected copy.
+        device: Device of the state's tensors; by default, each stays on its device. A reference to
+            a tensor on another device becomes a connected copy.
         with_buffers: Include the buffers of a module.
-        detach_buffers: Take the buffers of a module by ``'deepcopy'`` in any case. Layers such as
-            batch normalisation write into theirs, so that references would follow.
+        detach_buffers: Deep-copy the buffers of a module, whatever ``by`` says. Layers such as
+            batch normalisation write into their buffers, and references would show the changes.
         enable_visual: Keep the names of a module's parameters for :func:`make_dot`.
         visual_prefix: Put before each of these names.
 
     Returns:
-        A :class:`ModuleState` for a module; for an optimizer the tree that its ``state_dict``
-        returns.
+        A :class:`ModuleState` for a module; for an optimizer, a tree like the one that its
+        ``state_dict`` returns.
 
     Raises:
-        ValueError: there is no such ``by``.
-        TypeError: ``target`` is none of the above.
+        ValueError: ``by`` is not one of these.
+        TypeError: ``target`` is none of these.
 
     Example:
         >>> import torch, torchopt
@@ -104,8 +109,12 @@ def extract_state_dict(
             kind = BufferSnapshot
         return _copy_state(target, kind, params_copier, buffers_copier, with_buffers)
     if is_optimizer(target):
-        return params_copier.tree(target.state_dict())
-    tensors_of(target)
+        state = target.state_dict()
+        if is_torch_format(state) and by in ('reference', 'ref'):
+            return keeper(device).tree(state)
+        return params_copier.tree(state)
+    if not is_torch_format(target):
+        tensors_of(target)
     return params_copier.tree(target)
 
 

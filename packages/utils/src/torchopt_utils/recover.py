@@ -1,4 +1,4 @@
-"""Recovery of an extracted state."""
+"""Put an extracted state back."""
 
 from __future__ import annotations
 
@@ -10,30 +10,40 @@ from torch import nn
 
 from torchopt.authoring.describe import alike, describe
 from torchopt.authoring.module_slots import ParameterSlot
-from torchopt_utils.copying import Slots, copier, renewer
+from torchopt_utils.copying import Slots, renewer
+from torchopt_utils.derived import refresh_derived
 from torchopt_utils.state import BufferSnapshot, ModuleSnapshot, ModuleState
 from torchopt_utils.targets import Stateful, is_optimizer
+from torchopt_utils.torch_format import load
 
 
 def recover_state_dict(target: nn.Module | Stateful, state: Any) -> None:
     """Put an extracted state back into a module or an optimizer.
 
-    Tensors extracted by reference are put back themselves. Of tensors that the state has copied,
-    a module gets new copies of the same kind (connected to the state's tensors, or detached), so
-    that training it in place leaves the state as it is: a state can be recovered any number of
-    times. Tensors may be on another device than those they replace.
+    A state can be recovered any number of times, since nothing writes into it:
+
+    - A module gets back the very tensors that were extracted by reference. Where the state holds
+      copies, the module gets new copies of the same kind, connected or detached.
+    - An optimizer in the format of ``torch.optim`` gets new copies. A hyperparameter that is a
+      learned tensor stays this tensor: a detached copy's value is written into it.
+    - Any other optimizer, such as a meta-optimizer, gets the tensors of the state themselves: its
+      steps replace them.
+
+    Tensors may be on another device than the tensors that they replace. Weights that torch's
+    old-style ``weight_norm``, ``spectral_norm`` or pruning derive from parameters are computed
+    again.
 
     Args:
         target: The module or optimizer from which the state was extracted, or one like it.
-        state: What :func:`extract_state_dict` has returned. If the buffers were left out,
-            ``target`` keeps its own.
+        state: What :func:`extract_state_dict` returned. Where the buffers were left out, the module
+            keeps its own.
 
     Raises:
-        TypeError: ``target`` is neither a module nor an optimizer, or the state is not that of
-            such a target.
-        ValueError: the state does not fit: the number of submodules, a name, shape or dtype
-            differs, or tied tensors would be separated. Nothing has changed then; of an
-            optimizer, its ``load_state_dict`` is the judge.
+        TypeError: ``target`` is neither a module nor an optimizer, or ``state`` was extracted from
+            the other kind.
+        ValueError: the state does not fit: the number of submodules, a name, a shape or a dtype
+            differs, or tied tensors would be separated. Nothing has changed then. Whether a state
+            fits an optimizer, its ``load_state_dict`` decides.
 
     Example:
         >>> import torch, torchopt
@@ -60,7 +70,7 @@ def recover_state_dict(target: nn.Module | Stateful, state: Any) -> None:
                 'the state of an optimizer is what extract_state_dict returns for it, '
                 f'got {type(state).__name__}'
             )
-        target.load_state_dict(copier('reference').tree(state))
+        load(target, state)
     else:
         raise TypeError(f'target must be a module or an optimizer, got {type(target).__name__}')
 
@@ -85,12 +95,13 @@ def _recover_module(module: nn.Module, state: ModuleState) -> None:
             ParameterSlot(submodule, name).write(tensor)
     for submodule, slots in zip(submodules.values(), new_buffers):
         submodule._buffers.update(slots)
+    refresh_derived(module)
 
 
 def _fitting(
     kind: str, submodules: list[str], current: list[Any], given: tuple[Slots, ...]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what every slot holds and will hold, by qualified name, or raise."""
+    """Yield the qualified name of every slot, what it holds and what it will hold, or raise."""
     if len(given) != len(current):
         raise ValueError(
             f'the state has {kind}s of {len(given)} submodules, the module has {len(current)}'
@@ -98,8 +109,8 @@ def _fitting(
     for prefix, slots, new_slots in zip(submodules, current, given):
         if slots.keys() != new_slots.keys():
             raise ValueError(
-                f'the {kind}s of {prefix or "the module itself"!r} are '
-                f'{[*slots]}, those of the state are {[*new_slots]}'
+                f'the {kind}s of {prefix or "the module itself"!r} are {[*slots]}, '
+                f'but the state has {[*new_slots]}'
             )
         for name, old in slots.items():
             new = new_slots[name]
@@ -107,7 +118,7 @@ def _fitting(
             if not isinstance(new, (torch.Tensor, type(None))):
                 raise TypeError(
                     f'{kind} {qualified!r} of the state must be a tensor or None, '
-                    f'got {type(new).__name__}'
+                    f'got {describe(new)}'
                 )
             if not alike(old, new):
                 raise ValueError(

@@ -13,9 +13,9 @@ class ModuleState(NamedTuple):
     It is a tree of tensors, and can be saved with ``torch.save`` and loaded with ``torch.load``.
 
     Attributes:
-        params: For every submodule, in the order of ``module.modules()``, its own parameters by
-            name; None where one is registered as None.
-        buffers: The same of its buffers; empty if they were left out.
+        params: A dictionary for every submodule, in the order of ``module.modules()``: its own
+            parameters by name, and None for a parameter that is registered as None.
+        buffers: The same for buffers; empty if they were left out.
         visual_contents: The parameters by qualified name, for :func:`make_dot`, or None.
     """
 
@@ -24,10 +24,10 @@ class ModuleState(NamedTuple):
     visual_contents: dict[str, torch.Tensor] | None = None
 
 
-# What recovering has to copy is told by the class, not by a field, which would put a leaf that is
-# no tensor into the tree.
+# The class says what recovering has to copy. A field would put a leaf into the tree that is not a
+# tensor.
 class BufferSnapshot(ModuleState):
-    """A state whose buffers are copied when it is recovered: layers write into them in place."""
+    """A state whose buffers are copied when it is recovered, since layers write into them."""
 
     __slots__ = ()
 

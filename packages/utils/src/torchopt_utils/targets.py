@@ -1,4 +1,4 @@
-"""What the functions of this package can be applied to."""
+"""The kinds of object that the functions of this package take."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any, Protocol, TypeGuard
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.describe import describe
 from torchopt.typing import TensorTree
 
 
 class Stateful(Protocol):
-    """An optimizer, as far as this package knows it."""
+    """An optimizer, as this package sees it."""
 
     def state_dict(self) -> Any:
         """Return the state, a tree of tensors."""
@@ -21,7 +22,7 @@ class Stateful(Protocol):
 
 
 def is_optimizer(target: object) -> TypeGuard[Stateful]:
-    """Tell whether ``target``, which is no module, has a state to extract."""
+    """Tell whether ``target``, which is not a module, has a state to extract."""
     if isinstance(target, type):
         return False
     methods = (getattr(target, name, None) for name in ('state_dict', 'load_state_dict'))
@@ -35,7 +36,7 @@ _WANTED = {
 
 
 def tensors_of(tree: TensorTree, root: str = 'target') -> dict[str, torch.Tensor]:
-    """Return the tensors of a tree by the name that an error would call them.
+    """Return the tensors of a tree, by the names that errors give them.
 
     Raises:
         TypeError: a leaf is neither a tensor nor None, or the tree is None.
@@ -44,11 +45,7 @@ def tensors_of(tree: TensorTree, root: str = 'target') -> dict[str, torch.Tensor
     named = {access.codify(root): leaf for access, leaf in zip(accessors, leaves)}
     for name, leaf in named.items():
         if leaf is tree and not isinstance(leaf, torch.Tensor):
-            raise TypeError(f'{root} must be {_WANTED[root]}, got {_describe(leaf)}')
+            raise TypeError(f'{root} must be {_WANTED[root]}, got {describe(leaf)}')
         if leaf is not None and not isinstance(leaf, torch.Tensor):
-            raise TypeError(f'{name} must be a tensor or None, got {_describe(leaf)}')
+            raise TypeError(f'{name} must be a tensor or None, got {describe(leaf)}')
     return {name: leaf for name, leaf in named.items() if leaf is not None}
-
-
-def _describe(value: object) -> str:
-    return f'the class {value.__name__}' if isinstance(value, type) else type(value).__name__

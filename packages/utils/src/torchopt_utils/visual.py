@@ -1,4 +1,4 @@
-"""Drawing of the graph that autograd has recorded."""
+"""Draw the graph that autograd has recorded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
+from torchopt.authoring.describe import describe
 from torchopt.typing import TensorTree
 from torchopt_utils.state import ModuleState
 from torchopt_utils.targets import tensors_of
@@ -23,9 +24,9 @@ _LEAF, _NAMED, _OUTPUT = 'lightblue', 'orange', 'darkolivegreen1'
 def make_dot(var: TensorTree, params: Names = ()) -> Digraph:
     """Draw the graph that computes ``var``.
 
-    Leaves are drawn in blue with their shapes, operations in grey, operations whose result has a
-    name in orange, and ``var`` in green. Needs the Python package ``graphviz``; to render the
-    result, also its program ``dot``.
+    Leaves are blue and show their shapes, operations are grey, operations whose result has a name
+    are orange, and ``var`` is green. This needs the Python package ``graphviz``; to render the
+    result, also the program ``dot``.
 
     Args:
         var: A tensor, or a tree of tensors.
@@ -39,7 +40,7 @@ def make_dot(var: TensorTree, params: Names = ()) -> Digraph:
 
     Raises:
         ModuleNotFoundError: ``graphviz`` is not installed.
-        TypeError: ``var`` or ``params`` is none of the above.
+        TypeError: ``var`` or ``params`` is none of these.
         ValueError: no tensor of ``var`` has a graph, or a state has no names.
 
     Example:
@@ -98,7 +99,7 @@ def make_dot(var: TensorTree, params: Names = ()) -> Digraph:
 
 
 def _node_of(tensor: torch.Tensor) -> Any:
-    """Return what stands for ``tensor`` in the graph: its operation, or a leaf itself."""
+    """Return the node of ``tensor``: the operation that computed it, or the tensor if a leaf."""
     return tensor if tensor.grad_fn is None else tensor.grad_fn
 
 
@@ -120,13 +121,13 @@ def _named(params: Names) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(entries, (str, torch.Tensor)) or not isinstance(entries, Iterable):
         raise TypeError(
             'params must be a module, a state, a mapping from names to tensors, or several of '
-            f'these, got {type(entries).__name__}'
+            f'these, got {describe(entries)}'
         )
     for entry in entries:
         if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
             name, tensor = entry
             if not isinstance(tensor, torch.Tensor):
-                raise TypeError(f'params[{name!r}] must be a tensor, got {type(tensor).__name__}')
+                raise TypeError(f'params[{name!r}] must be a tensor, got {describe(tensor)}')
             yield name, tensor
         else:
             yield from _named(entry)

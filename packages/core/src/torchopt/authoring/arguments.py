@@ -40,14 +40,22 @@ class Recipe:
         Raises:
             TypeError: the factory has no argument of that name.
         """
+        return self._factory(**self.replace(overrides or {})._arguments)
+
+    def replace(self, overrides: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with some of its arguments replaced.
+
+        Raises:
+            TypeError: the factory has no argument of that name.
+        """
         known = _parameters_of(self._factory)
-        for name in overrides or {}:
+        for name in overrides:
             if name not in known:
                 raise TypeError(
                     f'{self._factory.__name__} has no hyperparameter {name!r}'
                     f'{suggestion(name, known)}; it has {", ".join(known)}'
                 )
-        return self._factory(**{**self._arguments, **(overrides or {})})
+        return Recipe(self._factory, {**self._arguments, **overrides})
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -106,6 +114,9 @@ class _Initializer:
         factory, signature = self._factory, self._signature
 
         def __init__(*args: Any, **kwargs: Any) -> None:
+            for unknown in kwargs.keys() - signature.parameters.keys():
+                close = suggestion(unknown, signature.parameters)
+                raise TypeError(f'{owner.__name__} has no argument {unknown!r}{close}')
             bound = signature.bind(*args, **kwargs).arguments
             (_, instance), (_, target), *arguments = bound.items()
             initialize: Any = super(owner, instance).__init__

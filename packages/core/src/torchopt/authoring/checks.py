@@ -9,7 +9,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.describe import describe
-from torchopt.typing import LearningRate, Params, Scalar
+from torchopt.typing import LearningRate, Params, Scalar, TensorTree
 
 
 def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
@@ -74,17 +74,35 @@ def decay_rates(name: str, values: tuple[Scalar, Scalar]) -> tuple[Scalar, Scala
 
 
 def learning_rate(name: str, value: LearningRate) -> None:
-    """Raise unless ``value`` is a scalar >= 0, a schedule, or a tree of floating-point tensors."""
+    """Raise unless ``value`` is a scalar >= 0, a schedule, or a tree of rates.
+
+    The leaves of a tree are numbers >= 0, or floating-point tensors of any shape.
+    """
     if is_function(value):
         return
     if isinstance(value, (int, float)) or value is None or isinstance(value, str):
         nonnegative(name, value)
         return
-    for accessor, leaf in _leaves(value):
-        if leaf is not None and not _is_floating(leaf):
-            raise TypeError(
-                f'{accessor.codify(name)} must be a floating-point tensor, got {describe(leaf)}'
-            )
+    tree: Any = value
+    leaves, structure = pytree.tree_flatten(tree, none_is_leaf=True)
+    for position, leaf in enumerate(leaves):
+        is_number = isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
+        if leaf is None or _is_floating(leaf) or (is_number and leaf >= 0):
+            continue
+        where = structure.accessors()[position].codify(name)
+        if is_number:
+            nonnegative(where, leaf)
+        raise TypeError(
+            f'{where} must be a number or a floating-point tensor, got {describe(leaf)}'
+        )
+
+
+def is_tree(rate: Scalar | TensorTree) -> bool:
+    """Tell a tree of rates from one rate for all parameters."""
+    if isinstance(rate, (int, float, torch.Tensor)):
+        return False
+    _, structure = pytree.tree_flatten(rate, none_is_leaf=True)
+    return not structure.is_leaf()
 
 
 def representable(name: str, value: Scalar, tree: Params) -> None:
@@ -115,8 +133,3 @@ def params(tree: Params) -> tuple[list[torch.Tensor | None], pytree.PyTreeSpec]:
 
 def _is_floating(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
-
-
-def _leaves(tree: Any) -> zip[tuple[pytree.PyTreeAccessor, Any]]:
-    accessors, leaves, _ = pytree.tree_flatten_with_accessor(tree, none_is_leaf=True)
-    return zip(accessors, leaves)

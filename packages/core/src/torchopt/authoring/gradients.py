@@ -1,4 +1,4 @@
-"""Gradients of a loss with respect to parameters, and the errors that a bad loss deserves."""
+"""Gradients of a loss with respect to parameters, and clear errors for an unusable loss."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 def gradients_of(
     loss: torch.Tensor, params: Sequence[torch.Tensor | None], *, create_graph: bool
 ) -> list[torch.Tensor | None]:
-    """Return the gradient of each of ``params``; None for one that gets none.
+    """Return the gradient of each of ``params``, or None.
 
-    A parameter gets none if it does not require grad or the loss does not depend on it.
+    It is None for a parameter that does not require grad, or that the loss does not depend on.
 
     Raises:
         TypeError: ``loss`` is not a tensor.
         ValueError: ``loss`` is not a scalar, or depends on no parameter that requires grad.
-        RuntimeError: grad mode is off, or the call is being compiled.
+        RuntimeError: grad mode is off, the call is being compiled, or a parameter that carries a
+            graph was converted to another dtype together with its module.
     """
     _require_differentiable(loss)
     wanted = [param for param in params if param is not None and param.requires_grad]
@@ -26,7 +27,7 @@ def gradients_of(
         found = torch.autograd.grad(
             loss,
             wanted,
-            # What the loss was computed from may be part of the next loss, too.
+            # The next loss may share a part of this graph.
             retain_graph=True,
             create_graph=create_graph,
             allow_unused=True,
@@ -36,6 +37,13 @@ def gradients_of(
             'the loss does not depend on any parameter that requires grad: '
             'compute it from the current parameters, without detaching them'
         )
+    for param, gradient in zip(wanted, found):
+        if gradient is not None and gradient.dtype != param.dtype:
+            raise RuntimeError(
+                f'a parameter was converted to {param.dtype} while it carried the graph of earlier '
+                f'steps, which still has {gradient.dtype}: call torchopt.stop_gradient on the '
+                'module and on the optimizer before you convert the module'
+            )
     if len(wanted) == len(params):
         return list(found)
     gradients = iter(found)

@@ -1,7 +1,7 @@
 """The places where modules hold their parameters, into which any tensor can be put.
 
-``torch.nn.Module`` accepts only a ``Parameter`` by assignment. A differentiable step replaces
-parameters by tensors that carry a graph, so that it writes the registration itself.
+By assignment, ``torch.nn.Module`` accepts only a ``Parameter``. A differentiable step replaces
+parameters by tensors that carry a graph, so it writes into the module's registry directly.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-__all__ = ['ParameterSlot', 'parameter_slots', 'read_params', 'write_params']
+__all__ = ['ParameterSlot', 'gone', 'parameter_slots', 'read_params', 'write_params']
 
 
 class ParameterSlot(NamedTuple):
@@ -22,14 +22,18 @@ class ParameterSlot(NamedTuple):
     name: str
 
     def read(self) -> torch.Tensor | None:
-        """Return the tensor that is there, or None for a parameter registered as None."""
+        """Return the tensor that is there, or None for a parameter registered as None.
+
+        Raises:
+            KeyError: the module has no parameter of this name any more.
+        """
         return self.owner._parameters[self.name]
 
     def write(self, tensor: torch.Tensor | None) -> None:
         """Put ``tensor`` there, whether or not it is a ``Parameter``."""
         self.owner._parameters[self.name] = tensor  # type: ignore[assignment]
         if isinstance(self.owner, nn.RNNBase):
-            # Recurrent layers compute with a list of their own.
+            # Recurrent layers compute with a list of tensors of their own.
             self.owner._flat_weights = [
                 getattr(self.owner, name, None) for name in self.owner._flat_weights_names
             ]
@@ -38,8 +42,8 @@ class ParameterSlot(NamedTuple):
 def parameter_slots(module: nn.Module) -> dict[str, ParameterSlot]:
     """Return every slot of ``module`` and its submodules by qualified name.
 
-    A submodule that is reached in two ways is listed once; tied tensors have a slot for each of
-    their names.
+    A submodule that can be reached in two ways is listed once. A tied tensor has a slot for each of
+    its names.
     """
     return {
         f'{prefix}.{name}' if prefix else name: ParameterSlot(owner, name)
@@ -48,20 +52,33 @@ def parameter_slots(module: nn.Module) -> dict[str, ParameterSlot]:
     }
 
 
+def gone(name: str) -> RuntimeError:
+    """Return the error for a parameter that its module no longer has."""
+    return RuntimeError(
+        f'parameter {name!r} has been removed from its module since the optimizer was made. '
+        'If a parametrization, weight normalisation or pruning now computes it, make the '
+        'optimizer afterwards'
+    )
+
+
 def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch.Tensor]:
-    """Return the parameter that each name stands for; a tied one has several slots.
+    """Return the parameter of each name. A tied parameter has several slots.
 
     Raises:
-        RuntimeError: a parameter has been removed from its module, or is tied no longer.
+        RuntimeError: a parameter has been removed from its module, or is no longer tied.
     """
     params = {}
     for name, (first, *others) in slots.items():
-        tensor = first.read()
+        try:
+            tensor = first.read()
+            shared = all(slot.read() is tensor for slot in others)
+        except KeyError:
+            raise gone(name) from None
         if tensor is None:
-            raise RuntimeError(f'parameter {name!r} has been removed from its module')
-        if any(slot.read() is not tensor for slot in others):
+            raise gone(name)
+        if not shared:
             raise RuntimeError(
-                f'parameter {name!r} was shared when its module was added, but is not any more: '
+                f'parameter {name!r} was shared when its module was added, but no longer is: '
                 'make a new optimizer'
             )
         params[name] = tensor

@@ -22,7 +22,7 @@ class Origin(NamedTuple):
     def __str__(self) -> str:
         defaults = inspect.signature(self.factory).parameters
         arguments = ', '.join(
-            f'{name}={_shown(value)}'
+            f'{name}={shown(value)}'
             for name, value in self.arguments.items()
             if isinstance(value, torch.Tensor) or repr(value) != repr(defaults[name].default)
         )
@@ -48,7 +48,8 @@ def origin_of(init: Callable[..., Any]) -> Origin | None:
     return getattr(init, 'origin', None)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a short form of an argument, for one line of a ``repr``."""
     if isinstance(value, torch.Tensor) and value.numel() == 1 and value.device.type == 'cpu':
         grad = ', requires_grad=True' if value.requires_grad else ''
         return f'tensor({value.item():.4g}{grad})'

@@ -79,8 +79,10 @@ def elementwise(
         state_class: A named tuple. Its fields are trees shaped like the parameters, in the order
             in which the rule takes their tensors, except for ``steps``, the int64 vector of steps
             that each parameter has taken.
-        rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``; see
-            :func:`map_rule`.
+        rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``, all of
+            one shape except for the 0-dim scalars. 16-bit tensors reach it as float32, and what it
+            returns is rounded to the dtype of the gradient. It is not called where a parameter has
+            no gradient; the state is kept there.
         scalars: Maps the float64 vector of step counts, of which the first step's is 1, to vectors
             with one scalar for each parameter, such as bias corrections. Without it no steps are
             counted, and the field ``steps`` holds the empty tuple.
@@ -91,6 +93,11 @@ def elementwise(
             :func:`torch.vmap` takes for a tree without tensors.
         moment_requires_grad: Let the initial state tensors require grad.
         sparse: The rule takes sparse gradients, too.
+
+    Returns:
+        The transformation. Its ``update`` raises ValueError if updates and state differ in
+        structure, or a tensor of the state in shape, dtype or device from its gradient, and
+        TypeError for a leaf of the updates that is neither a floating-point tensor nor None.
     """
     names: tuple[str, ...] = state_class._fields  # type: ignore[attr-defined]
     moments = [name for name in names if name != 'steps' and name not in unused]
@@ -107,13 +114,16 @@ def elementwise(
         return state_class(**fields)
 
     def update(updates: Updates, state: Any, params: Params | None) -> tuple[Any, State]:
+        leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
         old = state._asdict()
         per_leaf: Iterable[torch.Tensor] = ()
         if scalars is not None:
-            old['steps'], counts = advance(state.steps, updates)
+            old['steps'], counts = advance(state.steps, leaves)
             per_leaf = scalars(counts)
         trees = {name: old[name] for name in moments}
-        updates, *new = map_rule(rule, updates, trees, tuple(per_leaf), sparse=sparse)
+        updates, *new = _apply_rule(
+            rule, updates, leaves, structure, trees, tuple(per_leaf), sparse
+        )
         return updates, state_class(**{**old, **dict(zip(moments, new))})
 
     return transformation(init, update, state_class)
@@ -174,35 +184,20 @@ def add_updates(params: Params, updates: Updates) -> Any:
     return map_updates(lambda u, p: torch.add(p, u), updates, {'params': params}, absent='params')
 
 
-def map_rule(
+def _apply_rule(
     rule: Rule,
     updates: Updates,
+    leaves: list[Any],
+    structure: pytree.PyTreeSpec,
     state: Mapping[str, TensorTree],
-    scalars: Sequence[torch.Tensor] = (),
-    *,
-    sparse: bool = False,
+    scalars: Sequence[torch.Tensor],
+    sparse: bool,
 ) -> list[Any]:
-    """Apply an update rule at every leaf where there is a gradient.
-
-    Args:
-        rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``, all of
-            one shape except for the 0-dim scalars. 16-bit tensors reach it as float32, and what it
-            returns is rounded to the dtype of the gradient.
-        updates: Tree of gradients; None where a parameter has none. Its state is kept then.
-        state: Trees of state tensors, by name, in the order in which the rule takes them.
-        scalars: Vectors with one entry for every leaf, in the order in which the rule takes them.
-        sparse: The rule takes sparse gradients, too.
+    """Apply a rule at every leaf of ``updates`` where there is a gradient.
 
     Returns:
         The tree of updates, then one tree for every entry of ``state``.
-
-    Raises:
-        ValueError: a tree of ``state`` has another structure than ``updates``, or a tensor has
-            another shape, dtype or device than its gradient.
-        TypeError: a leaf of ``updates`` is neither a floating-point tensor nor None, or is sparse
-            where the rule does not take that.
     """
-    leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
     columns = [flatten_like(structure, tree, name) for name, tree in state.items()]
     _require_alike(structure, leaves, dict(zip(state, columns)))
     if not sparse:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from torchopt import pytree
-from torchopt.typing import Params, Updates
+from torchopt.typing import Params
 
 
 def zero_steps(params: Params) -> torch.Tensor:
@@ -21,13 +23,17 @@ def shared_device(params: Params) -> torch.device:
     return devices.pop() if len(devices) == 1 else torch.device('cpu')
 
 
-def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
+def next_steps(steps: torch.Tensor, gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
     """Count one step more for every leaf that has a gradient.
+
+    Args:
+        steps: An int64 vector with a count for each leaf.
+        gradients: The leaves of a tree of gradients; None where a parameter has none.
 
     Raises:
         ValueError: the number of leaves is not the number of counts.
     """
-    taken = [leaf is not None for leaf in pytree.tree_leaves(updates, none_is_leaf=True)]
+    taken = [leaf is not None for leaf in gradients]
     if len(taken) != steps.shape[-1]:
         raise ValueError(
             f'updates have {len(taken)} leaves, but the state was made for {steps.shape[-1]} '
@@ -39,9 +45,11 @@ def next_steps(steps: torch.Tensor, updates: Updates) -> torch.Tensor:
     return steps + torch.tensor(taken).to(steps.device, non_blocking=True)
 
 
-def advance(steps: torch.Tensor, updates: Updates) -> tuple[torch.Tensor, torch.Tensor]:
+def advance(
+    steps: torch.Tensor, gradients: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return :func:`next_steps`, and the same counts as floats for bias corrections."""
-    steps = next_steps(steps, updates)
+    steps = next_steps(steps, gradients)
     return steps, as_float(steps)
 
 

@@ -86,6 +86,17 @@ class StateLayout:
         return [name for _, columns in self._members for column in columns for name in column.names]
 
     @property
+    def shared_names(self) -> list[str]:
+        """The keys whose value is the same in all entries."""
+        return [
+            name
+            for _, columns in self._members
+            for column in columns
+            if column.kind == 'shared'
+            for name in column.names
+        ]
+
+    @property
     def is_from_construction(self) -> bool:
         """Whether torch needs the entries of parameters that have taken no step."""
         return any(state_class in _FROM_CONSTRUCTION for state_class, _ in self._members)

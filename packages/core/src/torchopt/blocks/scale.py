@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, pointwise, stateless
 from torchopt.base import GradientTransformation, identity
-from torchopt.blocks.scale_by_schedule import scale_by_schedule
+from torchopt.blocks.scale_by_schedule import scale_by_schedule, with_tensors
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 
@@ -23,8 +25,8 @@ def scale(factor: Scalar | TensorTree) -> GradientTransformation:
     """Multiply updates by ``factor``.
 
     Args:
-        factor: A number, a 0-dim tensor, or a tree of tensors with the structure of the updates,
-            each broadcastable to its update. Tensors may require grad.
+        factor: A number, a 0-dim tensor, or a tree with the structure of the updates. Its leaves
+            are numbers, or tensors that broadcast to their update. Tensors may require grad.
     """
     return _multiply(factor, 'factor')
 
@@ -56,7 +58,7 @@ def _multiply(
 
     return stateless(
         lambda updates, params: map_updates(
-            lambda g, f: g * sign(f), updates, {name: factor}, broadcast=True
+            lambda g, f: g * sign(f), updates, {name: with_tensors(factor)}, broadcast=True
         )
     )
 
@@ -71,8 +73,9 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
     """Multiply updates by ``-lr``, so that adding them descends.
 
     Args:
-        lr: A number or 0-dim tensor >= 0, a schedule, or a tree of tensors with the structure of
-            the parameters: a learning rate for every tensor, or for every entry (Meta-SGD).
+        lr: A number or 0-dim tensor >= 0; a tree with the structure of the parameters, whose
+            leaves are numbers or tensors: a learning rate for every tensor, or for every entry
+            (Meta-SGD); or a schedule, which returns one of these.
 
     Raises:
         TypeError: ``lr`` is none of these.
@@ -82,6 +85,10 @@ def scale_by_learning_rate(lr: LearningRate) -> GradientTransformation:
     if isinstance(lr, (int, float)):
         return _multiply(-lr, 'lr')
     if checks.is_function(lr):
-        return scale_by_schedule(lambda count: -lr(count))
+        return scale_by_schedule(lambda count: _negated(lr(count)))
     # Negated at each update, not once: who learns a rate changes it in place.
     return _multiply(lr, 'lr', torch.neg)
+
+
+def _negated(rate: Any) -> Any:
+    return pytree.tree_map(torch.neg, with_tensors(rate)) if checks.is_tree(rate) else -rate

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 import torch
 
+from torchopt import pytree
+from torchopt.authoring import checks
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, transformation
 from torchopt.authoring.state import saveable
 from torchopt.authoring.steps import as_float, shared_device
 from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation
-from torchopt.typing import Params, Schedule, Updates
+from torchopt.typing import Params, Schedule, TensorTree, Updates
 
 
 @saveable
@@ -33,11 +36,13 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
 
     Args:
         schedule: Maps the number of updates made so far, a 0-dim float64 tensor that is 0 at the
-            first update, to a number or a 0-dim tensor.
+            first update, to a number, a 0-dim tensor, or a tree of numbers and tensors with the
+            structure of the updates.
 
     Raises:
         TypeError: ``schedule`` is not callable.
-        ValueError: at ``update``, the schedule returns a tensor that is not 0-dim.
+        ValueError: at ``update``, the schedule returns a tensor that is not 0-dim, or a tree that
+            does not fit the updates.
     """
     if not callable(schedule):
         raise TypeError(f'schedule must be callable, got {schedule!r}')
@@ -53,9 +58,31 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
         factor = schedule(as_float(state.steps))
         if isinstance(factor, torch.Tensor) and factor.dim() != 0:
             raise ValueError(
-                'a schedule must return a number or a 0-dim tensor, '
+                'a schedule must return a number or a 0-dim tensor, or a tree of rates, '
                 f'got a tensor of shape {tuple(factor.shape)}'
             )
-        return map_updates(lambda g: g * factor, updates), ScaleByScheduleState(state.steps + 1)
+        if checks.is_tree(factor):
+            rates = {'schedule(count)': with_tensors(factor)}
+            scaled = map_updates(operator.mul, updates, rates, broadcast=True)
+        else:
+            scaled = map_updates(lambda g: g * factor, updates)
+        return scaled, ScaleByScheduleState(state.steps + 1)
 
     return transformation(init, update, ScaleByScheduleState)
+
+
+def with_tensors(rates: TensorTree) -> Any:
+    """Return a tree of rates with 0-dim tensors in the place of its numbers.
+
+    ``torch.compile`` can't take a tree of constants apart.
+    """
+    leaves, structure = pytree.tree_flatten(rates, none_is_leaf=True)
+    return pytree.tree_unflatten(
+        structure,
+        [
+            torch.tensor(leaf, dtype=torch.float64, device='cpu')
+            if isinstance(leaf, (int, float))
+            else leaf
+            for leaf in leaves
+        ],
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+import operator
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -66,25 +67,17 @@ class GroupStep:
         """Return the entries of the group's parameters; new ones hold first values."""
         params = group['params']
         layout = self.layout(group)
-        found = [state.get(param) or {} for param in params]
-        names = layout.names
-        missing = [
-            position
-            for position, entry in enumerate(found)
-            if any(entry.get(name) is None for name in names)
-        ]
-        if missing:
-            self._fill(self.transformation(group), layout, params, found, missing)
-        if len(self._counts) != len(params) or any(
-            entry.get(STEP) is not count for entry, count in zip(found, self._counts)
-        ):
-            self._steps = counts_of(found, shared_device(params))
+        entries = [state.get(param, {}) for param in params]
+        if not all(entries) or any(name not in e for name in layout.names for e in entries):
+            entries = self._filled(group, layout, entries)
+            state.update(zip(params, entries))
+        counts = [entry.get(STEP) for entry in entries]
+        if len(self._counts) != len(counts) or not all(map(operator.is_, counts, self._counts)):
+            self._steps = counts_of(entries, shared_device(params))
             self._counts = list(self._steps.unbind())
-            for entry, count in zip(found, self._counts):
+            for entry, count in zip(entries, self._counts):
                 entry[STEP] = count
-        for param, entry in zip(params, found):
-            state[param] = entry
-        return found
+        return entries
 
     def prepare(
         self, group: Group, state: Entries, *, keep_state: bool
@@ -120,22 +113,24 @@ class GroupStep:
         self, layout: StateLayout, entries: list[Entry], state: OptState, gradients: list[Any]
     ) -> None:
         steps = layout.write(state, entries)
-        self._steps.copy_(next_steps(self._steps, gradients) if steps is None else steps)
+        if steps is not None:
+            self._steps.copy_(steps)
+        elif all([gradient is not None for gradient in gradients]):
+            self._steps.add_(1)
+        else:
+            self._steps.copy_(next_steps(self._steps, gradients))
 
-    def _fill(
-        self,
-        transformation: GradientTransformation,
-        layout: StateLayout,
-        params: list[torch.Tensor],
-        entries: list[Entry],
-        missing: list[int],
-    ) -> None:
-        first: list[Entry] = [{} for _ in params]
-        layout.write(transformation.init(params), first)
-        for position in missing:
-            entry = entries[position]
-            entry.update({k: v for k, v in first[position].items() if entry.get(k) is None})
-            entry.setdefault(STEP, torch.zeros((), dtype=torch.int64))
+    def _filled(self, group: Group, layout: StateLayout, entries: Sequence[Entry]) -> list[Entry]:
+        """Return the entries with first values where they lack some."""
+        params = group['params']
+        first: list[Entry] = [{STEP: torch.zeros((), dtype=torch.int64)} for _ in params]
+        layout.write(self.transformation(group).init(params), first)
+        for old, new in zip(entries, first):
+            # torch.optim.SGD's comes without a count.
+            if old and STEP not in old:
+                del new[STEP]
+            new.update(old)
+        return first
 
     def _have_changed(self, group: Group) -> bool:
         return any(

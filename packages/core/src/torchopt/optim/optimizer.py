@@ -9,6 +9,7 @@ import torch
 
 from torchopt.authoring import checks
 from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.describe import describe
 from torchopt.authoring.torch_state import STEP, Entry
 from torchopt.base import GradientTransformation
 from torchopt.optim.group import GroupStep, name_of
@@ -126,9 +127,16 @@ class Optimizer(torch.optim.Optimizer):
             The loss of ``closure``, or None.
 
         Raises:
+            TypeError: ``closure`` is not a function, or a gradient is sparse and the rule does not
+                take that.
             ValueError: a hyperparameter of a group is out of its range, or tensors do not fit.
                 No group has changed then.
         """
+        if closure is not None and not callable(closure):
+            raise TypeError(
+                f'step takes a function that returns the loss, got {describe(closure)}: call '
+                'loss.backward() and step(), or give the loss to the step of a meta-optimizer'
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -139,10 +147,13 @@ class Optimizer(torch.optim.Optimizer):
                 for worker, group in self._workers()
             ]
             # In one call, so that a tensor that can't be written stops all groups.
-            apply_updates(
-                [g['params'] for g, (updates, _) in zip(self.param_groups, prepared) if updates],
-                [updates for updates, _ in prepared if updates],
-            )
+            composite = [
+                (group['params'], updates)
+                for group, (updates, _) in zip(self.param_groups, prepared)
+                if updates is not None
+            ]
+            if composite:
+                apply_updates(*map(list, zip(*composite)))
             for _, commit in prepared:
                 commit()
         self._state_is_lent = False
@@ -208,7 +219,14 @@ class Optimizer(torch.optim.Optimizer):
         clone = object.__new__(type(self))
         state = self.__getstate__()
         state['defaults'] = dict(self.defaults)
-        state['state'] = type(self.state)(dict, {p: dict(e) for p, e in self.state.items()})
+        # Counts, unlike the other tensors, are written in place also where the state is lent.
+        state['state'] = type(self.state)(
+            dict,
+            {
+                p: {k: torch.as_tensor(v).clone() if k == STEP else v for k, v in e.items()}
+                for p, e in self.state.items()
+            },
+        )
         state['param_groups'] = [{**g, 'params': list(g['params'])} for g in self.param_groups]
         clone.__setstate__(state)
         clone._state_is_lent = self._state_is_lent = True
@@ -255,9 +273,12 @@ class Optimizer(torch.optim.Optimizer):
             for position, param in enumerate(new['params']):
                 entry = loaded['state'].get(param, {})
                 _require_fitting(name_of(new, position), param, entry, layout.names)
-                # In place steps must not write into the caller's tensors.
+                # Steps in place must not write into the caller's tensors. What is None, as a
+                # momentum before its first step, gets its first value.
                 loaded['state'][param] = {
-                    k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in entry.items()
+                    k: v.clone() if isinstance(v, torch.Tensor) else v
+                    for k, v in entry.items()
+                    if v is not None
                 }
         with torch.no_grad():
             for old, value in tensors:

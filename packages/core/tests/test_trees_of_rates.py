@@ -1,0 +1,85 @@
+"""A learning rate for each parameter: trees of numbers and tensors, fixed or from a schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import torchopt
+from torchopt.registry import OPTIMIZERS, OptimizerEntry
+
+ACCELERATED = [False, *[True] * torchopt.accelerated_op_available()]
+RATES = {'w': 0.1, 'b': 0.5}
+
+
+def run(factory: Any, lr: Any, names: tuple[str, ...] = ('w', 'b'), **options: Any) -> Any:
+    params = {name: torch.ones(2, dtype=torch.float64) for name in names}
+    optimizer = factory(lr=lr, **options)
+    state = optimizer.init(params)
+    for _ in range(3):
+        gradients = {name: param * torch.tensor([1.0, -2.0]) for name, param in params.items()}
+        updates, state = optimizer.update(gradients, state, params=params, inplace=False)
+        params = torchopt.apply_updates(params, updates, inplace=False)
+    return params
+
+
+@pytest.mark.parametrize('accelerated', ACCELERATED)
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_numbers_in_a_tree_are_rates_of_their_parameters(
+    entry: OptimizerEntry, accelerated: bool
+) -> None:
+    options: dict[str, Any] = {'use_accelerated_op': accelerated}
+    together = run(entry.factory, RATES, **options)
+    for name, rate in RATES.items():
+        alone = run(entry.factory, rate, (name,), **options)
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize('accelerated', ACCELERATED)
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_a_schedule_may_return_a_tree(entry: OptimizerEntry, accelerated: bool) -> None:
+    options: dict[str, Any] = {'use_accelerated_op': accelerated}
+    decay = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def schedule(count: torch.Tensor) -> Any:
+        return {'w': 0.1, 'b': 0.5 * decay**count}
+
+    together = run(entry.factory, schedule, **options)
+    alone = {
+        'w': run(entry.factory, lambda count: 0.1, ('w',), **options)['w'],
+        'b': run(entry.factory, lambda count: 0.5 * decay**count, ('b',), **options)['b'],
+    }
+    for name in alone:
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-12, atol=0)
+    found = torch.autograd.grad(together['b'].sum(), decay, retain_graph=True)
+    torch.testing.assert_close(found, torch.autograd.grad(alone['b'].sum(), decay))
+
+
+@pytest.mark.parametrize('inplace', [True, False])
+def test_a_tree_from_a_schedule_must_fit(inplace: bool) -> None:
+    optimizer = torchopt.sgd(lr=lambda count: {'w': 0.1})
+    params = {'w': torch.ones(2), 'b': torch.ones(2)}
+    state = optimizer.init(params)
+    with pytest.raises(ValueError, match=r'schedule\(count\) and updates differ in structure'):
+        optimizer.update(params, state, inplace=inplace)
+    assert torch.equal(params['w'], torch.ones(2))
+
+
+def test_numbers_and_tensors_can_stand_side_by_side() -> None:
+    rate = torch.tensor([0.5, 1.0], requires_grad=True)
+    params = {'w': torch.ones(2), 'b': torch.ones(2)}
+    optimizer = torchopt.sgd(lr={'w': rate, 'b': 0.25})
+    updates, _ = optimizer.update(params, optimizer.init(params), inplace=False)
+    assert torch.equal(updates['w'], torch.tensor([-0.5, -1.0]))
+    assert torch.equal(updates['b'], torch.tensor([-0.25, -0.25]))
+    assert torch.equal(torch.autograd.grad(updates['w'].sum(), rate)[0], -torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    'lr', [RATES, lambda count: RATES, lambda count: {'w': 0.5**count, 'b': 0.1}]
+)
+def test_trees_of_numbers_compile(lr: Any) -> None:
+    compiled = torch.compile(run, backend='eager', fullgraph=True)
+    torch.testing.assert_close(compiled(torchopt.adam, lr), run(torchopt.adam, lr))
