@@ -243,7 +243,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _require_new_leaves(self, members: list[Any]) -> None:
         # torch takes pairs of names and tensors, too.
-        params = [m[1] if isinstance(m, tuple) and len(m) == 2 else m for m in members]
+        params: list[Any] = [m[1] if isinstance(m, tuple) and len(m) == 2 else m for m in members]
         for position, param in enumerate(params):
             if not isinstance(param, torch.Tensor):
                 raise TypeError(f'params[{position}] must be a tensor, got {param!r:.80}')

@@ -59,7 +59,7 @@ class _EveryStep:
     differentiable_again = True
 
     def __init__(self, gradient_order: Order | None) -> None:
-        self.gradient_order = gradient_order
+        self.gradient_order: Order | None = gradient_order
 
     def keep(self, checkpoints: list[Checkpoint], checkpoint: Checkpoint) -> None:
         checkpoints.append(checkpoint)
