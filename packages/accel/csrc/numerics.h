@@ -22,6 +22,8 @@ namespace TORCHOPT_ISA {
 
 TORCHOPT_FN float square_root(float x) { return sqrtf(x); }
 TORCHOPT_FN double square_root(double x) { return sqrt(x); }
+TORCHOPT_FN float magnitude(float x) { return fabsf(x); }
+TORCHOPT_FN double magnitude(double x) { return fabs(x); }
 
 // The length of a state array. C++ has no arrays of length 0, so a rule without state gets 1.
 TORCHOPT_FN constexpr int slots(int states) { return states > 0 ? states : 1; }

@@ -39,11 +39,14 @@ struct Step {
         applied(T(apply ? 1 : 0)),
         rule(own, step) {}
 
+  // x + factor * p, but x itself for the factor 0: infinity times 0 is NaN, and -0 + 0 is 0.
+  TORCHOPT_FN static T decayed(T x, T factor, T p) { return factor != T(0) ? x + factor * p : x; }
+
   // Returns the update or, to apply it, the new param.
   TORCHOPT_FN T forward(T g, T p, const T* s, T* t) const {
     T d;
-    rule.forward(sign * g + coupled * p, s, d, t);
-    T update = scale * (d + decoupled * p);
+    rule.forward(decayed(sign * g, coupled, p), s, d, t);
+    T update = scale * decayed(d, decoupled, p);
     return applied != T(0) ? p + update : update;
   }
 
@@ -51,10 +54,10 @@ struct Step {
   TORCHOPT_FN T vjp(T g, T p, const T* s, T du, const T* dt, T& dg, T& dp, T* ds) const {
     T d, deffective;
     T dd = scale * du;
-    rule.vjp(sign * g + coupled * p, s, dd, dt, d, deffective, ds);
+    rule.vjp(decayed(sign * g, coupled, p), s, dd, dt, d, deffective, ds);
     dg = sign * deffective;
-    dp = coupled * deffective + decoupled * dd;
-    return du * (d + decoupled * p);
+    dp = decayed(decoupled * dd, coupled, deffective);
+    return du * decayed(d, decoupled, p);
   }
 };
 

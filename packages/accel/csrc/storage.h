@@ -57,8 +57,11 @@ struct Float16 {
   TORCHOPT_FN static float load(uint16_t x) {
     uint32_t sign = uint32_t(x & 0x8000) << 16;
     uint32_t magnitude = x & 0x7fff;
-    // Multiplication by 2^112 corrects the exponent's bias, of subnormal numbers as well.
-    uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude << 13) * 0x1p112f);
+    // A subnormal number is an integer times 2^-24. It must not become a subnormal float on the
+    // way: torch.set_flush_denormal(True) makes the hardware take that for 0.
+    uint32_t subnormal = bit_cast<uint32_t>(float(int32_t(magnitude)) * 0x1p-24f);
+    uint32_t normal = (magnitude << 13) + (112u << 23);
+    uint32_t finite = magnitude < 0x400 ? subnormal : normal;
     uint32_t special = 0x7f800000 | magnitude << 13;
     return bit_cast<float>(sign | (magnitude >= 0x7c00 ? special : finite));
   }

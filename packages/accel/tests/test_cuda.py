@@ -122,6 +122,22 @@ def test_cpu_and_gpu_in_one_list(launches: list[str]) -> None:
     assert launches.count('adam') == launches.count('adam_backward') == 2 * 2
 
 
+def test_learning_rate_on_the_gpu_for_tensors_on_the_cpu() -> None:
+    """It may be what a GPU is still computing."""
+    busy = torch.ones(4096, 4096, device='cuda')
+    gradient = torch.ones(3, requires_grad=True)
+    for _ in range(5):
+        for _ in range(8):
+            busy = busy @ busy / 4096
+        rate = (busy[0, 0] * 0 + 0.5).requires_grad_()
+        optimizer = torchopt.sgd(rate, use_accelerated_op=True)
+        (update,), _ = optimizer.update([gradient], optimizer.init([gradient]), inplace=False)
+        assert torch.equal(update.detach(), torch.full((3,), -0.5))
+        (derivative,) = torch.autograd.grad(update.sum(), rate)
+        assert derivative.device.type == 'cuda'
+        assert derivative.item() == -3
+
+
 def test_learning_rate_on_the_cpu() -> None:
     lr = torch.tensor(0.03, dtype=torch.float64, requires_grad=True)
     both(ADAM, [normal(70_001).requires_grad_(), normal(3).requires_grad_()], lr, lr=lr)

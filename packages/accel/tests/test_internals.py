@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from torch.utils import dlpack
 
 import torchopt
+from torchopt.authoring import torch_internals
 from torchopt_accel import internals, kernels
 
 NAMES = {
@@ -25,7 +26,7 @@ ONE = torch.tensor([1.0, -2.0], dtype=torch.float64)
 def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """Hide a private name, as if torch had never had it.
 
-    Its own calls need the name, so that only ``internals`` is shown a torch without it.
+    Its own calls need the name, so that only the module that asks is shown a torch without it.
     """
 
     class Without:
@@ -43,7 +44,8 @@ def forget(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     else:
         torch_without = Without(torch, '_C')
         torch_without._C = Without(module, name)  # type: ignore[attr-defined]
-        monkeypatch.setattr(internals, 'torch', torch_without)
+        asking = torch_internals if mode == 'transforming' else internals
+        monkeypatch.setattr(asking, 'torch', torch_without)
 
 
 @pytest.fixture(params=['now', 'forward_mode', 'transforming', 'dispatching'])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import torchopt
 from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
 from support.optimizer_cases import OptimizerCase
-from support.trees import assert_trees_close, generator
+from support.trees import assert_trees_close, generator, sample_gradients
 from torchopt import pytree
 from torchopt_accel.kernels import DTYPES
 
@@ -128,6 +128,63 @@ def test_inplace_into_strided_and_expanded(device: str) -> None:
     expanded = torch.ones(1, device=device).expand(3)
     with pytest.raises(ValueError, match='expanded'):
         optimizer.update([expanded], optimizer.init([expanded]))
+
+
+@pytest.mark.parametrize('inplace', [True, False])
+@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+def test_lists_and_the_tuples_of_autograd_go_together(
+    case: OptimizerCase, inplace: bool, launches: list[str]
+) -> None:
+    results = []
+    for container in (list, tuple):
+        optimizer = case.make(use_accelerated_op=True)
+        params = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
+        state = optimizer.init(params)
+        for step in range(3):
+            gradients = container(sample_gradients(params, step))
+            with torch.no_grad():
+                updates, state = optimizer.update(gradients, state, params=params, inplace=inplace)
+            assert type(updates) is container
+        results.append((list(updates), state))
+    assert_trees_close(*results)
+    assert len(launches) == (6 if 'amsgrad' not in case.options else 0)
+
+
+@pytest.mark.parametrize('inplace', [True, False])
+@pytest.mark.parametrize('name', ['sgd', 'adagrad', 'adam'])
+def test_sparse_gradients_take_the_rule(name: str, inplace: bool, launches: list[str]) -> None:
+    """Which takes them or says which gradient it does not take."""
+    results: list[Any] = []
+    for accelerated in (False, True):
+        gradients = [torch.ones(2), torch.tensor([[0.0, 0.0], [1.0, 2.0]]).to_sparse(1)]
+        optimizer = getattr(torchopt, name)(0.1, use_accelerated_op=accelerated)
+        state = optimizer.init([torch.ones(2), torch.ones(2, 2)])
+        try:
+            updates, state = optimizer.update(gradients, state, inplace=inplace)
+        except TypeError as error:
+            results.append(str(error))
+        else:
+            assert updates[1].is_sparse
+            results.append((updates[0], updates[1].to_dense(), pytree.tree_leaves(state)))
+    if name == 'adam':
+        assert 'updates[1] is a sparse gradient' in results[0]
+        assert results[0] == results[1]
+    else:
+        assert_trees_close(*results)
+    assert not launches
+
+
+def test_sparse_cotangents(launches: list[str]) -> None:
+    results = []
+    for accelerated in (False, True):
+        gradient = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64, requires_grad=True)
+        optimizer = torchopt.adam(0.1, eps_root=1e-3, use_accelerated_op=accelerated)
+        (weight,), _ = optimizer.update([gradient], optimizer.init([gradient]), inplace=False)
+        # torch can't differentiate the rule with a sparse cotangent; kernels make it dense.
+        rows = torch.nn.functional.embedding(torch.tensor([1]), weight, sparse=accelerated)
+        results.append(torch.autograd.grad(rows.square().sum(), gradient))
+    assert_trees_close(*results)
+    assert launches == ['adam', 'adam_backward']
 
 
 MISFITS = {

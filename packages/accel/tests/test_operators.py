@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchopt
@@ -128,6 +129,39 @@ def test_backward_checks_cotangents() -> None:
         )
     with pytest.raises(ValueError, match='lr is not given'):
         operator('adam', 'backward')([None] * 6, *adam_arguments(), [True] * 5)
+
+
+def test_misfits_are_named_without_their_neighbours() -> None:
+    many = [torch.ones(2)] * 100
+    given = {'grads': many, 'positions': [0] * 100}
+    states = many + many[1:] + [torch.ones(7)]
+    with pytest.raises(ValueError) as caught:
+        operator('adam', 'forward')(*adam_arguments(states=states, **given))
+    assert 'leaf 99: a tensor of shape (7,)' in str(caught.value)
+    assert len(str(caught.value)) < 250
+    mixed = [*many[1:], torch.ones(2, dtype=torch.float64)]
+    with pytest.raises(ValueError, match=r'gradients of one step differ.*float64.*float32'):
+        operator('sgd', 'forward')(mixed, [], [], None, [0] * 100, None, hyper_of('sgd'))
+
+
+def test_scalars_are_waited_for_on_their_way_to_the_cpu() -> None:
+    """A copy from a GPU that does not block would be read before it has arrived."""
+
+    class Copies(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+            options = kwargs or {}
+            if function is torch.Tensor.to and options.get('non_blocking') is not None:
+                seen.append((args[1], options['non_blocking']))
+            return function(*args, **options)
+
+    seen: list[Any] = []
+    optimizer = torchopt.adam(torch.tensor(0.1), use_accelerated_op=True)
+    gradients = [torch.ones(3)]
+    state = optimizer.init(gradients)
+    with Copies():
+        optimizer.update(gradients, state, inplace=False)
+    # The learning rate and the step counts.
+    assert seen == [(torch.device('cpu'), False)] * 2
 
 
 def test_inplace_refuses_shared_memory() -> None:

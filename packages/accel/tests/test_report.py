@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,6 +61,15 @@ class TestAvailable:
         assert platform.obstacle(cuda) == 'this torch is built without CUDA'
         monkeypatch.setattr(platform, 'HAS_CUDA', False)
         assert platform.obstacle(cuda) == 'this build has no CUDA kernels'
+
+    def test_an_obstacle_that_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Full memory is no reason for slow steps until the process ends."""
+        answers = iter(['out of memory', '', 'not asked again'])
+        compiled = SimpleNamespace(cuda_obstacle=lambda index: next(answers))
+        monkeypatch.setattr(platform, 'C', compiled)
+        monkeypatch.setattr(platform, '_RUNS_ON', set())
+        monkeypatch.setattr(torch.cuda, 'device', lambda index: nullcontext())
+        assert [platform._obstacle_of(3) for _ in range(3)] == ['out of memory', '', '']
 
     @pytest.mark.skipif(not HAS_CUDA, reason='this build has no CUDA kernels')
     def test_kernels_ask_for_a_device_that_is_not_there(self) -> None:

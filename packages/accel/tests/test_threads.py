@@ -99,3 +99,21 @@ print(len({line.split()[-1] for line in lines if 'gomp' in line or 'iomp' in lin
 """
     )
     assert run(code) == '1'
+
+
+def test_small_stack() -> None:
+    """Of Python's threads, some have little."""
+    code = """
+import threading, torch, torchopt
+threading.stack_size(128 << 10)
+def run():
+    rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    gradient = torch.ones(20_000, dtype=torch.float64)
+    optimizer = torchopt.adam(rate, use_accelerated_op=True)
+    (update,), _ = optimizer.update([gradient], optimizer.init([gradient]), inplace=False)
+    print(torch.autograd.grad(update.sum(), rate)[0].item())
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+    assert float(run(code)) == pytest.approx(-20_000)

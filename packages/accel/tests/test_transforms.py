@@ -214,6 +214,24 @@ def test_compile(case: OptimizerCase) -> None:
     assert_trees_close(compiled(params, target), meta_grad(params, target), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.compile
+def test_an_optimizer_made_inside_of_what_is_compiled() -> None:
+    def meta_loss(start: torch.Tensor, rate: torch.Tensor, accelerated: bool) -> torch.Tensor:
+        optimizer = torchopt.adam(rate, eps_root=1e-3, use_accelerated_op=accelerated)
+        params, state = [start], optimizer.init([start])
+        for _ in range(2):
+            gradients = torch.func.grad(lambda p: p[0].sin().sum())(params)
+            updates, state = optimizer.update(gradients, state, params=params, inplace=False)
+            params = torchopt.apply_updates(params, updates, inplace=False)
+        return params[0].square().sum()
+
+    torch.compiler.reset()
+    derivative = torch.func.grad(meta_loss, argnums=(0, 1))
+    compiled = torch.compile(derivative, fullgraph=True, backend='aot_eager')
+    given = normal(3), torch.tensor(0.1, dtype=torch.float64)
+    assert_trees_close(compiled(*given, True), derivative(*given, False), rtol=1e-12, atol=1e-12)
+
+
 def test_vmap_inplace() -> None:
     params = params_of(batch=(3,))
     results = []

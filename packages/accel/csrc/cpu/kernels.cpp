@@ -12,8 +12,13 @@ namespace {
 // This many elements are computed, then streamed, while the next ones are being read.
 constexpr int64_t kBlock = 128;
 
+// Where the cotangent of the learning rate is wanted, no more are computed at once: its summands
+// wait on the stack, and a thread may have little of that.
+constexpr int64_t kSummed = 1024;
+static_assert(kBlock <= kSummed, "the summands of a block fit");
+
 // The loop that vectorises. Returns the cotangent of the learning rate.
-template <class Work, bool with_lr, int64_t most, class Kernel, class M>
+template <class Work, bool with_lr, class Kernel, class M>
 TORCHOPT_FN double loop(const Kernel& step, const M* const* inputs, M* const* outputs,
                         int64_t size) {
   using T = typename Work::T;
@@ -23,7 +28,7 @@ TORCHOPT_FN double loop(const Kernel& step, const M* const* inputs, M* const* ou
   for (int r = 0; r < I; ++r) in[r] = inputs[r];
   for (int r = 0; r < O; ++r) out[r] = outputs[r];
   // Summed in a second loop: a reduction in the first would keep it from vectorising.
-  T scale_grad[with_lr ? most : 1];
+  T scale_grad[with_lr ? kSummed : 1];
 #pragma GCC ivdep
   for (int64_t i = 0; i < size; ++i) {
     M x[I], y[O];
@@ -48,21 +53,21 @@ double run(const Chunk& chunk) {
   M* out[O];
   for (int r = 0; r < I; ++r) in[r] = static_cast<const M*>(chunk.inputs[r]);
   for (int r = 0; r < O; ++r) out[r] = static_cast<M*>(chunk.outputs[r]);
-  if (!chunk.streamed) return loop<Work, with_lr, kChunk>(step, in, out, chunk.size);
 
+  const int64_t most = chunk.streamed ? kBlock : with_lr ? kSummed : kChunk;
   alignas(kStreamAlignment) M computed[O][kBlock];
   double sum = 0;
-  for (int64_t start = 0; start < chunk.size; start += kBlock) {
-    const int64_t size = std::min(kBlock, chunk.size - start);
+  for (int64_t start = 0; start < chunk.size; start += most) {
+    const int64_t size = std::min(most, chunk.size - start);
     M* target[O];
     for (int r = 0; r < O; ++r) target[r] = chunk.streamed >> r & 1 ? computed[r] : out[r];
-    sum += loop<Work, with_lr, kBlock>(step, in, target, size);
+    sum += loop<Work, with_lr>(step, in, target, size);
     for (int r = 0; r < O; ++r)
       if (chunk.streamed >> r & 1) stream(out[r], computed[r], size_t(size) * sizeof(M));
     for (int r = 0; r < I; ++r) in[r] += size;
     for (int r = 0; r < O; ++r) out[r] += size;
   }
-  end_streaming();
+  if (chunk.streamed) end_streaming();
   return sum;
 }
 

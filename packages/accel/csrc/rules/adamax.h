@@ -28,22 +28,22 @@ struct Adamax {
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     t[0] = first(s[0], g);
-    t[1] = maximum(s[1] * beta2, (g < T(0) ? -g : g) + eps);
+    t[1] = maximum(s[1] * beta2, magnitude(g) + eps);
     d = t[0] * inverse / t[1];
   }
 
   TORCHOPT_FN void vjp(T g, const T* s, T dd, const T* dt, T& d, T& dg, T* ds) const {
     T mu = first(s[0], g);
     T decayed = s[1] * beta2;
-    T magnitude = (g < T(0) ? -g : g) + eps;
-    T reciprocal = T(1) / maximum(decayed, magnitude);
+    T size = magnitude(g) + eps;
+    T reciprocal = T(1) / maximum(decayed, size);
     T sign = g > T(0) ? T(1) : g < T(0) ? T(-1) : T(0);
     d = mu * inverse * reciprocal;
     T dmu = dt[0] + dd * reciprocal * inverse;
     T dnorm = dt[1] - dd * d * reciprocal;
-    dg = first.weight * dmu + share(magnitude, decayed) * sign * dnorm;
+    dg = first.weight * dmu + share(size, decayed) * sign * dnorm;
     ds[0] = first.decay * dmu;
-    ds[1] = share(decayed, magnitude) * beta2 * dnorm;
+    ds[1] = share(decayed, size) * beta2 * dnorm;
   }
 };
 

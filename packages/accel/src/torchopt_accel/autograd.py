@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from torchopt.authoring.torch_internals import transforming
 from torchopt_accel import operators, reference
 from torchopt_accel.batching import Batch
-from torchopt_accel.internals import forward_mode, old_vmap, transforming
+from torchopt_accel.internals import forward_mode, old_vmap
 from torchopt_accel.kernels import Maybe
 from torchopt_accel.roles import Call, Tensors
 
@@ -55,6 +56,8 @@ class Forward(torch.autograd.Function):
         call: Call = ctx.call
         lr, steps, *tensors = ctx.saved_tensors
         _, needs_lr, _, *needs = ctx.needs_input_grad
+        # A parameter that is used as an embedding may have a sparse cotangent.
+        cotangents = tuple(c if c is None or _is_dense(c) else c.to_dense() for c in cotangents)
         wanted = call.wanted(needs, needs_lr)
         results: Sequence[Maybe]
         if forward_mode() or old_vmap():
@@ -171,6 +174,10 @@ def _save(ctx: Any, call: Call, *tensors: Maybe) -> None:
     ctx.call = call
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided
 
 
 def _differentiated(*tensors: Maybe) -> bool:

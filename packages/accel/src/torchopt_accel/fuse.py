@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 
 from torchopt import pytree
-from torchopt.authoring import checks
+from torchopt.authoring.inplace import must_not_write, overwrite
+from torchopt.authoring.per_tensor import flatten_like, in_container_of
 from torchopt.authoring.steps import as_float, next_steps
+from torchopt.authoring.torch_internals import transforming
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.typing import OptState, Params, TreeT, Updates
 from torchopt_accel.autograd import step
-from torchopt_accel.internals import transforming
+from torchopt_accel.internals import forward_mode
 from torchopt_accel.kernels import DTYPES, Maybe
 from torchopt_accel.operators import prepare as prepare_call
 from torchopt_accel.platform import runs_on
@@ -35,11 +38,12 @@ def fuse(
     - ``amsgrad``, a ``mask``, hyperparameters other than ``lr`` that are tensors, a tree of
       learning rates;
     - leaves of a dtype other than float32, float64, bfloat16 and float16, on a device other than
-      the CPU and CUDA, or of a subclass of Tensor;
-    - in-place updates of tensors that are not contiguous, share memory, carry a graph or are being
-      transformed by ``torch.func``;
+      the CPU and CUDA, of a subclass of Tensor, or sparse;
     - whatever ``torch.compile`` traces, since its compiler fuses the rule itself;
     - arguments that do not fit together, so that the error is the same.
+
+    In place, tensors that are not contiguous, share memory or carry a graph or a tangent are
+    written by core, from what the kernels return.
 
     Args:
         name: Name of the optimizer's function.
@@ -60,10 +64,7 @@ def fuse(
         found = None if torch.compiler.is_compiling() else _read(spec, updates, state, params)
         if found is not None:
             try:
-                if not inplace:
-                    return found.update()
-                if found.writable():
-                    return found.update_inplace()
+                return found.update(inplace)
             except Mismatch:
                 pass
         return composite.update(updates, state, params=params, inplace=inplace)
@@ -71,7 +72,7 @@ def fuse(
     def prepare(
         updates: Updates, state: OptState, params: Params, keep_state: bool
     ) -> Callable[[], OptState] | None:
-        if transforming():
+        if torch.compiler.is_compiling() or transforming():
             return None
         found = _read(spec, updates, state, params, apply=True)
         try:
@@ -108,37 +109,39 @@ class _Step:
     columns: list[list[Any]]
     groups: list[list[int]]
 
-    def writable(self) -> bool:
-        """Tell whether updates and states may be written where they lie.
+    def update(self, inplace: bool) -> tuple[Any, OptState]:
+        """Return updates and the next state.
 
-        A tensor with a graph is cut from the graph when it is written, which core does.
-        """
-        return not transforming() and all(
-            row[leaf].grad_fn is None
-            for row in (self.grads, *self.columns)
-            for group in self.groups
-            for leaf in group
-        )
-
-    def update(self) -> tuple[Any, OptState]:
-        """Return new trees, differentiable."""
-        lr, parts = self._advanced()
-        rows = [self.grads, *self.params, *self.columns]
-        results = [list(self.grads), *map(list, self.columns)]
-        for group in self.groups:
-            call = Call(self.spec, group, bool(self.params))
-            scatter(step(call, lr, parts.steps, gather(rows, group)), group, results)
-        updates, *trees = map(self.structure.unflatten, results)
-        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
-
-    @torch.no_grad()
-    def update_inplace(self) -> tuple[Any, OptState]:
-        """Write into the tensors of the trees and return the trees.
+        Args:
+            inplace: Write them into the tensors of the trees, by core's rule: unless that would
+                cut a graph.
 
         Raises:
-            Mismatch: the tensors do not fit together, or can't be written where they lie.
+            Mismatch: the tensors do not fit together.
         """
         lr, parts = self._advanced()
+        if not inplace or must_not_write(self.grads, self.columns, lr):
+            return self._computed(lr, parts)
+        with torch.no_grad():
+            try:
+                self._write(lr, parts)
+            except Mismatch:
+                # Kernels can't write these tensors where they lie. Core can.
+                written: tuple[Any, OptState] = overwrite(
+                    (self.updates, self.state), self._computed(lr, parts)
+                )
+                return written
+        return self.updates, self.state
+
+    def _write(self, lr: Maybe, parts: StateParts) -> None:
+        """Write updates and the next state into the tensors of the trees.
+
+        Raises:
+            Mismatch: the tensors do not fit together, or can't be written where they lie. Nothing
+                has been written then.
+        """
+        if any(tensor.grad_fn is not None for tensor in self._tensors()):
+            raise Mismatch('what is written must lose its graph')
         for commit in self._prepared(lr, parts.steps, self.columns, apply=False):
             commit()
         for old, new in (
@@ -147,7 +150,32 @@ class _Step:
         ):
             if old is not None and new is not None:
                 old.copy_(new)
-        return self.updates, self.state
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        """Return all gradients and states that take part."""
+        for row in (self.grads, *self.columns):
+            for group in self.groups:
+                for leaf in group:
+                    yield row[leaf]
+
+    def _computed(self, lr: Maybe, parts: StateParts) -> tuple[Any, OptState]:
+        """Return new trees, differentiable."""
+        rows = [self.grads, *self.params, *self.columns]
+        results = [list(self.grads), *map(list, self.columns)]
+        for group in self.groups:
+            call = Call(self.spec, group, bool(self.params))
+            scatter(step(call, lr, parts.steps, gather(rows, group)), group, results)
+        grads, *columns = results
+        updates = in_container_of(self.updates, self.structure.unflatten(grads))
+        return updates, self.spec.replace(self.state, self._in_trees(parts, columns))
+
+    def _in_trees(self, parts: StateParts, columns: Sequence[list[Any]]) -> StateParts:
+        """Return ``parts`` with the tensors of ``columns``, in trees like those before."""
+        trees = [
+            in_container_of(old, self.structure.unflatten(column))
+            for old, column in zip(parts.trees, columns)
+        ]
+        return parts._replace(trees=trees)
 
     def prepare(self, keep_state: bool) -> Callable[[], OptState]:
         """Validate the step; return the closure that writes it and returns the next state.
@@ -166,7 +194,7 @@ class _Step:
                 for group in self.groups:
                     for leaf in group:
                         column[leaf] = column[leaf].clone()
-            parts = parts._replace(trees=[*map(self.structure.unflatten, columns)])
+            parts = self._in_trees(parts, columns)
         commits = self._prepared(lr, parts.steps, columns, apply=True)
 
         def commit() -> OptState:
@@ -179,6 +207,8 @@ class _Step:
     def _prepared(
         self, lr: Maybe, steps: Maybe, columns: Sequence[list[Any]], *, apply: bool
     ) -> list[Callable[[], None]]:
+        if forward_mode():
+            raise Mismatch('kernels write no tangents')
         rows = [self.grads, *self.params, *columns]
         return [
             prepare_call(
@@ -205,14 +235,12 @@ class _Step:
 
 def _rate(value: Any, device: torch.device) -> torch.Tensor:
     """Return the value of a schedule as a tensor."""
-    if checks.is_tree(value):
-        raise Mismatch('a tree of learning rates')
-    if not isinstance(value, torch.Tensor):
+    if isinstance(value, Real):
         # Filled on the device: a CUDA graph can't hold a copy from the host.
-        return torch.full((), value, dtype=torch.float64, device=device)
-    if value.dim() != 0:
-        raise Mismatch('a schedule must return a number or a 0-dim tensor')
-    return value
+        return torch.full((), float(value), dtype=torch.float64, device=device)
+    if not isinstance(value, torch.Tensor) or value.dim() != 0:
+        raise Mismatch('kernels take a number or a 0-dim tensor from a schedule')
+    return value if value.is_floating_point() else value.to(torch.float64)
 
 
 def _read(
@@ -228,8 +256,8 @@ def _read(
         return None
     try:
         parts = spec.read(state)
-        columns = [structure.flatten_up_to(tree) for tree in parts.trees]
-        flat = [structure.flatten_up_to(tree) for tree in needed]
+        columns = [flatten_like(structure, tree, 'state') for tree in parts.trees]
+        flat = [flatten_like(structure, tree, 'params') for tree in needed]
     except ValueError:
         return None
     present = [leaf for leaf, grad in enumerate(grads) if grad is not None]

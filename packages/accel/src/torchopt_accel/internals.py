@@ -31,17 +31,6 @@ def _can_make_dual() -> bool:
     return True
 
 
-def transforming() -> bool:
-    """Tell whether a transform of torch.func is active.
-
-    If torch does not tell, the answer is yes: a step then makes a node for autograd that it may
-    not need, and never writes in place.
-    """
-    tell = getattr(torch._C, '_are_functorch_transforms_active', None)
-    active: bool = tell is None or tell()
-    return active
-
-
 def old_vmap() -> bool:
     """Tell whether ``torch.autograd.grad(..., is_grads_batched=True)`` is running.
 

@@ -115,7 +115,7 @@ def compute(
         tensors, addresses = _allocate(layout) if want else ([], [])
         results += tensors
         outputs.append(addresses)
-    inputs = [*map(contiguous, inputs)]
+    inputs = [*map(plain, inputs)]
     launch(rule, layout, args, inputs, outputs, backward=backward, lr_grad=lr_grad)
     return results
 
@@ -137,9 +137,9 @@ def launch(
         rule: Name of the rule.
         layout: The layout of all tensors, which have been compared.
         args: The step's scalars, on the device.
-        inputs: Contiguous tensors by role, in the order of ``csrc/problem.h``; None for a tensor
+        inputs: Plain tensors by role, in the order of ``csrc/problem.h``; None for a tensor
             of zeros.
-        outputs: Addresses of contiguous tensors, by role in the order of ``csrc/problem.h``.
+        outputs: Addresses of plain tensors, by role in the order of ``csrc/problem.h``.
         backward: Run the derivative.
         apply: Write the new parameters in place of the updates.
         lr_grad: Where the cotangent of ``args.lr`` is added, laid out as ``args.lr``.
@@ -173,11 +173,20 @@ def launch(
         C.run_on_cuda(problem, device.index, stream, 0 if scratch is None else scratch.data_ptr())
 
 
-def contiguous(role: Role) -> Role:
-    """Return the tensors, with copies in place of tensors that are not contiguous."""
-    if all([x is None or x.is_contiguous() for x in role]):
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Tell whether memory holds the elements in their order, and with their sign.
+
+    The gradient of a real tensor that a complex one was made of may be a view whose elements torch
+    negates when it reads them.
+    """
+    return tensor.is_contiguous() and not tensor.is_neg()
+
+
+def plain(role: Role) -> Role:
+    """Return the tensors, with copies in place of tensors that are not plain."""
+    if all([x is None or is_plain(x) for x in role]):
         return role
-    return [None if x is None else x.contiguous() for x in role]
+    return [None if x is None else x.resolve_neg().contiguous() for x in role]
 
 
 def pointers(role: Role) -> list[int]:
@@ -186,7 +195,7 @@ def pointers(role: Role) -> list[int]:
 
 
 def overlap(tensors: Sequence[torch.Tensor]) -> bool:
-    """Tell whether any two of these contiguous tensors share memory."""
+    """Tell whether any two of these plain tensors share memory."""
     shared: bool = C.overlap(pointers(tensors), [tensor.nbytes for tensor in tensors])
     return shared
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from torchopt.authoring.describe import alike, describe
 from torchopt_accel import kernels
 from torchopt_accel.internals import dispatching
 from torchopt_accel.kernels import (
@@ -24,8 +25,9 @@ from torchopt_accel.kernels import (
     Role,
     StepArgs,
     compute,
-    contiguous,
+    is_plain,
     overlap,
+    plain,
     pointers,
 )
 from torchopt_accel.platform import HAS_CUDA
@@ -143,14 +145,14 @@ def _prepare(rule: str, args: StepArgs, *, apply: bool) -> Commit:
     target: Role
     read: Role
     if apply:
-        target, grads = params, contiguous(grads)
+        target, grads = params, plain(grads)
         read = grads
     else:
-        target, params = grads, contiguous(params)
+        target, params = grads, plain(params)
         read = params
     written = [*target, *join(args.states)]
-    if not all([tensor.is_contiguous() for tensor in written]):
-        raise Mismatch('only contiguous tensors can be written in place')
+    if not all([is_plain(tensor) for tensor in written]):
+        raise Mismatch('only contiguous tensors, not negative views, can be written in place')
     if overlap([*written, *read]):
         raise Mismatch('tensors that share memory cannot be written in place')
 
@@ -183,10 +185,12 @@ def _compared(args: StepArgs, *cotangents: Role) -> tuple[Layout, StepArgs]:
         if role and len(role) != len(grads):
             raise Mismatch(f'{len(role)} tensors do not go with {len(grads)} gradients')
         if role and [y if x is None else x.shape for x, y in zip(role, shapes)] != shapes:
-            raise Mismatch(f'tensors of one step differ in shape: {_outline(role, grads)}')
+            raise _misfit(grads, role)
     tensors = [x for role in (grads, *roles) for x in role if x is not None]
+    if {x.layout for x in tensors} != {torch.strided}:
+        raise Mismatch('the kernels take dense tensors, not sparse ones')
     if {x.dtype for x in tensors} != {dtype} or {x.device for x in tensors} != {device}:
-        raise Mismatch(f'tensors of one step differ in dtype or device: {_outline(*roles, grads)}')
+        raise _misfit(grads, *roles)
     count = len(shapes)
     if steps is not None:
         fits = len(positions) == count and 0 <= min(positions) <= max(positions)
@@ -194,25 +198,40 @@ def _compared(args: StepArgs, *cotangents: Role) -> tuple[Layout, StepArgs]:
             raise ValueError(
                 f'each of the {count} tensors needs its position in the int64 vector steps'
             )
-        steps = steps.to(device, non_blocking=True).contiguous()
+        steps = _moved(steps, device, torch.int64)
     if lr is not None:
         if lr.shape not in ((), (count,)) or not lr.is_floating_point():
             raise ValueError(
                 f'lr must be a floating-point scalar or vector of {count}, '
                 f'got {lr.dtype} of shape {tuple(lr.shape)}'
             )
-        lr = lr.to(device, torch.float64, non_blocking=True).contiguous()
+        lr = _moved(lr, device, torch.float64)
     return Layout(shapes, dtype, device), StepArgs(
         grads, params, states, steps, positions, lr, hyper
     )
 
 
-def _outline(*roles: Role) -> str:
-    outlines = [
-        [None if x is None else (tuple(x.shape), str(x.dtype), str(x.device)) for x in role]
-        for role in roles
-    ]
-    return ' against '.join(map(str, outlines))
+def _misfit(grads: Role, *roles: Role) -> Mismatch:
+    """Return the error that names the first tensor that does not fit its gradient."""
+    for role in roles:
+        for position, (x, grad) in enumerate(zip(role, grads)):
+            if x is not None and not alike(grad, x, device=True):
+                return Mismatch(
+                    f'tensors of one step differ in shape, dtype or device, first at leaf '
+                    f'{position}: {describe(x)}, against the gradient, {describe(grad)}'
+                )
+    other = next(g for g in grads if (g.dtype, g.device) != (grads[0].dtype, grads[0].device))
+    return Mismatch(
+        f'gradients of one step differ in dtype or device: {describe(other)}, against the first, '
+        f'{describe(grads[0])}'
+    )
+
+
+def _moved(scalars: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    # A copy towards the CPU that does not block would be read before it has arrived.
+    blocking = device.type == 'cpu'
+    moved = scalars.to(device, dtype, non_blocking=not blocking)
+    return moved.resolve_neg().contiguous()
 
 
 def _joined(args: StepArgs) -> tuple[Any, ...]:

@@ -5,7 +5,6 @@ Where the module can't be loaded, importing this says why and how to mend it.
 
 from __future__ import annotations
 
-import functools
 import platform
 import sys
 from collections.abc import Iterable
@@ -19,6 +18,9 @@ import torch
 Devices = str | torch.device | Iterable[str | torch.device] | None
 
 _MODULE = 'torchopt_accel._C'
+
+# GPUs that kernels have been found to run on. An obstacle may pass, such as full memory.
+_RUNS_ON: set[int] = set()
 
 
 def available(devices: Devices = None) -> bool:
@@ -68,12 +70,15 @@ def _cuda_obstacle(index: int | None) -> str:
         return str(error)
 
 
-@functools.cache
 def _obstacle_of(index: int) -> str:
+    if index in _RUNS_ON:
+        return ''
     # torch's own guard makes no context on a device that is not used.
     with torch.cuda.device(index):
         found: str = C.cuda_obstacle(index)
-        return found
+    if not found:
+        _RUNS_ON.add(index)
+    return found
 
 
 def _load() -> Any:

@@ -38,9 +38,7 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
         if torch.is_grad_enabled() and carries_graph(new):
             # The graph can only come from a hyperparameter.
             return update(updates, state, params)
-        with torch.no_grad():
-            written = write_back(_apart((updates, state)), new)
-            result: tuple[TreeT, OptState] = _without_graph(written)
+        result: tuple[TreeT, OptState] = overwrite((updates, state), new)
         return result
 
     lowered.functional = update  # type: ignore[attr-defined]
@@ -71,6 +69,18 @@ def functional(update: UpdateFn) -> FunctionalUpdate:
     if found is not None:
         return found
     return lambda updates, state, params: update(updates, state, params=params, inplace=False)
+
+
+def overwrite(old: TensorTree, new: TensorTree) -> Any:
+    """Write the results of an update into the tensors that it was given, without a graph.
+
+    A tensor that shares memory with one before it is replaced.
+
+    Raises:
+        ValueError: as in :func:`write_back`.
+    """
+    with torch.no_grad():
+        return _without_graph(write_back(_apart(old), new))
 
 
 def write_back(old: TensorTree, new: TensorTree) -> Any:

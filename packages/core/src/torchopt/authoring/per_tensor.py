@@ -161,7 +161,7 @@ def map_updates(
     """
     leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
     others = others or {}
-    columns = {name: _flatten_like(structure, tree, name) for name, tree in others.items()}
+    columns = {name: flatten_like(structure, tree, name) for name, tree in others.items()}
     _require_alike(structure, leaves, {} if broadcast else columns)
     results = list(leaves if absent is None else columns[absent])
     for position, row in enumerate(zip(leaves, *columns.values())):
@@ -202,7 +202,7 @@ def _apply_rule(
     Returns:
         The tree of updates, then one tree for every entry of ``state``.
     """
-    columns = [_flatten_like(structure, tree, name) for name, tree in state.items()]
+    columns = [flatten_like(structure, tree, name) for name, tree in state.items()]
     _require_alike(structure, leaves, dict(zip(state, columns)))
     if not sparse:
         _require_strided(structure, leaves)
@@ -253,7 +253,12 @@ class _Scalars:
         return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
 
 
-def _flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
+def flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
+    """Return the leaves of ``tree``; at its root, a list and a tuple count as one structure.
+
+    Raises:
+        ValueError: ``tree``, which the message calls ``name``, has another structure.
+    """
     # torch.autograd.grad returns a tuple, whether parameters and states are in one or in a list.
     if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
         tree = structure.type(tree)

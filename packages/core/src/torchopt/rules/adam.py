@@ -8,7 +8,7 @@ import torch
 
 from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
-from torchopt.authoring.numerics import ema, safe_sqrt
+from torchopt.authoring.numerics import ema, ema_of_square, safe_sqrt
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import elementwise
 from torchopt.authoring.state import saveable
@@ -81,7 +81,7 @@ def scale_by_adam(
     ) -> tuple[torch.Tensor, ...]:
         *nu_max, correction1, correction2, shift = rest
         mu = ema(mu, g, beta1)
-        nu = ema(nu, g * g, beta2)
+        nu = ema_of_square(nu, g, beta2)
         nu_max = [torch.maximum(largest, nu) for largest in nu_max]
         (bound,) = nu_max or (nu,)
         # The correction of mu is in the denominator, where it costs no operation of its own.

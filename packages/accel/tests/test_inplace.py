@@ -1,0 +1,164 @@
+"""``inplace=True`` with kernels: core's rule, which never cuts a graph; schedules called once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+import torchopt
+from support.optimizer_cases import FUSED_CASES as CASES
+from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
+from support.optimizer_cases import OptimizerCase
+from support.trees import assert_trees_close, copied
+from torchopt import pytree
+
+# Options that no kernel computes.
+FUSED = [case for case in MAIN_CASES if not {'amsgrad', 'mask'} & case.options.keys()]
+
+
+def meta_gradient(case: OptimizerCase, inputs: str, accelerated: bool, options: Any) -> Any:
+    """Return the derivative of a loss after three steps by first parameters or a rate."""
+    start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
+    rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    lr = {'params': 0.1, 'rate': rate, 'schedule': lambda count: rate / (1 + count)}[inputs]
+    optimizer = case.make(lr=lr, use_accelerated_op=accelerated)
+    params = {'w': start if inputs == 'params' else start.detach().requires_grad_()}
+    state = optimizer.init(params)
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(
+            params['w'].sin().sum(), params['w'], create_graph=inputs == 'params'
+        )
+        updates, state = optimizer.update({'w': gradient}, state, params=params, **options)
+        params = torchopt.apply_updates(params, updates, **options)
+    wanted = start if inputs == 'params' else rate
+    return torch.autograd.grad(params['w'].square().sum(), wanted)
+
+
+@pytest.mark.parametrize('inputs', ['params', 'rate', 'schedule'])
+@pytest.mark.parametrize('case', FUSED, ids=str)
+def test_forgotten_inplace_gives_the_same_meta_gradient(
+    case: OptimizerCase, inputs: str, launches: list[str]
+) -> None:
+    expected = meta_gradient(case, inputs, False, {'inplace': False})
+    assert_trees_close(meta_gradient(case, inputs, True, {}), expected)
+    assert len([name for name in launches if not name.endswith('_backward')]) == 3
+
+
+@pytest.mark.parametrize('case', FUSED, ids=str)
+def test_forgotten_inplace_under_torch_func(case: OptimizerCase, launches: list[str]) -> None:
+    optimizer = case.make(use_accelerated_op=True)
+
+    def meta_loss(start: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+        params = {'w': start}
+        state = optimizer.init(params)
+        for _ in range(2):
+            gradients = torch.func.grad(lambda p: p['w'].sin().sum())(params)
+            updates, state = optimizer.update(gradients, state, params=params, **options)
+            params = torchopt.apply_updates(params, updates, **options)
+        return params['w'].square().sum()
+
+    start = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
+    for transform in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd):
+        derivative = torch.vmap(transform(meta_loss), in_dims=(0, None))
+        assert_trees_close(derivative(start, {}), derivative(start, {'inplace': False}))
+    assert launches
+
+
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_plain_training_still_writes_in_place(case: OptimizerCase) -> None:
+    """Leaf parameters that decay are no reason to build a graph."""
+    if case.value('moment_requires_grad'):
+        pytest.skip('states that require grad carry a graph')
+    params = [torch.tensor([1.0, -2.0], requires_grad=True)]
+    optimizer = case.make(use_accelerated_op=True)
+    state, gradients = optimizer.init(params), [torch.ones(2)]
+    updates, _ = optimizer.update(gradients, state, params=params)
+    assert updates[0] is gradients[0]
+    assert torchopt.apply_updates(params, updates)[0] is params[0]
+
+
+@pytest.mark.parametrize('case', FUSED, ids=str)
+def test_graphs_of_what_is_overwritten_are_lost(case: OptimizerCase) -> None:
+    """Without grad mode nothing is cut that anybody could want."""
+    results = []
+    for accelerated in (False, True):
+        leaf = torch.tensor([1.0, 2.0], requires_grad=True)
+        gradients = [leaf.sin()]
+        optimizer = case.make(use_accelerated_op=accelerated)
+        state = optimizer.init([leaf])
+        with torch.no_grad():
+            updates, _ = optimizer.update(gradients, state, params=[leaf])
+        assert not updates[0].requires_grad
+        assert updates[0].data_ptr() == gradients[0].data_ptr()
+        results.append(updates)
+    assert_trees_close(*results, rtol=1e-6)
+
+
+@pytest.mark.parametrize('case', FUSED, ids=str)
+def test_gradients_that_share_memory_through_detach(
+    case: OptimizerCase, launches: list[str]
+) -> None:
+    params = [torch.tensor([1.0, 2.0], requires_grad=True) for _ in range(2)]
+    optimizer = case.make(use_accelerated_op=True)
+    state = optimizer.init(params)
+    found = torch.autograd.grad((params[0] + params[1]).square().sum(), params)
+    shared = [gradient.detach() for gradient in found]
+    assert shared[0].data_ptr() == shared[1].data_ptr()
+    apart = optimizer.update(copied(shared), copied(state), params=params, inplace=False)
+    with torch.no_grad():
+        together = optimizer.update(shared, state, params=params)
+    assert_trees_close(together, pytree.tree_map(torch.Tensor.detach, apart), rtol=1e-6)
+    assert len(launches) == 2
+
+
+@pytest.mark.parametrize('case', FUSED, ids=str)
+def test_tangents_are_written_too(case: OptimizerCase) -> None:
+    results = []
+    for accelerated in (False, True):
+        optimizer = case.make(use_accelerated_op=accelerated)
+        params = [torch.tensor([1.0, 2.0], dtype=torch.float64)]
+        state = optimizer.init(params)
+        with torch.no_grad(), forward_ad.dual_level():
+            dual = forward_ad.make_dual(params[0].cos(), torch.ones_like(params[0]))
+            updates, _ = optimizer.update([dual], state, params=params)
+            results.append([*forward_ad.unpack_dual(updates[0])])
+    assert_trees_close(*results)
+    assert results[0][1].any()
+
+
+@pytest.mark.parametrize('kind', ['strided', 'shared', 'graph', 'negative'])
+def test_what_kernels_cannot_write_calls_the_schedule_once(kind: str, launches: list[str]) -> None:
+    base = torch.ones(4)
+    gradients = {
+        'strided': lambda: [base[::2]],
+        'shared': lambda: [base[:3], base[1:]],
+        'graph': lambda: [base.requires_grad_().cos()],
+        'negative': lambda: [torch._neg_view(base)],
+    }[kind]()
+    calls = []
+
+    def schedule(count: torch.Tensor) -> float:
+        calls.append(int(count))
+        return 0.1
+
+    optimizer = torchopt.adam(schedule, use_accelerated_op=True)
+    state = optimizer.init(gradients)
+    with torch.no_grad():
+        for _ in range(2):
+            gradients, state = optimizer.update(gradients, state)
+    assert calls == [0, 1]
+    assert launches == ['adam', 'adam']
+
+
+@pytest.mark.parametrize('value', [2, torch.tensor(2), torch.tensor(2.0), True])
+@pytest.mark.parametrize('inplace', [True, False])
+def test_schedules_of_any_number(value: Any, inplace: bool) -> None:
+    results = []
+    for accelerated in (False, True):
+        optimizer = torchopt.sgd(lambda count: value, use_accelerated_op=accelerated)
+        gradients = [torch.tensor([1.0, -2.0])]
+        results.append(optimizer.update(gradients, optimizer.init(gradients), inplace=inplace))
+    assert_trees_close(*results)
