@@ -77,6 +77,9 @@ def save_and_resume_meta(folder: Path) -> None:
     for tupled in ({'optimizer': state}, {'optimizer': optimizer}, {'optimizer': state[0][0]}):
         with pytest.raises(CheckpointException, match='would save one rank'):
             dcp.save(tupled, checkpoint_id=folder / 'refused')
+    with pytest.raises(BaseException, match='would save one rank'):
+        result = dcp.async_save({'optimizer': state}, checkpoint_id=folder / 'refused')
+        getattr(result, 'upload_completion', result).result()
     torch.save(state, folder / f'rank{dist.get_rank()}.pt')  # a file a rank is nothing to refuse
     saved = {'params': {'w': net.w.detach(), 'b': net.b.detach()}}
     dcp.save({**saved, 'optimizer': state_to_dict(state)}, checkpoint_id=folder / 'meta')

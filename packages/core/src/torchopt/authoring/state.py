@@ -79,10 +79,10 @@ def _names_and_leaves(state: TensorTree) -> tuple[list[str], list[Any]]:
 
 
 def _reduce_whole(state: tuple[Any, ...], protocol: Any) -> Any:
-    # Such a tensor tells torch.distributed.checkpoint itself which part of it this rank has.
+    # A DTensor, whose class takes long to import, has a mesh.
     leaves: list[Any] = pytree.tree_leaves(cast(Any, state), none_is_leaf=True)
-    parts = any(hasattr(leaf, '__create_write_items__') for leaf in leaves)
-    if parts and _called_by('torch.distributed.checkpoint'):
+    sharded = any(hasattr(leaf, 'device_mesh') for leaf in leaves)
+    if sharded and _called_by('torch.distributed.checkpoint'):
         raise TypeError(
             f"torch.distributed.checkpoint would save one rank's shards of {type(state).__name__}, "
             'since it takes no tuples apart: hand it '
