@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 from pathlib import Path
@@ -24,6 +25,7 @@ def samples(page: str) -> list[str]:
 def test_every_page_with_samples_is_tested() -> None:
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob('*.md') if samples(page)} == {
         'long-unrolls.md',
+        'what-raises.md',
         'which-way.md',
     }
 
@@ -64,3 +66,75 @@ def test_which_way(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [torch.randn(3, 10, 1) for _ in range(4)]
     compiled = names['meta_gradient'](params, *tasks)
     torch.testing.assert_close(compiled, torch.func.grad(names['meta_loss'])(params, *tasks))
+
+
+@pytest.mark.filterwarnings('ignore:torch.distributed is disabled:UserWarning')
+def test_states_with_shards() -> None:
+    names: dict[str, Any] = {}
+    (sample,) = samples('what-raises.md')
+    exec(sample, names)
+    saved, loaded = names['optimizer'].state_dict(), names['other'].state_dict()
+    assert saved[0][0].mu['weight'].any()
+    torch.testing.assert_close(loaded[0][0].mu, saved[0][0].mu)
+
+
+GAP = '…'
+
+
+@functools.cache
+def messages() -> list[str]:
+    """All texts of the packages but docstrings, with a gap where a value is filled in."""
+    found = []
+    for path in sorted(ROOT.glob('packages/*/src/**/*.py')):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        found += [
+            _text(node)
+            for node in nodes
+            if isinstance(node, (ast.Constant, ast.JoinedStr, ast.BinOp))
+            and id(node) not in docstrings
+        ]
+    return found
+
+
+def _text(node: ast.expr) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return ''.join(_text(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return _text(node.left) + _text(node.right)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else GAP
+
+
+def is_part_of(fragment: str, message: str) -> bool:
+    """Tell whether a message can read as the page says; a gap of the page has a gap there."""
+    pattern = f'.*{GAP}.*'.join(re.escape(part) for part in fragment.split(GAP))
+    return re.search(pattern, message, re.DOTALL) is not None
+
+
+ROWS = re.findall(r'^\| `([^`]+)` \| .+ \| .+ \|$', (DOCS / 'what-raises.md').read_text(), re.M)
+
+
+def test_the_page_of_errors_lists_the_important_ones() -> None:
+    lines = [line for line in (DOCS / 'what-raises.md').read_text().splitlines() if '| `' in line]
+    assert len(ROWS) == len(set(ROWS)) == sum(line.startswith('| `') for line in lines)
+    assert len(ROWS) >= 40
+
+
+@pytest.mark.parametrize(
+    ('fragment', 'fits'),
+    [
+        ('loss must be a scalar, got shape …', True),
+        ('… does not fit …: … against …', True),
+        ('… does not fit at all: … against …', False),
+        ('loss must be … scalar', False),
+        ('loss must be a vector', False),
+    ],
+)
+def test_a_message_that_is_gone_is_noticed(fragment: str, fits: bool) -> None:
+    assert any(is_part_of(fragment, message) for message in messages()) == fits
+
+
+def test_what_the_page_of_errors_lists_can_be_raised() -> None:
+    known = messages()
+    gone = [row for row in ROWS if not any(is_part_of(row, message) for message in known)]
+    assert not gone, f'no message reads like {gone}'

@@ -14,7 +14,18 @@ from typing_extensions import assert_type
 import torchopt
 import torchopt_meta
 from torchopt.base import GradientTransformation, IdentityGradientTransformation
-from torchopt.typing import Schedule
+from torchopt.typing import (
+    ChainedGradientTransformation,
+    EmptyState,
+    Numeric,
+    OptState,
+    Params,
+    ScalarOrSchedule,
+    Schedule,
+    TensorTree,
+    UninitializedState,
+    Updates,
+)
 
 Weights = dict[str, torch.Tensor]
 
@@ -39,6 +50,25 @@ def learning_rates(params: Weights, rate: torch.Tensor, schedule: Schedule) -> N
     torchopt.adam(lr=schedule)
     torchopt.adam(lr=torchopt.linear_schedule(1.0, 0.1, 100))
     torchopt.adam(lr={name: torch.ones(()) for name in params})
+
+
+def of_a_dependent(
+    lr: ScalarOrSchedule, decay: Numeric, params: Params, updates: Updates
+) -> tuple[TensorTree, OptState]:
+    """Annotations and trees as programs written for TorchOpt have them."""
+    optimizer: torchopt.typing.GradientTransformation = torchopt.adamw(lr, weight_decay=decay)
+    assert_type(optimizer.chain(torchopt.sgd(lr)), GradientTransformation)
+    state: OptState | UninitializedState = UninitializedState()
+    if isinstance(state, (EmptyState, UninitializedState)):
+        state = optimizer.init(params)
+    if isinstance(optimizer, ChainedGradientTransformation):
+        assert_type(optimizer.transformations, tuple[GradientTransformation, ...])
+    wrapped = torchopt.FuncOptimizer(optimizer, inplace=True)
+    assert_type(wrapped.impl, GradientTransformation)
+    wrapped.step(torch.ones(()), params, True)
+    assert_type(torchopt.pytree.tree_paths(params), list[tuple[Any, ...]])
+    torchopt.pytree.tree_broadcast_common(updates, params)
+    return optimizer.update(updates, state, params=params, inplace=False)
 
 
 def plain(net: nn.Module, rate: torch.Tensor) -> None:
@@ -96,3 +126,5 @@ def mistakes(net: nn.Module) -> None:
     torchopt.MetaAdam(net.parameters())  # type: ignore[arg-type]
     torchopt.unroll(torch.sin, net, length=1, backward='stored')  # type: ignore[arg-type]
     _ = torchopt.MetaNoSuchOptimizer  # type: ignore[attr-defined]
+    _ = torchopt.typing.Numerik  # type: ignore[attr-defined]
+    torchopt.FuncOptimizer(torchopt.sgd(), True)  # type: ignore[call-arg]

@@ -49,6 +49,21 @@ def test_inplace_writes_into_params_alone(case: OptimizerCase) -> None:
     assert_trees_equal(state, before)
 
 
+@pytest.mark.parametrize('default', [True, False])
+def test_inplace_may_be_a_default_or_given_by_position(default: bool) -> None:
+    impl = torchopt.sgd(lr=0.5)
+    optimizer = torchopt.FuncOptimizer(impl, inplace=default)
+    assert optimizer.impl is impl
+    assert optimizer.inplace is default
+    assert repr(optimizer) == f'FuncOptimizer(sgd(lr=0.5){", inplace=True" if default else ""})'
+    for choice in (None, True, False):
+        w = torch.ones(2, requires_grad=True)
+        new = optimizer.step(w.sum(), w, choice)
+        torch.testing.assert_close(new, torch.full((2,), 0.5))
+        assert (new is w) == (default if choice is None else choice)
+        assert new.is_leaf == (new is w)
+
+
 def test_first_order_treats_gradients_as_constants() -> None:
     x, phi = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (2.0, 3.0))
     optimizer = torchopt.FuncOptimizer(torchopt.sgd(lr=0.5))

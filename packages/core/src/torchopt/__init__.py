@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from torchopt import base as base
 from torchopt import clip as clip
 from torchopt import hook as hook
+from torchopt import optim as optim
 from torchopt import pytree as pytree
 from torchopt import registry as registry
 from torchopt import schedule as schedule
 from torchopt import transform as transform
 from torchopt import typing as typing
 from torchopt import unrolling as unrolling
+from torchopt._aliases import install as _install_aliases
 from torchopt._siblings import installed_names as _installed_names
 from torchopt._siblings import resolve as _resolve
 from torchopt.accelerated import accelerated_op_available as accelerated_op_available
@@ -48,9 +50,14 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 
-_own_names = [name for name in globals() if not name.startswith('_')]
-for _name in ('TYPE_CHECKING', 'Any', 'annotations'):
-    _own_names.remove(_name)
+# What the library is made of is public where others build on it, but no name for users.
+_PARTS = {'accelerated', 'authoring', 'blocks', 'rules', 'update'}
+_own_names = [
+    name
+    for name in globals()
+    if not name.startswith('_') and name not in {'TYPE_CHECKING', 'Any', 'annotations', *_PARTS}
+]
+_install_aliases()
 
 
 def __dir__() -> list[str]:

@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 from typing import Any
 
+from torchopt.authoring.arguments import suggestion
 from torchopt.registry import OPTIMIZERS
 
-_META = ('MetaOptimizer', *(f'Meta{name}' for entry in OPTIMIZERS for name in entry.class_names))
-_UTILS = (
+META = ('MetaOptimizer', *(f'Meta{name}' for entry in OPTIMIZERS for name in entry.class_names))
+UTILS = (
     'extract_state_dict',
     'make_dot',
     'module_clone',
@@ -18,8 +19,8 @@ _UTILS = (
     'stop_gradient',
 )
 _OWNERS = {
-    **dict.fromkeys(_META, 'torchopt_meta'),
-    **dict.fromkeys(_UTILS, 'torchopt_utils'),
+    **dict.fromkeys(META, 'torchopt_meta'),
+    **dict.fromkeys(UTILS, 'torchopt_utils'),
 }
 
 
@@ -35,13 +36,18 @@ def resolve(name: str) -> Any:
     """Import ``name`` from the sibling that owns it.
 
     Raises:
-        AttributeError: no sibling owns the name.
+        AttributeError: no sibling owns the name; the message suggests one that resembles it.
         ModuleNotFoundError: the sibling is not installed. An AttributeError would lose its
             message in ``from torchopt import ...``.
     """
     module = _OWNERS.get(name)
     if module is None:
-        raise AttributeError(f"module 'torchopt' has no attribute {name!r}")
+        # Tools look for names such as __wrapped__ and expect no answer.
+        special = name.startswith('__')
+        known = () if special else {*dir(importlib.import_module('torchopt')), *_OWNERS}
+        raise AttributeError(
+            f"module 'torchopt' has no attribute {name!r}{suggestion(name, known)}"
+        )
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:

@@ -17,6 +17,7 @@ __all__ = [
     'FusedTransformation',
     'GradientTransformation',
     'IdentityGradientTransformation',
+    'UninitializedState',
     'chain',
     'identity',
 ]
@@ -25,6 +26,10 @@ __all__ = [
 @saveable
 class EmptyState(NamedTuple):
     """The state of a stateless transformation."""
+
+
+class UninitializedState(NamedTuple):
+    """Stands for a state that has not been made yet, in code that keeps states itself."""
 
 
 class GradientTransformation(NamedTuple):

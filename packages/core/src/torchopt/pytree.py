@@ -12,25 +12,8 @@ from typing import Any, TypeVar, cast
 
 import optree
 import torch
-from optree import PyTree as PyTree
-from optree import PyTreeAccessor as PyTreeAccessor
+from optree import *  # noqa: F403
 from optree import PyTreeSpec as PyTreeSpec
-from optree import register_pytree_node as register_pytree_node
-from optree import register_pytree_node_class as register_pytree_node_class
-from optree import tree_accessors as tree_accessors
-from optree import tree_all as tree_all
-from optree import tree_any as tree_any
-from optree import tree_flatten_with_accessor as tree_flatten_with_accessor
-from optree import tree_flatten_with_path as tree_flatten_with_path
-from optree import tree_iter as tree_iter
-from optree import tree_map as tree_map
-from optree import tree_map_ as tree_map_
-from optree import tree_map_with_accessor as tree_map_with_accessor
-from optree import tree_map_with_path as tree_map_with_path
-from optree import tree_paths as tree_paths
-from optree import tree_reduce as tree_reduce
-from optree import tree_structure as tree_structure
-from optree import tree_transpose as tree_transpose
 
 _Function = TypeVar('_Function', bound=Callable[..., Any])
 
@@ -84,4 +67,4 @@ def unflatten_columns(structure: PyTreeSpec, columns: Iterable[Iterable[Any]]) -
 
 tree_flatten = _of_held_leaves(optree.tree_flatten)
 tree_leaves = _of_held_leaves(optree.tree_leaves)
-tree_unflatten = functools.wraps(optree.tree_unflatten)(_unflatten)
+tree_unflatten = cast(Any, functools.wraps(optree.tree_unflatten)(_unflatten))

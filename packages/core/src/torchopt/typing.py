@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, TypeVar
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import torch
+from optree import PyTree as PyTree
+from torch import Size as Size
+from torch import Tensor as Tensor
+
+if TYPE_CHECKING:
+    from torchopt.base import ChainedGradientTransformation as ChainedGradientTransformation
+    from torchopt.base import EmptyState as EmptyState
+    from torchopt.base import GradientTransformation as GradientTransformation
+    from torchopt.base import UninitializedState as UninitializedState
+
+# Classes that are annotations, too. Their module needs this one: they are looked up when used.
+_OF_BASE = (
+    'ChainedGradientTransformation',
+    'EmptyState',
+    'GradientTransformation',
+    'UninitializedState',
+)
 
 __all__ = [
+    'ChainedGradientTransformation',
+    'Device',
+    'EmptyState',
+    'GradientTransformation',
     'Hook',
     'InitFn',
     'LearningRate',
+    'ListOfOptionalTensors',
+    'ListOfTensors',
     'Mask',
+    'ModuleTensorContainers',
+    'Numeric',
     'OptState',
+    'OptionalTensor',
+    'OptionalTensorOrOptionalTensors',
+    'OptionalTensorTree',
     'Params',
     'ParamsLike',
+    'PyTree',
     'Scalar',
+    'ScalarOrSchedule',
     'Schedule',
+    'SequenceOfOptionalTensors',
+    'SequenceOfTensors',
+    'Size',
+    'Tensor',
+    'TensorContainer',
+    'TensorOrTensors',
     'TensorTree',
     'TreeT',
+    'TupleOfOptionalTensors',
+    'TupleOfTensors',
+    'UninitializedState',
     'UpdateFn',
     'Updates',
 ]
@@ -41,6 +81,8 @@ Schedule: TypeAlias = Callable[[torch.Tensor], Scalar | TensorTree]
 
 A learning rate's may also return a tree of rates with the structure of the parameters.
 """
+
+ScalarOrSchedule: TypeAlias = Scalar | Schedule
 
 LearningRate: TypeAlias = Scalar | Schedule | TensorTree
 """A scalar, a schedule, or a tree of scalars and tensors with the structure of the parameters."""
@@ -70,3 +112,27 @@ class UpdateFn(Protocol):
     ) -> tuple[TreeT, OptState]:
         """Return the new updates and the next state."""
         ...
+
+
+# Other names for trees and collections, under which users of TorchOpt annotate.
+Numeric: TypeAlias = Scalar
+Device: TypeAlias = torch.device | str | int
+OptionalTensor: TypeAlias = Tensor | None
+ListOfTensors: TypeAlias = list[Tensor]
+TupleOfTensors: TypeAlias = tuple[Tensor, ...]
+SequenceOfTensors: TypeAlias = Sequence[Tensor]
+TensorOrTensors: TypeAlias = Tensor | SequenceOfTensors
+OptionalTensorTree: TypeAlias = TensorTree
+ListOfOptionalTensors: TypeAlias = list[OptionalTensor]
+TupleOfOptionalTensors: TypeAlias = tuple[OptionalTensor, ...]
+SequenceOfOptionalTensors: TypeAlias = Sequence[OptionalTensor]
+OptionalTensorOrOptionalTensors: TypeAlias = OptionalTensor | SequenceOfOptionalTensors
+TensorContainer: TypeAlias = dict[str, OptionalTensor]
+ModuleTensorContainers: TypeAlias = tuple[TensorContainer, ...]
+
+if not TYPE_CHECKING:  # type checkers know every name: to them this would excuse misspelt ones
+
+    def __getattr__(name: str) -> Any:
+        if name not in _OF_BASE:
+            raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+        return getattr(importlib.import_module('torchopt.base'), name)

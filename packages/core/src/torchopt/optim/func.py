@@ -18,6 +18,11 @@ class FuncOptimizer:
 
     Args:
         impl: The gradient transformation, such as ``torchopt.adam(lr=0.1)``.
+        inplace: What :meth:`step` does where its own ``inplace`` is None.
+
+    Attributes:
+        impl: The gradient transformation.
+        inplace: As above.
 
     Raises:
         TypeError: ``impl`` is not a transformation.
@@ -30,19 +35,26 @@ class FuncOptimizer:
         {'w': tensor([0., 0.], grad_fn=<AddBackward0>)}
     """
 
-    def __init__(self, impl: GradientTransformation) -> None:
+    def __init__(self, impl: GradientTransformation, *, inplace: bool = False) -> None:
         if not isinstance(impl, GradientTransformation):
             raise TypeError(
                 f'impl must be a gradient transformation such as torchopt.adam(), got {impl!r}'
             )
-        self._impl = impl
+        self.impl = impl
+        self.inplace = inplace
         self._state: OptState | None = None
 
     def __repr__(self) -> str:
-        return f'FuncOptimizer({self._impl!r})'
+        inplace = ', inplace=True' if self.inplace else ''
+        return f'FuncOptimizer({self.impl!r}{inplace})'
 
     def step(
-        self, loss: torch.Tensor, params: TreeT, *, inplace: bool = False, first_order: bool = False
+        self,
+        loss: torch.Tensor,
+        params: TreeT,
+        inplace: bool | None = None,
+        *,
+        first_order: bool = False,
     ) -> TreeT:
         """Differentiate ``loss`` with respect to ``params`` and return the updated tree.
 
@@ -52,21 +64,23 @@ class FuncOptimizer:
             loss: A scalar that depends on ``params``.
             params: Tree of tensors; one that does not require grad, or that the loss does not
                 depend on, keeps its value.
-            inplace: Write into ``params``, without a graph.
+            inplace: Write into ``params``, without a graph; None takes what the optimizer was made
+                with.
             first_order: Treat the gradients as constants.
 
         Raises:
             ValueError: ``loss`` is not a scalar, or does not depend on ``params``.
             RuntimeError: the step is called in ``torch.no_grad()`` or in a compiled function.
         """
+        inplace = self.inplace if inplace is None else inplace
         leaves, structure = checks.params(params)
         found = gradients_of(loss, leaves, create_graph=not (first_order or inplace))
         gradients = pytree.tree_unflatten(structure, found)
-        state = self._impl.init(params) if self._state is None else self._state
+        state = self.impl.init(params) if self._state is None else self._state
         # What state_dict has returned is never written into, nor gradients, which autograd may
         # have expanded from a single number.
         with torch.set_grad_enabled(not inplace):
-            updates, state = self._impl.update(gradients, state, params=params, inplace=False)
+            updates, state = self.impl.update(gradients, state, params=params, inplace=False)
             new_params = apply_updates(params, updates, inplace=inplace)
         self._state = state
         return new_params
