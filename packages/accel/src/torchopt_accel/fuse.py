@@ -11,7 +11,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.inplace import must_not_write, overwrite
-from torchopt.authoring.per_tensor import flatten_like, in_container_of
+from torchopt.authoring.per_tensor import flatten_like, unflatten_like
 from torchopt.authoring.steps import as_float, next_steps
 from torchopt.authoring.torch_internals import transforming
 from torchopt.base import FusedTransformation, GradientTransformation
@@ -80,6 +80,10 @@ def fuse(
         except Mismatch:
             return None
 
+    def functional(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
+        return update(updates, state, params=params, inplace=False)
+
+    update.functional = functional  # type: ignore[attr-defined]
     return FusedTransformation(composite.init, update, prepare)
 
 
@@ -165,17 +169,8 @@ class _Step:
         for group in self.groups:
             call = Call(self.spec, group, bool(self.params))
             scatter(step(call, lr, parts.steps, gather(rows, group)), group, results)
-        grads, *columns = results
-        updates = in_container_of(self.updates, self.structure.unflatten(grads))
-        return updates, self.spec.replace(self.state, self._in_trees(parts, columns))
-
-    def _in_trees(self, parts: StateParts, columns: Sequence[list[Any]]) -> StateParts:
-        """Return ``parts`` with the tensors of ``columns``, in trees like those before."""
-        trees = [
-            in_container_of(old, self.structure.unflatten(column))
-            for old, column in zip(parts.trees, columns)
-        ]
-        return parts._replace(trees=trees)
+        updates, *trees = unflatten_like(self.structure, results, [self.updates, *parts.trees])
+        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
 
     def prepare(self, keep_state: bool) -> Callable[[], OptState]:
         """Validate the step; return the closure that writes it and returns the next state.
@@ -194,7 +189,7 @@ class _Step:
                 for group in self.groups:
                     for leaf in group:
                         column[leaf] = column[leaf].clone()
-            parts = self._in_trees(parts, columns)
+            parts = parts._replace(trees=unflatten_like(self.structure, columns, parts.trees))
         commits = self._prepared(lr, parts.steps, columns, apply=True)
 
         def commit() -> OptState:
@@ -256,8 +251,9 @@ def _read(
         return None
     try:
         parts = spec.read(state)
-        columns = [flatten_like(structure, tree, 'state') for tree in parts.trees]
-        flat = [flatten_like(structure, tree, 'params') for tree in needed]
+        given = [*(('state', tree) for tree in parts.trees), *(('params', p) for p in needed)]
+        flat = flatten_like(structure, given)
+        columns, flat = flat[: len(parts.trees)], flat[len(parts.trees) :]
     except ValueError:
         return None
     present = [leaf for leaf, grad in enumerate(grads) if grad is not None]

@@ -161,7 +161,7 @@ def map_updates(
     """
     leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
     others = others or {}
-    columns = {name: flatten_like(structure, tree, name) for name, tree in others.items()}
+    columns = dict(zip(others, flatten_like(structure, others.items())))
     _require_alike(structure, leaves, {} if broadcast else columns)
     results = list(leaves if absent is None else columns[absent])
     for position, row in enumerate(zip(leaves, *columns.values())):
@@ -178,8 +178,10 @@ def map_updates(
             )
         # A 0-dim factor of a wider dtype promotes a 0-dim update: undo that.
         results[position] = new if new.dtype == old.dtype else new.to(old.dtype)
-    new_tree = pytree.tree_unflatten(structure, results)
-    return new_tree if absent is None else in_container_of(others[absent], new_tree)
+    (new_tree,) = unflatten_like(
+        structure, [results], [updates if absent is None else others[absent]]
+    )
+    return new_tree
 
 
 def add_updates(params: Params, updates: Updates) -> Any:
@@ -202,10 +204,8 @@ def _apply_rule(
     Returns:
         The tree of updates, then one tree for every entry of ``state``.
     """
-    columns = [flatten_like(structure, tree, name) for name, tree in state.items()]
-    _require_alike(structure, leaves, dict(zip(state, columns)))
-    if not sparse:
-        _require_strided(structure, leaves)
+    columns = flatten_like(structure, state.items())
+    _require_alike(structure, leaves, dict(zip(state, columns)), sparse=sparse)
     per_leaf = _Scalars(scalars)
 
     results: list[list[torch.Tensor | None]] = []
@@ -224,8 +224,7 @@ def _apply_rule(
         results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
-    trees = pytree.unflatten_columns(structure, zip(*results))
-    return [in_container_of(old, new) for old, new in zip((updates, *state.values()), trees)]
+    return unflatten_like(structure, zip(*results), (updates, *state.values()))
 
 
 class _Scalars:
@@ -253,19 +252,34 @@ class _Scalars:
         return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
 
 
-def flatten_like(structure: pytree.PyTreeSpec, tree: TensorTree, name: str) -> list[Any]:
-    """Return the leaves of ``tree``; at its root, a list and a tuple count as one structure.
+def flatten_like(
+    structure: pytree.PyTreeSpec, trees: Iterable[tuple[str, TensorTree]]
+) -> list[list[Any]]:
+    """Return the leaves of each tree; at its root, a list and a tuple count as one structure.
 
     Raises:
-        ValueError: ``tree``, which the message calls ``name``, has another structure.
+        ValueError: a tree, which the message calls by its name, has another structure.
     """
-    # torch.autograd.grad returns a tuple, whether parameters and states are in one or in a list.
-    if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
-        tree = structure.type(tree)
-    try:
-        return structure.flatten_up_to(tree)
-    except ValueError as error:
-        raise ValueError(f'{name} and updates differ in structure: {error}') from None
+    columns = []
+    for name, tree in trees:
+        # torch.autograd.grad returns a tuple, even if parameters and states are in a list.
+        if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
+            tree = structure.type(tree)
+        try:
+            columns.append(structure.flatten_up_to(tree))
+        except ValueError as error:
+            raise ValueError(f'{name} and updates differ in structure: {error}') from None
+    return columns
+
+
+def unflatten_like(
+    structure: pytree.PyTreeSpec, columns: Iterable[Iterable[Any]], trees: Iterable[TensorTree]
+) -> list[Any]:
+    """Undo :func:`flatten_like`, with a list or a tuple at each root as ``trees`` have it."""
+    return [
+        in_container_of(old, new)
+        for old, new in zip(trees, pytree.unflatten_columns(structure, columns))
+    ]
 
 
 def in_container_of(old: TensorTree, new: TensorTree) -> Any:
@@ -276,13 +290,25 @@ def in_container_of(old: TensorTree, new: TensorTree) -> Any:
 
 
 def _require_alike(
-    structure: pytree.PyTreeSpec, leaves: list[Any], columns: Mapping[str, list[Any]]
+    structure: pytree.PyTreeSpec,
+    leaves: list[Any],
+    columns: Mapping[str, list[Any]],
+    *,
+    sparse: bool = True,
 ) -> None:
     for position, leaf in enumerate(leaves):
-        if leaf is not None and not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
+        if leaf is None:
+            continue
+        if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
             where = structure.accessors()[position].codify('updates')
             raise TypeError(
                 f'{where} must be a floating-point tensor or None, got {describe(leaf)}'
+            )
+        if not sparse and leaf.layout is not torch.strided:
+            where = structure.accessors()[position].codify('updates')
+            raise TypeError(
+                f'{where} is a sparse gradient, which this rule does not take: make it dense, or '
+                'use adagrad, or sgd without momentum and weight decay'
             )
     for name, column in columns.items():
         for position, (leaf, other) in enumerate(zip(leaves, column)):
@@ -297,13 +323,3 @@ def _require_alike(
                     f'{accessor.codify(name)} does not fit {accessor.codify("updates")}: '
                     f'{describe(other)} against {describe(leaf)}'
                 )
-
-
-def _require_strided(structure: pytree.PyTreeSpec, leaves: list[Any]) -> None:
-    for position, leaf in enumerate(leaves):
-        if leaf is not None and leaf.layout is not torch.strided:
-            where = structure.accessors()[position].codify('updates')
-            raise TypeError(
-                f'{where} is a sparse gradient, which this rule does not take: make it dense, or '
-                'use adagrad, or sgd without momentum and weight decay'
-            )
