@@ -274,6 +274,18 @@ def test_a_shallow_copy_has_a_state_of_its_own() -> None:
     assert_trees_equal(second.state_dict(), before)
 
 
+def test_a_transformation_may_return_a_tuple() -> None:
+    params = two_params()
+    before = [param.detach().clone() for param in params]
+    transformation = torchopt.GradientTransformation(
+        lambda params: (), lambda updates, state, **_: (tuple(-g for g in updates), state)
+    )
+    run(torchopt.Optimizer(params, transformation), params, range(1))
+    assert_trees_equal(
+        [p.detach() for p in params], [p - g for p, g in zip(before, sample_gradients(params, 0))]
+    )
+
+
 def test_repr_shows_the_hyperparameters() -> None:
     text = repr(torchopt.AdamW(two_params(), lr=0.25))
     assert text.startswith('AdamW (')

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.per_tensor import in_container_of
 from torchopt.authoring.steps import next_steps, shared_device
 from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
 from torchopt.base import FusedTransformation, GradientTransformation
@@ -107,6 +108,8 @@ class GroupStep:
             updates, new = transformation.update(gradients, old, params=params, inplace=False)
         except (TypeError, RuntimeError) as error:
             raise _naming_sparse(group, gradients, error) from error
+        # A transformation may answer a list of gradients with a tuple.
+        updates = in_container_of(gradients, updates)
         return updates, lambda: self._write(layout, entries, new, gradients)
 
     def _write(
