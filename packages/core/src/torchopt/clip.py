@@ -10,7 +10,8 @@ import torch
 from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.origin import recorded
-from torchopt.authoring.per_tensor import map_updates, stateless
+from torchopt.authoring.per_tensor import map_updates
+from torchopt.authoring.transformation import stateless
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Scalar, Updates
 

@@ -4,6 +4,7 @@ These modules are a public interface: names without an underscore stay until the
 version. The rules in :mod:`torchopt.rules` are examples of their use.
 
 - :mod:`~torchopt.authoring.per_tensor`: lift a rule for one tensor to a tree of tensors.
+- :mod:`~torchopt.authoring.transformation`: transformations from a functional pair.
 - :mod:`~torchopt.authoring.inplace`: ``inplace=True`` as a lowering of the functional rule.
 - :mod:`~torchopt.authoring.numerics`: moving averages, and a square root with a derivative at 0.
 - :mod:`~torchopt.authoring.initial`: initial values of states.

@@ -15,10 +15,10 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.describe import describe
 from torchopt.authoring.initial import filled_like
-from torchopt.authoring.inplace import FunctionalUpdate, lower_inplace
 from torchopt.authoring.steps import advance, zero_steps
+from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import EmptyState, GradientTransformation
-from torchopt.typing import InitFn, OptState, Params, Scalar, TensorTree, Updates
+from torchopt.typing import Params, Scalar, TensorTree, Updates
 
 State = TypeVar('State', bound='tuple[Any, ...]')
 Rule = Callable[..., tuple[torch.Tensor, ...]]
@@ -27,42 +27,12 @@ _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
 _SEQUENCES = (list, tuple)
 
 
-def transformation(
-    init: InitFn,
-    update: FunctionalUpdate,
-    state_class: type[tuple[Any, ...]] | None = None,
-) -> GradientTransformation:
-    """Make a transformation from an ``init`` and a functional ``update``.
-
-    The transformation checks its arguments, and takes the keyword ``inplace``.
-    """
-
-    def checked_init(params: Params) -> OptState:
-        checks.params(params)
-        return init(params)
-
-    def checked_update(updates: Any, state: Any, params: Params | None) -> tuple[Any, Any]:
-        if state_class is not None and not isinstance(state, state_class):
-            raise TypeError(
-                f'state must be a {state_class.__name__}, as returned by init, '
-                f'got {type(state).__name__}'
-            )
-        return update(updates, state, params)
-
-    return GradientTransformation(checked_init, lower_inplace(checked_update))
-
-
-def stateless(update: Callable[[Any, Params | None], Any]) -> GradientTransformation:
-    """Make a stateless transformation from ``update(updates, params) -> updates``."""
-    return transformation(
-        lambda params: EmptyState(),
-        lambda updates, state, params: (update(updates, params), state),
-    )
-
-
 def pointwise(fn: Callable[[torch.Tensor], torch.Tensor]) -> GradientTransformation:
     """Make a stateless transformation from a function of one update tensor."""
-    return stateless(lambda updates, params: map_updates(fn, updates))
+    return transformation(
+        lambda params: EmptyState(),
+        lambda updates, state, params: (map_updates(fn, updates), state),
+    )
 
 
 def elementwise(
@@ -103,7 +73,8 @@ def elementwise(
         It raises TypeError for a leaf of the updates that is neither a floating-point tensor nor
         None.
     """
-    names: tuple[str, ...] = state_class._fields  # type: ignore[attr-defined]
+    kind: Any = state_class
+    names: tuple[str, ...] = kind._fields
     moments = [name for name in names if name != 'steps' and name not in unused]
     firsts = {name: (initial or {}).get(name, 0.0) for name in moments}
 
@@ -118,6 +89,8 @@ def elementwise(
         return state_class(**fields)
 
     def update(updates: Updates, state: Any, params: Params | None) -> tuple[Any, State]:
+        if not isinstance(state, kind):
+            raise wrong_state(state, state_class)
         leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
         old = state._asdict()
         per_leaf: Iterable[torch.Tensor] = ()
@@ -130,7 +103,7 @@ def elementwise(
         )
         return updates, state_class(**{**old, **dict(zip(moments, new))})
 
-    return transformation(init, update, state_class)
+    return transformation(init, update)
 
 
 def map_updates(

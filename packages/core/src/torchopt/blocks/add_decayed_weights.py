@@ -5,7 +5,8 @@ from __future__ import annotations
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import add_scaled
 from torchopt.authoring.origin import recorded
-from torchopt.authoring.per_tensor import map_updates, stateless
+from torchopt.authoring.per_tensor import map_updates
+from torchopt.authoring.transformation import stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.masked import masked
 from torchopt.typing import Mask, Params, Scalar, Updates

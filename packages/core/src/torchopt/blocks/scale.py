@@ -10,7 +10,8 @@ import torch
 from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.origin import recorded
-from torchopt.authoring.per_tensor import map_updates, pointwise, stateless
+from torchopt.authoring.per_tensor import map_updates, pointwise
+from torchopt.authoring.transformation import stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.scale_by_schedule import scale_by_schedule, with_tensors
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates

@@ -10,10 +10,11 @@ import torch
 from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.origin import recorded
-from torchopt.authoring.per_tensor import map_updates, transformation
+from torchopt.authoring.per_tensor import map_updates
 from torchopt.authoring.state import saveable
 from torchopt.authoring.steps import as_float, shared_device
 from torchopt.authoring.torch_state import torch_fields
+from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Schedule, TensorTree, Updates
 
@@ -55,6 +56,8 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     def update(
         updates: Updates, state: ScaleByScheduleState, params: Params | None
     ) -> tuple[Any, ScaleByScheduleState]:
+        if not isinstance(state, ScaleByScheduleState):
+            raise wrong_state(state, ScaleByScheduleState)
         factor = schedule(as_float(state.steps))
         if isinstance(factor, torch.Tensor) and factor.dim() != 0:
             raise ValueError(
@@ -68,7 +71,7 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
             scaled = map_updates(lambda g: g * factor, updates)
         return scaled, ScaleByScheduleState(state.steps + 1)
 
-    return transformation(init, update, ScaleByScheduleState)
+    return transformation(init, update)
 
 
 def with_tensors(rates: TensorTree) -> Any:
