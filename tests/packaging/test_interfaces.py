@@ -21,7 +21,7 @@ MODULES = {
 }
 
 # The interface of core: names in these modules and packages change with a minor version only.
-INTERFACE = ('base', 'from_torch', 'pytree', 'typing', 'update', 'authoring', 'blocks', 'rules')
+INTERFACE = ('base', 'pytree', 'typing', 'update', 'authoring', 'blocks', 'rules')
 
 every_sibling = pytest.mark.parametrize('sibling', sorted(SOURCES))
 

@@ -22,10 +22,10 @@ from torchopt._aliases import install as _install_aliases
 from torchopt._siblings import installed_names as _installed_names
 from torchopt._siblings import resolve as _resolve
 from torchopt.accelerated import accelerated_op_available as accelerated_op_available
+from torchopt.authoring.from_torch import state_from_torch as state_from_torch
 from torchopt.base import GradientTransformation as GradientTransformation
 from torchopt.base import chain as chain
 from torchopt.clip import clip_grad_norm as clip_grad_norm
-from torchopt.from_torch import state_from_torch as state_from_torch
 from torchopt.hook import register_hook as register_hook
 from torchopt.optim import FuncOptimizer as FuncOptimizer
 from torchopt.optim import Optimizer as Optimizer

@@ -10,11 +10,11 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.from_torch import state_from_torch
 from torchopt.authoring.inplace import functional
 from torchopt.authoring.module_slots import ParameterSlot, read_params
 from torchopt.authoring.origin import shown
 from torchopt.base import GradientTransformation
-from torchopt.from_torch import state_from_torch
 from torchopt.typing import OptState
 
 Slots = dict[str, list[ParameterSlot]]

@@ -11,11 +11,11 @@ from torch import nn
 
 from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.describe import describe
+from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
-from torchopt.from_torch import entry_of
 from torchopt.typing import OptState
 from torchopt.update import apply_updates
 from torchopt_meta.group import Group, Slots, moved_like, trained_groups

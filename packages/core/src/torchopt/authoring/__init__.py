@@ -11,6 +11,7 @@ version. The rules in :mod:`torchopt.rules` are examples of their use.
 - :mod:`~torchopt.authoring.steps`: counts of the steps that parameters have taken.
 - :mod:`~torchopt.authoring.state`: states that ``torch.load`` reads, and checks that one fits.
 - :mod:`~torchopt.authoring.torch_state`: the same states in the format of ``torch.optim``.
+- :mod:`~torchopt.authoring.from_torch`: states of trained ``torch.optim`` optimizers.
 - :mod:`~torchopt.authoring.origin`: ``repr`` and pickle of transformations.
 - :mod:`~torchopt.authoring.checks`: ranges of hyperparameters, trees of parameters.
 - :mod:`~torchopt.authoring.describe`: descriptions of values for error messages.
