@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from torchopt.unrolling.internals import active_transform
+from torchopt.authoring.torch_internals import active_transform
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.vmapped import run_mapped
 

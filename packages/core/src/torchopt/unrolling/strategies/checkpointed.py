@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import torch
 
+from torchopt.authoring.torch_internals import retains_graph
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState, preserved
 from torchopt.unrolling.inner_gradients.cache import GradientCache
 from torchopt.unrolling.inner_gradients.gradient_vjp import Order
-from torchopt.unrolling.internals import retains_graph
 from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_of, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from torchopt.unrolling.context.captures import require_no_captures
+from torchopt.unrolling.context.forward_grad import like_reverse_mode
 from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_of, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, call_step
@@ -158,7 +160,8 @@ class _Tangents:
             replaced = list(inputs)
             for position, tensor in zip(moving, moved):
                 replaced[position] = tensor
-            new_carry, y, y_structure = call_step(loop, number, fill(template, replaced))
+            with like_reverse_mode(hooks_in_gradients=True) if moved else nullcontext():
+                new_carry, y, y_structure = call_step(loop, number, fill(template, replaced))
             results[:] = [StepResult(template_of(new_carry), template_of(y), y_structure)]
             outputs = tensors_of([*new_carry, *y])
             return tuple(filter(is_differentiable, outputs)), outputs
