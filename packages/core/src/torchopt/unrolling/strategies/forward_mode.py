@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 
-from torchopt.unrolling.context.captures import require_no_captures
+from torchopt.unrolling.context.captures import (
+    require_no_captures,
+    require_no_tangents,
+    tangents_recorded,
+)
 from torchopt.unrolling.context.forward_grad import like_reverse_mode
 from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_of, tensors_of
 from torchopt.unrolling.loop import Loop
@@ -177,9 +181,12 @@ class _Tangents:
                 stacked = torch.func.vmap(jvp, out_dims=out_dims, randomness='same')
                 pushed, outputs = stacked(*(tangent for tangent in tangents if tangent is not None))
             else:
-                pushed, (_, outputs) = (), differentiable_outputs()
+                with tangents_recorded():
+                    pushed, (_, outputs) = (), differentiable_outputs()
+        place = f'step {loop.first + number}'
+        require_no_tangents(loop.step, outputs, place=place)
         if not loop.constant:
-            require_no_captures(loop.step, outputs, inputs, place=f'step {loop.first + number}')
+            require_no_captures(loop.step, outputs, inputs, place=place)
         found = iter([tangent.detach() for tangent in pushed])
         new_tangents = [
             next(found, None) if is_differentiable(output) else None for output in outputs
