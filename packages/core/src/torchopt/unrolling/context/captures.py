@@ -14,7 +14,7 @@ from torchopt.authoring.torch_internals import (
     forward_grad_switch,
     in_dual_level,
 )
-from torchopt.unrolling.context.closures import captured_tensors
+from torchopt.unrolling.context.reachable import reachable
 
 _CURE = 'Pass it (or what is computed from it) through consts, detach it, or use backward=Stored()'
 
@@ -50,7 +50,7 @@ def require_no_captures(
     if not any(id(leaf) not in known for leaf in _leaves_of_graph(list(roots), {})):
         return
     # A captured tensor need not be a leaf of the graph. The author knows it, not its leaves.
-    captured = [(name, tensor) for name, tensor in captured_tensors(fn) if tensor.requires_grad]
+    captured = [(name, tensor) for name, tensor in _tensors_of(fn) if tensor.requires_grad]
     names = {id(tensor): name for name, tensor in captured}
     by_node = {tensor.grad_fn: tensor for _, tensor in captured if tensor.grad_fn is not None}
     described = [
@@ -97,7 +97,7 @@ def require_no_tangents(fn: Callable[..., Any], outputs: Iterable[Any], *, place
     with tangents_recorded():  # Otherwise no tensor seems to have a tangent.
         if not any(map(is_dual, outputs)):
             return
-        captured = [(name, tensor) for name, tensor in captured_tensors(fn) if is_dual(tensor)]
+        captured = [(name, tensor) for name, tensor in _tensors_of(fn) if is_dual(tensor)]
     described = enumerate_few([_described(name, tensor) for name, tensor in captured])
     raise RuntimeError(
         f'{place} depends on a dual tensor of forward-mode differentiation that is not one of its '
@@ -108,8 +108,12 @@ def require_no_tangents(fn: Callable[..., Any], outputs: Iterable[Any], *, place
 
 def is_dual(value: Any) -> bool:
     """Tell whether ``value`` is a tensor with a tangent."""
-    dual = torch.autograd.forward_ad.unpack_dual
-    return isinstance(value, torch.Tensor) and dual(value).tangent is not None
+    unpack: Any = torch.autograd.forward_ad.unpack_dual
+    return isinstance(value, torch.Tensor) and unpack(value).tangent is not None
+
+
+def _tensors_of(fn: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    return reachable([('', fn)], (torch.Tensor,))
 
 
 def _described(name: str | None, tensor: torch.Tensor) -> str:

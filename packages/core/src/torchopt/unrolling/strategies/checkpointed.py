@@ -123,8 +123,12 @@ class _CheckpointedLoop(torch.autograd.Function):
                 record.schedule.keep(checkpoints, checkpoint)
             return record.engine.run(loop, checkpoint, x)
 
-        watched = require_no_draws(loop.step, loop.consts) if differentiated else nullcontext()
-        with record.autocast.applied(), watched:
+        watched = (
+            require_no_draws(loop.step, loop.consts, tensors) if differentiated else nullcontext()
+        )
+        with record.autocast.applied(), watched as excuse:
+            if excuse is not None:
+                loop = loop._replace(until=excuse(loop.until), progress=excuse(loop.progress))
             result = sweep(loop, advance)
         record.result = result._replace(carry=template_of(result.carry), ys=template_of(result.ys))
         record.checkpoints = checkpoints
