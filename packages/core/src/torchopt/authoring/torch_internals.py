@@ -73,6 +73,16 @@ def in_dual_level() -> bool:
     return level >= 0
 
 
+def is_mapped_by_autograd(value: Any) -> bool:
+    """Tell whether ``value`` is a tensor that ``is_grads_batched=True`` maps over.
+
+    Where that is unknown the answer is no, and Dynamo refuses such a tensor in its own words.
+    """
+    tell = getattr(getattr(torch._C, '_functorch', None), 'is_legacy_batchedtensor', None)
+    mapped: bool = tell is not None and isinstance(value, torch.Tensor) and tell(value)
+    return mapped
+
+
 def retains_graph() -> bool:
     """Tell, within a backward pass, whether another backward pass may follow.
 

@@ -161,8 +161,10 @@ def _vjp_step_by_step(
     needed_later = (*map(is_differentiable, inputs[:carry_end]), *needed[carry_end:])
 
     carry_cotangents, ys_cotangents = cotangents[:carry_end], cotangents[carry_end:]
+    # Made from a cotangent, because with is_grads_batched=True torch maps over all of them.
+    like = next(tensor for tensor in (*cotangents, *inputs) if tensor is not None)
     xs_cotangents = [
-        torch.zeros_like(tensor) if need else None
+        like.new_zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device) if need else None
         for tensor, need in zip(inputs[carry_end:xs_end], needed[carry_end:xs_end])
     ]
     consts_cotangents: Cotangents = [None] * (len(inputs) - xs_end)
