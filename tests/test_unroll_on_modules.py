@@ -119,7 +119,7 @@ def test_hyperparameters_that_are_learned(backward):
 def test_a_network_that_the_loss_captures_is_named():
     net, learned = make_net(), nn.Linear(3, 1).double()
     step = ModuleStep(net, torchopt.sgd(0.1), lambda net, x, _: (learned(x) * net(x)).mean())
-    with pytest.raises(RuntimeError, match=r'learned\.weight, a tensor of shape \(1, 3\)'):
+    with pytest.raises(RuntimeError, match=r'learned\.weight \(a tensor of shape \(1, 3\)'):
         torchopt.unroll(step, step.init(), BATCHES, backward=Recomputed())
 
 

@@ -6,6 +6,11 @@ import torch
 
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import pointwise
+from torchopt.authoring.torch_internals import (
+    active_transforms,
+    forward_grad_enabled,
+    in_dual_level,
+)
 from torchopt.base import GradientTransformation
 from torchopt.typing import Hook
 
@@ -37,11 +42,19 @@ def register_hook(hook: Hook) -> GradientTransformation:
 
     Raises:
         TypeError: ``hook`` is not callable.
+
+    The update raises a ``RuntimeError`` in forward mode, where nothing flows back.
     """
     if not callable(hook):
         raise TypeError(f'hook must be callable, got {hook!r}')
 
     def attach(g: torch.Tensor) -> torch.Tensor:
+        if _is_differentiated_forward(g):
+            raise RuntimeError(
+                'register_hook is part of an update that is differentiated in forward mode '
+                '(ForwardMode, torch.func.jvp, dual tensors), where no gradient flows back through '
+                'the hook: use reverse mode, or leave the hook out'
+            )
         if not g.requires_grad:
             return g
         g = g.view_as(g)
@@ -49,3 +62,16 @@ def register_hook(hook: Hook) -> GradientTransformation:
         return g
 
     return pointwise(attach)
+
+
+def _is_differentiated_forward(tensor: torch.Tensor) -> bool:
+    if not in_dual_level():
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    if not forward_grad_enabled():
+        return False
+    # Under torch.vmap, torch cannot tell whether a tensor has a tangent.
+    if active_transforms() != []:
+        return True
+    return torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None

@@ -162,7 +162,7 @@ def test_a_captured_tensor_is_named() -> None:
     def step(c: torch.Tensor, x: Any, k: Any) -> Any:
         return c * rate, None
 
-    with pytest.raises(RuntimeError, match=r'step 0 depends on .*rate, a tensor of shape \(\)'):
+    with pytest.raises(RuntimeError, match=r'step 0 depends on .*rate \(a tensor of shape \(\)'):
         torchopt.unroll(step, torch.ones(2), length=2, backward=Recomputed(compile='eager'))
 
 

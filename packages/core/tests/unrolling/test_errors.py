@@ -96,15 +96,15 @@ def of_the_path() -> tuple[Any, torch.Tensor]:
 
 
 CAPTURES = [
-    (of_a_variable, r'rate, a tensor of shape \(7,\)'),
-    (of_a_result, r'rate, a tensor of shape \(2,\)'),
-    (of_a_module, r'net\.weight, a tensor of shape \(1, 3\)'),
-    (of_an_object, r'self\.rate, a tensor of shape \(\)'),
-    (of_a_partial, r'rate, a tensor of shape \(\)'),
-    (of_a_dictionary, r"options\['lr'\], a tensor of shape \(\)"),
-    (of_a_global, r'GLOBAL_RATE, a tensor of shape \(\)'),
-    (of_an_inner_loss, r'rate, a tensor of shape \(\)'),
-    (of_the_path, r'rate, a tensor of shape \(\)'),
+    (of_a_variable, r'rate \(a tensor of shape \(7,\)'),
+    (of_a_result, r'rate \(a tensor of shape \(2,\)'),
+    (of_a_module, r'net\.weight \(a tensor of shape \(1, 3\)'),
+    (of_an_object, r'self\.rate \(a tensor of shape \(\)'),
+    (of_a_partial, r'rate \(a tensor of shape \(\)'),
+    (of_a_dictionary, r"options\['lr'\] \(a tensor of shape \(\)"),
+    (of_a_global, r'GLOBAL_RATE \(a tensor of shape \(\)'),
+    (of_an_inner_loss, r'rate \(a tensor of shape \(\)'),
+    (of_the_path, r'rate \(a tensor of shape \(\)'),
 ]
 
 
@@ -151,7 +151,7 @@ def test_an_inner_loss_whose_gradient_is_kept_must_not_capture() -> None:
     mode = Recomputed(keep_gradients=True)
     end, _ = torchopt.unroll(step, number(), consts=k, length=3, backward=mode)
     with pytest.raises(
-        RuntimeError, match=r'keep_gradients=True.* k, a tensor of shape \(\).*argument'
+        RuntimeError, match=r'keep_gradients=True.* k \(a tensor of shape \(\).*argument'
     ):
         end.backward()
     assert k.grad is None

@@ -14,8 +14,10 @@ from torchopt.unrolling import ForwardMode, Recomputed, Snapshots, Stored, Strat
 
 WITHOUT_NAMES = """
 import torch
-del torch._C._functorch.peek_interpreter_stack
-del torch._C._functorch.TransformType
+del torch._C._functorch.get_interpreter_stack
+del torch._C._functorch.is_legacy_batchedtensor
+del torch._C._set_fwd_grad_enabled
+del torch._C._is_fwd_grad_enabled
 del torch._C._autograd._get_current_graph_task_keep_graph
 """
 MODES = [Recomputed(), Recomputed(keep_gradients=True), Snapshots(2), ForwardMode(200)]
@@ -25,7 +27,8 @@ every_mode = pytest.mark.parametrize('backward', MODES, ids=str)
 @pytest.fixture
 def without_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patched:
-        patched.delattr(torch._C._functorch, 'peek_interpreter_stack')
+        patched.delattr(torch._C._functorch, 'get_interpreter_stack')
+        patched.delattr(torch._C._functorch, 'is_legacy_batchedtensor')
         patched.delattr(torch._C._autograd, '_get_current_graph_task_keep_graph')
         yield
 

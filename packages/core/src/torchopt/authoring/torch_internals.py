@@ -1,11 +1,17 @@
 """What torch tells only through names that are not public.
 
-Each is looked up when it is needed, and has an answer for a torch in which it is gone.
+Each is looked up when it is needed, and has an answer for a torch in which it is gone: results stay
+right, or torch or ``unroll`` raises.
 """
 
 from __future__ import annotations
 
+from typing import Any, Literal, TypeAlias
+
 import torch
+
+Transform: TypeAlias = Literal['none', 'vmap', 'derivative', 'unknown']
+"""The innermost transform of torch.func that is active."""
 
 
 def transforming() -> bool:
@@ -16,3 +22,83 @@ def transforming() -> bool:
     tell = getattr(torch._C, '_are_functorch_transforms_active', None)
     active: bool = tell is None or tell()
     return active
+
+
+def active_transforms() -> list[str] | None:
+    """Return the names of the active transforms of torch.func, the innermost last.
+
+    The names are ``'Vmap'``, ``'Grad'``, ``'Jvp'`` and ``'Functionalize'``. Where they are unknown,
+    the answer is None.
+    """
+    interpreters = getattr(getattr(torch._C, '_functorch', None), 'get_interpreter_stack', None)
+    if interpreters is None:
+        return None
+    # Without any transform, torch returns None.
+    return [interpreter.key().name for interpreter in interpreters() or ()]
+
+
+def active_transform() -> Transform:
+    """Return the innermost transform of torch.func that is active.
+
+    Where it is unknown, inner gradients are computed again instead of cached, and torch refuses to
+    map or differentiate the autograd node of a loop.
+    """
+    names = active_transforms()
+    if names is None:
+        return 'unknown'
+    if not names:
+        return 'none'
+    return 'vmap' if names[-1] == 'Vmap' else 'derivative'
+
+
+def forward_grad_switch() -> Any:
+    """Return the function that switches forward-mode derivatives on or off in this thread.
+
+    It returns nothing; :func:`forward_grad_enabled` tells what is on. Where there is none, the
+    answer is None, and whoever needs it must refuse.
+    """
+    return getattr(torch._C, '_set_fwd_grad_enabled', None)
+
+
+def forward_grad_enabled() -> bool:
+    """Tell whether forward-mode derivatives are on in this thread; where unknown, they are."""
+    tell = getattr(torch._C, '_is_fwd_grad_enabled', None)
+    enabled: bool = tell is None or tell()
+    return enabled
+
+
+def in_dual_level() -> bool:
+    """Tell whether a ``torch.autograd.forward_ad.dual_level`` is entered; where unknown, it is."""
+    level: int = getattr(torch.autograd.forward_ad, '_current_level', 0)
+    return level >= 0
+
+
+def is_mapped_by_autograd(value: Any) -> bool:
+    """Tell whether ``value`` is a tensor that ``is_grads_batched=True`` maps over.
+
+    Where that is unknown the answer is no, and Dynamo refuses such a tensor in its own words.
+    """
+    tell = getattr(getattr(torch._C, '_functorch', None), 'is_legacy_batchedtensor', None)
+    mapped: bool = tell is not None and isinstance(value, torch.Tensor) and tell(value)
+    return mapped
+
+
+def retains_graph() -> bool:
+    """Tell, within a backward pass, whether another backward pass may follow.
+
+    Where that is unknown the answer is yes: checkpoints are then freed together with the graph, and
+    not one by one.
+    """
+    tell = getattr(getattr(torch._C, '_autograd', None), '_get_current_graph_task_keep_graph', None)
+    retained: bool = tell is None or tell()
+    return retained
+
+
+def recompile_limit_errors() -> tuple[type[Exception], ...]:
+    """Return what Dynamo raises when one function was compiled too often.
+
+    In a torch without these names the tuple is empty, and Dynamo's error reaches the user.
+    """
+    errors = getattr(getattr(torch, '_dynamo', None), 'exc', None)
+    names = ('FailOnRecompileLimitHit', 'FailOnCacheLimitHit')
+    return tuple(getattr(errors, name) for name in names if hasattr(errors, name))

@@ -12,7 +12,6 @@ Where a change belongs, from top to bottom; each file imports only files of lowe
     vjp.py              vector-Jacobian products of lists of tensors
     context/            what a step depends on beside its arguments: replayed or watched
     leaves.py           trees as flat lists of leaves
-    internals.py        private names of torch
 """
 
 from torchopt.unrolling.inner_gradients.grad import grad as grad

@@ -67,10 +67,10 @@ def unroll(
         TypeError: an argument has the wrong type, or the step returns what cannot be stored.
         ValueError: the number of steps is missing or contradictory, or the carry changes its
             structure, shapes or dtypes.
-        RuntimeError: the step writes into its arguments; or it draws from a ``torch.Generator``
-            that ``backward`` does not replay; or it depends on a tensor that requires grad and is
-            not an argument, whose gradient ``backward`` would lose; or ``backward`` cannot run
-            where ``unroll`` is called.
+        RuntimeError: the step writes into its arguments; or it draws from a generator that
+            ``backward`` does not replay (a ``torch.Generator``, Python's ``random``, NumPy); or it
+            depends on a tensor that requires grad, or has a tangent, and is not an argument, whose
+            gradient ``backward`` would lose; or ``backward`` cannot run where ``unroll`` is called.
 
     Example:
         >>> import torch, torchopt

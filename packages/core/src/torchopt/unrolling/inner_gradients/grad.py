@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from torchopt.authoring.torch_internals import active_transform
 from torchopt.unrolling.inner_gradients.cache import active
 from torchopt.unrolling.inner_gradients.gradient_vjp import InnerGradient
-from torchopt.unrolling.internals import active_transform
 
 
 def grad_and_value(

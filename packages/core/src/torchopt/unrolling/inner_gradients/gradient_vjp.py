@@ -11,6 +11,7 @@ import torch
 from torchopt import pytree
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.captures import require_no_captures
+from torchopt.unrolling.context.forward_grad import like_reverse_mode
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.leaves import (
     Leaves,
@@ -147,7 +148,8 @@ def _hessian_vector_products(
         tensors = _replaced(inputs, positions, moved)
 
         def value(*parts: torch.Tensor) -> torch.Tensor:
-            return gradient.evaluate(_replaced(tensors, chosen, parts))[0]
+            with like_reverse_mode(hooks_in_gradients=False):
+                return gradient.evaluate(_replaced(tensors, chosen, parts))[0]
 
         parts = tuple(tensors[position] for position in chosen)
         found: tuple[torch.Tensor, ...] = torch.func.grad(value, tuple(range(len(parts))))(*parts)

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from torchopt.authoring.torch_internals import recompile_limit_errors
 from torchopt.unrolling.context.closures import function_of
-from torchopt.unrolling.internals import recompile_limit_errors
 
 Backend: TypeAlias = str | Callable[..., Any]
 """The backend of ``torch.compile``."""

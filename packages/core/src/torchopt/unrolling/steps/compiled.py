@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.torch_internals import is_mapped_by_autograd
 from torchopt.unrolling.leaves import (
     Leaves,
     flatten,
@@ -66,7 +67,16 @@ class Compiled:
         cotangents: Cotangents,
         needed: Sequence[bool],
     ) -> Cotangents:
-        """Run the compiled vjp of a step."""
+        """Run the compiled vjp of a step.
+
+        Raises:
+            RuntimeError: several vjps are wanted at once.
+        """
+        if any(map(is_mapped_by_autograd, cotangents)):
+            raise RuntimeError(
+                'a compiled step takes one cotangent at a time: leave out compile=..., or '
+                'is_grads_batched=True and vectorize=True'
+            )
         arguments = [*_contiguous_carry(checkpoint), *x, *loop.consts]
         carry = tensors_of(checkpoint.carry)
         # Differentiate the first step by its whole carry, too: another choice is another graph.

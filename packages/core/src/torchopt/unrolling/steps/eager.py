@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from torchopt.unrolling.context.captures import require_no_captures
+from torchopt.unrolling.context.captures import (
+    require_no_captures,
+    require_no_tangents,
+    tangents_recorded,
+)
 from torchopt.unrolling.inner_gradients.cache import GradientCache
 from torchopt.unrolling.leaves import Leaves, detached, tensors_of
 from torchopt.unrolling.loop import Loop
@@ -22,12 +26,13 @@ class Eager:
         """Run a step without a graph.
 
         Raises:
-            RuntimeError: the step depends on a tensor that requires grad and is not an argument.
+            RuntimeError: the step depends on a tensor that requires grad, or has a tangent, and is
+                not an argument.
         """
         arguments = detached([*checkpoint.carry, *x, *loop.consts])
         # Grad mode is on, as in the backward pass, so that a captured tensor shows in the graph.
         # The arguments are detached: nothing else is recorded.
-        with torch.enable_grad(), GradientCache.recording(checkpoint.cache):
+        with torch.enable_grad(), tangents_recorded(), GradientCache.recording(checkpoint.cache):
             try:
                 carry, y, y_structure = call_step(loop, checkpoint.number, arguments)
             except RuntimeError as error:
@@ -39,9 +44,10 @@ class Eager:
                     'or torch.func.grad, or use backward=Stored()'
                 ) from error
         outputs = tensors_of([*carry, *y])
+        place = f'step {loop.first + checkpoint.number}'
         if not loop.constant and any(output.requires_grad for output in outputs):
-            place = f'step {loop.first + checkpoint.number}'
             require_no_captures(loop.step, outputs, arguments, place=place)
+        require_no_tangents(loop.step, outputs, place=place)
         results = detached([*carry, *y])
         return StepResult(results[: len(carry)], results[len(carry) :], y_structure)
 

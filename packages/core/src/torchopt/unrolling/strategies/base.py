@@ -7,7 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from torchopt.unrolling.internals import active_transform
+from torchopt.authoring.torch_internals import (
+    active_transform,
+    forward_grad_switch,
+    in_dual_level,
+)
+from torchopt.unrolling.context.captures import is_dual
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.vmapped import run_mapped
 
@@ -39,6 +44,7 @@ def run_strategy(strategy: Strategy, loop: Loop) -> tuple[Any, Any]:
         )
     transform = active_transform()
     if transform in ('none', 'unknown'):
+        _require_no_duals(name, loop)
         # Without grad mode no backward pass follows, and nothing is kept for one.
         return strategy.run(loop if torch.is_grad_enabled() else loop.as_constant())
     if transform == 'vmap':
@@ -48,3 +54,12 @@ def run_strategy(strategy: Strategy, loop: Loop) -> tuple[Any, Any]:
         'ask for a derivative that can be differentiated again: differentiate it with '
         'torch.autograd.grad, or use backward=Stored()'
     )
+
+
+def _require_no_duals(name: str, loop: Loop) -> None:
+    """Raise if forward-mode differentiation around ``loop`` would lose a tangent unseen."""
+    if in_dual_level() and (forward_grad_switch() is None or any(map(is_dual, loop.tensors()))):
+        raise RuntimeError(
+            f'unroll(..., backward={name}(...)) would lose the tangents of dual tensors '
+            '(torch.autograd.forward_ad): use backward=Stored()'
+        )

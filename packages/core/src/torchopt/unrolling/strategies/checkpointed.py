@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import torch
 
+from torchopt.authoring.torch_internals import retains_graph
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState, preserved
 from torchopt.unrolling.inner_gradients.cache import GradientCache
 from torchopt.unrolling.inner_gradients.gradient_vjp import Order
-from torchopt.unrolling.internals import retains_graph
 from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_of, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult
@@ -123,8 +123,12 @@ class _CheckpointedLoop(torch.autograd.Function):
                 record.schedule.keep(checkpoints, checkpoint)
             return record.engine.run(loop, checkpoint, x)
 
-        watched = require_no_draws(loop.step, loop.consts) if differentiated else nullcontext()
-        with record.autocast.applied(), watched:
+        watched = (
+            require_no_draws(loop.step, loop.consts, tensors) if differentiated else nullcontext()
+        )
+        with record.autocast.applied(), watched as excuse:
+            if excuse is not None:
+                loop = loop._replace(until=excuse(loop.until), progress=excuse(loop.progress))
             result = sweep(loop, advance)
         record.result = result._replace(carry=template_of(result.carry), ys=template_of(result.ys))
         record.checkpoints = checkpoints
@@ -157,8 +161,10 @@ def _vjp_step_by_step(
     needed_later = (*map(is_differentiable, inputs[:carry_end]), *needed[carry_end:])
 
     carry_cotangents, ys_cotangents = cotangents[:carry_end], cotangents[carry_end:]
+    # Made from a cotangent, because with is_grads_batched=True torch maps over all of them.
+    like = next(tensor for tensor in (*cotangents, *inputs) if tensor is not None)
     xs_cotangents = [
-        torch.zeros_like(tensor) if need else None
+        like.new_zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device) if need else None
         for tensor, need in zip(inputs[carry_end:xs_end], needed[carry_end:xs_end])
     ]
     consts_cotangents: Cotangents = [None] * (len(inputs) - xs_end)

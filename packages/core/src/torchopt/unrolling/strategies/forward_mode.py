@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from torchopt.unrolling.context.captures import require_no_captures
+from torchopt.unrolling.context.captures import (
+    require_no_captures,
+    require_no_tangents,
+    tangents_recorded,
+)
+from torchopt.unrolling.context.forward_grad import like_reverse_mode
 from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_of, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, call_step
@@ -158,7 +164,8 @@ class _Tangents:
             replaced = list(inputs)
             for position, tensor in zip(moving, moved):
                 replaced[position] = tensor
-            new_carry, y, y_structure = call_step(loop, number, fill(template, replaced))
+            with like_reverse_mode(hooks_in_gradients=True) if moved else nullcontext():
+                new_carry, y, y_structure = call_step(loop, number, fill(template, replaced))
             results[:] = [StepResult(template_of(new_carry), template_of(y), y_structure)]
             outputs = tensors_of([*new_carry, *y])
             return tuple(filter(is_differentiable, outputs)), outputs
@@ -174,9 +181,12 @@ class _Tangents:
                 stacked = torch.func.vmap(jvp, out_dims=out_dims, randomness='same')
                 pushed, outputs = stacked(*(tangent for tangent in tangents if tangent is not None))
             else:
-                pushed, (_, outputs) = (), differentiable_outputs()
+                with tangents_recorded():
+                    pushed, (_, outputs) = (), differentiable_outputs()
+        place = f'step {loop.first + number}'
+        require_no_tangents(loop.step, outputs, place=place)
         if not loop.constant:
-            require_no_captures(loop.step, outputs, inputs, place=f'step {loop.first + number}')
+            require_no_captures(loop.step, outputs, inputs, place=place)
         found = iter([tangent.detach() for tangent in pushed])
         new_tangents = [
             next(found, None) if is_differentiable(output) else None for output in outputs

@@ -68,8 +68,9 @@ class Truncated(Strategy):
             last = window[-1][1] if window else None
             window.append((carry, RandomState.capture(inputs, last)))
 
-        with require_no_draws(loop.step, loop.consts):
-            head = _without_graph(loop, remember)
+        with require_no_draws(loop.step, loop.consts, inputs) as excuse:
+            watched = loop._replace(until=excuse(loop.until), progress=excuse(loop.progress))
+            head = _without_graph(watched, remember)
         if not window:
             return head._replace(carry=loop.carry).unflatten(loop)
         prefix = head.taken - len(window)
