@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ def require_no_captures(
     if not roots:
         return
     known = {id(leaf) for leaf in inputs if isinstance(leaf, torch.Tensor)}
-    if not any(id(leaf) not in known for leaf in _leaves_of_graph(list(roots), {})):
+    if not any(id(leaf) not in known for leaf in leaves_of_graph(roots)):
         return
     # A captured tensor need not be a leaf of the graph. The author knows it, not its leaves.
     captured = [(name, tensor) for name, tensor in captured_tensors(fn) if tensor.requires_grad]
@@ -49,7 +49,7 @@ def require_no_captures(
     by_node = {tensor.grad_fn: tensor for _, tensor in captured if tensor.grad_fn is not None}
     described = '; '.join(
         names.get(id(tensor), '') + describe(tensor)
-        for tensor in _leaves_of_graph(roots, by_node)
+        for tensor in leaves_of_graph(roots, by_node)
         if id(tensor) not in known
     )
     raise RuntimeError(
@@ -58,10 +58,13 @@ def require_no_captures(
     )
 
 
-def _leaves_of_graph(roots: list[Any], stops: dict[Any, torch.Tensor]) -> Iterator[torch.Tensor]:
+def leaves_of_graph(
+    roots: Iterable[Any], stops: Mapping[Any, torch.Tensor] | None = None
+) -> Iterator[torch.Tensor]:
     """Yield the leaves behind ``roots``; at a node in ``stops``, yield its tensor instead."""
+    stops = stops or {}
     seen: set[Any] = set()
-    waiting = roots
+    waiting = list(roots)
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
