@@ -52,6 +52,16 @@ def captured_generators(fn: Any) -> Iterator[tuple[str, torch.Generator]]:
             yield name, value
 
 
+def captured_state(fn: Any) -> Iterator[tuple[str, torch.Tensor | torch.nn.Module]]:
+    """Yield the modules and tensors in the same places; parameters come with their module.
+
+    This runs before every loop, and has the same bound. It skips trees with more parts than that.
+    """
+    for name, value in _captured(fn, in_trees=True, at_most=300):
+        if isinstance(value, (torch.Tensor, torch.nn.Module)):
+            yield name, value
+
+
 def _captured(fn: Any, *, in_trees: bool, at_most: float = math.inf) -> Iterator[tuple[str, Any]]:
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [('', fn)]
@@ -63,6 +73,7 @@ def _captured(fn: Any, *, in_trees: bool, at_most: float = math.inf) -> Iterator
         if isinstance(value, (torch.Tensor, torch.Generator)):
             yield name, value
         elif isinstance(value, torch.nn.Module):
+            yield name, value
             if in_trees:
                 yield from ((f'{name}.{key}', leaf) for key, leaf in value.named_parameters())
             waiting.extend(
@@ -76,7 +87,7 @@ def _captured(fn: Any, *, in_trees: bool, at_most: float = math.inf) -> Iterator
         elif hasattr(value, '__code__'):
             waiting.extend(_visible(value))
         elif isinstance(value, (tuple, list, dict)):
-            if in_trees:
+            if in_trees and len(value) <= at_most:
                 leaves, structure = flatten(value)
                 accessors = structure.accessors()
                 waiting.extend((entry.codify(name), leaf) for entry, leaf in zip(accessors, leaves))

@@ -12,13 +12,15 @@ import torch
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState, preserved
+from torchopt.unrolling.context.surroundings import Surroundings
 from torchopt.unrolling.inner_gradients.cache import GradientCache
 from torchopt.unrolling.inner_gradients.gradient_vjp import Order
 from torchopt.unrolling.internals import retains_graph
 from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_of, tensors_of
 from torchopt.unrolling.loop import Loop
-from torchopt.unrolling.steps.call import StepResult
+from torchopt.unrolling.steps.call import StepResult, call_step
 from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.steps.eager import Eager
 from torchopt.unrolling.steps.engine import Engine
 from torchopt.unrolling.sweep import Sweep, rows_of, sweep
 from torchopt.unrolling.vjp import Cotangents, vjp
@@ -79,6 +81,7 @@ class _Record:
         autocast: Settings of the forward pass.
         checkpoints: What was kept; None once the backward pass has taken it.
         result: Outcome of the forward pass, with placeholders for the tensors.
+        surroundings: Modules and tensors that the step sees, if a backward pass may follow.
     """
 
     template: Loop
@@ -87,6 +90,7 @@ class _Record:
     autocast: Autocast
     checkpoints: list[Checkpoint] | None = field(default_factory=list)
     result: Sweep = field(init=False)
+    surroundings: Surroundings = field(init=False)
 
     def take_checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints, and give up this reference unless the graph is retained.
@@ -113,15 +117,22 @@ class _CheckpointedLoop(torch.autograd.Function):
         checkpoints: list[Checkpoint] = []
         order = record.schedule.gradient_order
         random: RandomState | None = None
+        if differentiated:
+            record.surroundings = Surroundings(loop.step, loop.consts)
 
         def advance(number: int, carry: Leaves, x: Leaves) -> StepResult:
             nonlocal random
             cache = GradientCache(order) if differentiated and order is not None else None
             checkpoint = Checkpoint.capture(number, carry, tensors, random, cache)
             random = checkpoint.random
-            if differentiated:
-                record.schedule.keep(checkpoints, checkpoint)
-            return record.engine.run(loop, checkpoint, x)
+            if not differentiated:
+                return record.engine.run(loop, checkpoint, x)
+            record.schedule.keep(checkpoints, checkpoint)
+            record.surroundings.observe(number)
+            result = record.engine.run(loop, checkpoint, x)
+            if number == 0:
+                record.surroundings.require_not_written(loop.first)
+            return result
 
         watched = require_no_draws(loop.step, loop.consts) if differentiated else nullcontext()
         with record.autocast.applied(), watched:
@@ -162,11 +173,14 @@ def _vjp_step_by_step(
         for tensor, need in zip(inputs[carry_end:xs_end], needed[carry_end:xs_end])
     ]
     consts_cotangents: Cotangents = [None] * (len(inputs) - xs_end)
+    surroundings = record.surroundings
+    changed = surroundings.changes()
 
     def advance(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint.random.restore()
         number = checkpoint.number
-        result = engine.run(loop, checkpoint, row(number))
+        with surroundings.replayed(number):
+            result = engine.run(loop, checkpoint, row(number))
         return Checkpoint.capture(number + 1, result.carry, inputs, checkpoint.random)
 
     for checkpoint in record.schedule.reverse(
@@ -180,14 +194,20 @@ def _vjp_step_by_step(
                 'modify a clone'
             )
         y_cotangents = [None if stacked is None else stacked[number] for stacked in ys_cotangents]
+        if changed:
+            # One run more, of the step itself: a compiled one would not show what it uses.
+            checkpoint.random.restore()
+            with surroundings.replayed(number, changed):
+                Eager().run(loop, checkpoint._replace(cache=None), row(number))
         checkpoint.random.restore()
-        found = engine.vjp(
-            loop,
-            checkpoint,
-            row(number),
-            [*carry_cotangents, *y_cotangents],
-            needed_later if number else needed,
-        )
+        with surroundings.replayed(number):
+            found = engine.vjp(
+                loop,
+                checkpoint,
+                row(number),
+                [*carry_cotangents, *y_cotangents],
+                needed_later if number else needed,
+            )
         carry_cotangents = found[:carry_end]
         for total, cotangent in zip(xs_cotangents, found[carry_end:xs_end]):
             if total is not None and cotangent is not None:
@@ -212,7 +232,14 @@ def _vjp_with_graph(
     fresh = [tensor.view_as(tensor) if need else tensor for tensor, need in zip(inputs, needed)]
     if record.checkpoints:
         record.checkpoints[0].random.restore()
-    result = sweep(record.template.filled(fresh)._replace(length=record.result.taken))
+    loop = record.template.filled(fresh)._replace(length=record.result.taken)
+    changed = record.surroundings.changes()
+
+    def advance(number: int, carry: Leaves, x: Leaves) -> StepResult:
+        with record.surroundings.replayed(number, changed):
+            return call_step(loop, number, [*carry, *x, *loop.consts])
+
+    result = sweep(loop, advance)
     wanted = [tensor for tensor, need in zip(fresh, needed) if need]
     outputs = tensors_of([*result.carry, *result.ys])
     found = iter(vjp(outputs, cotangents, wanted, create_graph=True))
