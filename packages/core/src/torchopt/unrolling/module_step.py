@@ -153,7 +153,10 @@ class ModuleStep:
         }
         loss, buffers = self._functional.call({**params, **buffers}, x, consts)
         if not torch.compiler.is_compiling():
-            self._functional.unused = _unused(loss, params)
+            unused = _unused(loss, params)
+            # The same object as long as it is the same answer, because changes are recorded.
+            if unused != self._functional.unused:
+                self._functional.unused = unused
         if self._functional.unused is None:
             raise RuntimeError(
                 'the first call of a ModuleStep finds out which parameters the loss uses, which a '

@@ -12,6 +12,7 @@ from torchopt import pytree
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.captures import require_no_captures
 from torchopt.unrolling.context.random_state import RandomState
+from torchopt.unrolling.inner_gradients.attention import differentiable_attention
 from torchopt.unrolling.leaves import (
     Leaves,
     fill,
@@ -68,13 +69,13 @@ class InnerGradient(NamedTuple):
     def compute(self, tensors: Sequence[torch.Tensor]) -> Any:
         """Return what ``torch.func.grad_and_value`` returns."""
         args, kwargs = self._arguments(tensors)
-        with self.autocast.applied():
+        with self.autocast.applied(), differentiable_attention():
             return torch.func.grad_and_value(self.fn, self.argnums, self.has_aux)(*args, **kwargs)
 
     def evaluate(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the value and the auxiliary tensors, without the gradient."""
         args, kwargs = self._arguments(tensors)
-        with self.autocast.applied():
+        with self.autocast.applied(), differentiable_attention():
             value = self.fn(*args, **kwargs)
         return tensors_of(flatten(value)[0])
 

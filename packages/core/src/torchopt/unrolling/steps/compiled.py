@@ -10,6 +10,9 @@ from typing import Any
 import torch
 
 from torchopt import pytree
+from torchopt.unrolling.context.closures import captured_state
+from torchopt.unrolling.context.random_state import preserved
+from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.leaves import (
     Leaves,
     flatten,
@@ -34,6 +37,7 @@ class Compiled:
     """
 
     def __init__(self, loop: Loop, backend: Backend) -> None:
+        _let_losses_find_unused(loop)
         self._template = template_of(loop.carry)
         self._run = compiled_for(loop.step, _run, backend)
         self._vjp = compiled_for(loop.step, _vjp, backend)
@@ -90,6 +94,21 @@ class Compiled:
             )
         )
         return [next(found) if need else None for need in needed]
+
+
+def _let_losses_find_unused(loop: Loop) -> None:
+    """Run the first step eagerly if it has a loss of a module.
+
+    Which parameters the loss depends on shows in a graph of autograd, which a traced step does not
+    have. Every loop does this anew, because the answer may depend on what the step captures.
+    """
+    found = captured_state(loop.step)
+    if loop.length == 0 or not any(isinstance(part, FunctionalLoss) for _, part in found):
+        return
+    tensors = loop.tensors()
+    checkpoint = Checkpoint.capture(0, loop.carry, tensors, None)
+    with preserved(tensors):
+        Eager().run(loop, checkpoint, map_tensors(lambda x: x[0], loop.xs))
 
 
 def _places(arguments: Leaves, needed: Sequence[bool]) -> Leaves:
