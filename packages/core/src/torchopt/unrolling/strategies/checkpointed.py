@@ -20,6 +20,7 @@ from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, call_step
 from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.steps.comparison import Outcome, comparable
 from torchopt.unrolling.steps.eager import Eager
 from torchopt.unrolling.steps.engine import Engine
 from torchopt.unrolling.sweep import Sweep, rows_of, sweep
@@ -33,11 +34,14 @@ class Schedule(Protocol):
         name: The public name of the strategy.
         differentiable_again: Whether the backward pass may be differentiated.
         gradient_order: How kept inner gradients are differentiated; None: they are not kept.
+        keeps_all: Whether the next carry of every step was kept, so that a second run of the step
+            can be compared with it.
     """
 
     name: str
     differentiable_again: bool
     gradient_order: Order | None
+    keeps_all: bool
 
     def keep(self, checkpoints: list[Checkpoint], checkpoint: Checkpoint) -> None:
         """Add ``checkpoint`` to the ``checkpoints`` that are kept, or drop some of them."""
@@ -175,6 +179,8 @@ def _vjp_step_by_step(
     consts_cotangents: Cotangents = [None] * (len(inputs) - xs_end)
     surroundings = record.surroundings
     changed = surroundings.changes()
+    compared = comparable(loop.carry) if record.schedule.keeps_all else []
+    outcome: Outcome | None = None
 
     def advance(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint.random.restore()
@@ -203,11 +209,12 @@ def _vjp_step_by_step(
         with surroundings.replayed(number):
             found = engine.vjp(
                 loop,
-                checkpoint,
+                checkpoint._replace(outcome=outcome),
                 row(number),
                 [*carry_cotangents, *y_cotangents],
                 needed_later if number else needed,
             )
+        outcome = Outcome.of(compared, checkpoint.carry)
         carry_cotangents = found[:carry_end]
         for total, cotangent in zip(xs_cotangents, found[carry_end:xs_end]):
             if total is not None and cotangent is not None:
