@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchopt.unrolling.context.closures import captured_state
+
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum)
 _PLAIN_OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.memory_format)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
@@ -44,6 +46,12 @@ class PlainAttributes:
         # For each place that changed: the numbers of the steps that found a new value.
         self._changes: dict[int, tuple[list[int], list[Any]]] = {}
 
+    @classmethod
+    def of_captured(cls, fn: Any) -> PlainAttributes:
+        """Return the attributes of the modules that a function can see."""
+        found = (part for _, part in captured_state(fn) if isinstance(part, nn.Module))
+        return cls({id(module): module for part in found for module in part.modules()}.values())
+
     def observe(self, number: int) -> None:
         """Note what the step of this number finds; steps come in order."""
         found = self._read()
@@ -56,7 +64,7 @@ class PlainAttributes:
             self._last = found
 
     @contextmanager
-    def replayed(self, number: int) -> Iterator[None]:
+    def replayed(self, number: int = 0) -> Iterator[None]:
         """Let the block find what the step of this number found; restore everything after it."""
         before = self._read()
         wanted = list(self._first)

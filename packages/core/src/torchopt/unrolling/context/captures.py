@@ -74,7 +74,7 @@ def leaves_of_graph(
             yield node
         elif node in stops:
             yield stops[node]
+        elif parents := node.next_functions:
+            waiting.extend([parent for parent, _ in parents])
         elif hasattr(node, 'variable'):
             yield node.variable
-        else:
-            waiting.extend(parent for parent, _ in node.next_functions)

@@ -35,8 +35,8 @@ class Surroundings:
     def __init__(self, step: Callable[..., Any], consts: Leaves) -> None:
         self._step = step
         self._consts_modules = [leaf for leaf in consts if isinstance(leaf, nn.Module)]
-        tensors, modules = self._seen()
-        self._tensors = tensors
+        self._tensors, modules, own = self._seen()
+        self._tensors = [watched for watched in self._tensors if id(watched.tensor) not in own]
         self._modules = [WatchedModule.of(name, module) for name, module in modules]
         self._attributes = PlainAttributes(module for _, module in modules)
 
@@ -89,8 +89,11 @@ class Surroundings:
                 stack.enter_context(RefusedUse(refused))
             yield
 
-    def _seen(self) -> tuple[list[WatchedTensor], list[tuple[str, nn.Module]]]:
-        """Return the tensors, and every module with its name, submodules included."""
+    def _seen(self) -> tuple[list[WatchedTensor], list[tuple[str, nn.Module]], set[int]]:
+        """Return the tensors, and every module with its name, submodules included.
+
+        The last result tells which tensors the carry replaces, by their id.
+        """
         tensors: dict[tuple[str, int], torch.Tensor] = {}
         modules: dict[int, tuple[str, nn.Module]] = {}
         own: set[int] = set()
@@ -109,12 +112,8 @@ class Surroundings:
                 # The carry holds the buffers and what is trained.
                 own.update(map(id, value.buffers()))
                 own.update(id(param) for param in value.parameters() if param.requires_grad)
-        watched = [
-            WatchedTensor.of(name, tensor)
-            for (name, _), tensor in tensors.items()
-            if id(tensor) not in own
-        ]
-        return watched, list(modules.values())
+        watched = [WatchedTensor.of(name, tensor) for (name, _), tensor in tensors.items()]
+        return watched, list(modules.values()), own
 
 
 def _tensors_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

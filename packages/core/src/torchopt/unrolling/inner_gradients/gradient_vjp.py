@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 
 from torchopt import pytree
+from torchopt.unrolling.context.attributes import PlainAttributes
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.captures import require_no_captures
 from torchopt.unrolling.context.random_state import RandomState
@@ -122,7 +123,8 @@ def gradient_vjp(
             outputs = tensors_of(flatten(gradient.compute(fresh))[0])
         _require_all_arguments(gradient, outputs, fresh)
         return vjp(outputs, cotangents, fresh)
-    with torch.enable_grad():
+    # Evaluated twice, from the same counts and modes of modules.
+    with torch.enable_grad(), PlainAttributes.of_captured(gradient.fn).replayed():
         values = gradient.evaluate(fresh)
     _require_all_arguments(gradient, values, fresh)
     first = vjp(values, by_value, fresh)
