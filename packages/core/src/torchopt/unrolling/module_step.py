@@ -152,18 +152,21 @@ class ModuleStep:
             for name, buffer in buffers.items()
         }
         loss, buffers = self._functional.call({**params, **buffers}, x, consts)
-        if not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            if self._functional.unused is None:
+                raise RuntimeError(
+                    'the first call of a ModuleStep finds out which parameters the loss uses, '
+                    'which a traced call cannot: run the step, or unroll, once outside of '
+                    'torch.compile'
+                )
+        # Where the loss is evaluated for another derivative, it tells nothing.
+        elif all(param.requires_grad for param in params.values()):
             unused = _unused(loss, params)
             # The same object as long as it is the same answer, because changes are recorded.
             if unused != self._functional.unused:
                 self._functional.unused = unused
-        if self._functional.unused is None:
-            raise RuntimeError(
-                'the first call of a ModuleStep finds out which parameters the loss uses, which a '
-                'traced call cannot: run the step, or unroll, once outside of torch.compile'
-            )
         # As keys, because a derivative returns tensors and trees alone, and keeps the tree.
-        return loss, (buffers, dict.fromkeys(self._functional.unused, ()))
+        return loss, (buffers, dict.fromkeys(self._functional.unused or (), ()))
 
 
 def _unused(loss: torch.Tensor, params: dict[str, torch.Tensor]) -> tuple[str, ...]:
