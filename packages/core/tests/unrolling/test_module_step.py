@@ -182,6 +182,26 @@ def test_a_loss_that_ignores_the_module() -> None:
             torchopt.unroll(step, step.init(), batches(), make_weights())
 
 
+@pytest.mark.parametrize(
+    'fn, what',
+    [
+        (lambda net, x, weights: net(x), r'a tensor of shape \(8, 1\)'),
+        (lambda net, x, weights: (net(x).sum(), 1), 'tuple'),
+        (lambda net, x, weights: net(x).sum().item(), 'float'),
+    ],
+)
+def test_a_loss_that_is_not_a_scalar_tensor(fn: Any, what: str) -> None:
+    step = ModuleStep(TwoHeads(), torchopt.sgd(0.1), lambda net, x, w: fn(net, x, w))
+    with pytest.raises(TypeError, match=f'the loss must be a scalar.*{what}'):
+        torchopt.unroll(step, step.init(), batches(), make_weights())
+
+
+def test_an_optimizer_of_the_wrong_kind() -> None:
+    net = TwoHeads()
+    with pytest.raises(TypeError, match=r'transformation such as torchopt\.adam.*got Adam'):
+        ModuleStep(net, torchopt.Adam(net.parameters()), loss)  # type: ignore[arg-type]
+
+
 @pytest.mark.compile
 def test_a_first_call_that_is_traced() -> None:
     net, weights = TwoHeads(), make_weights()

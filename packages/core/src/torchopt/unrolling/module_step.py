@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from torchopt.authoring.describe import describe
 from torchopt.authoring.module_slots import parameter_slots
 from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation
@@ -57,6 +58,8 @@ class ModuleStep:
 
     Raises:
         ValueError: no parameter of ``module`` requires grad.
+        TypeError: ``optimizer`` is neither a transformation nor a function; or, when the step is
+            called, the loss is not a scalar tensor.
         RuntimeError: when the step is called, the loss depends on no trained parameter; or the
             first call of the step is traced by ``torch.compile``.
     """
@@ -69,6 +72,11 @@ class ModuleStep:
     ) -> None:
         if not any(param.requires_grad for param in module.parameters()):
             raise ValueError('no parameter of the module requires grad: there is nothing to train')
+        if not isinstance(optimizer, GradientTransformation) and not callable(optimizer):
+            raise TypeError(
+                'optimizer must be a gradient transformation such as torchopt.adam(1e-3), or a '
+                f'function of consts that returns one, got {type(optimizer).__name__}'
+            )
         self._functional = FunctionalLoss(module, loss)
         self._optimizer = optimizer
 
@@ -129,9 +137,9 @@ class ModuleStep:
                 if id(buffer) not in differentiable:
                     buffer.copy_(buffers[name])
         for owner in module.modules():
-            for key, buffer in owner._buffers.items():
-                if id(buffer) in differentiable:
-                    owner._buffers[key] = differentiable[id(buffer)]
+            for key, held in owner._buffers.items():
+                if id(held) in differentiable:
+                    owner._buffers[key] = differentiable[id(held)]
 
     def _transformation(self, consts: Any) -> GradientTransformation:
         if isinstance(self._optimizer, GradientTransformation):
@@ -152,6 +160,8 @@ class ModuleStep:
             for name, buffer in buffers.items()
         }
         loss, buffers = self._functional.call({**params, **buffers}, x, consts)
+        if not isinstance(loss, torch.Tensor) or loss.dim():
+            raise TypeError(f'the loss must be a scalar tensor, got {describe(loss)}')
         if torch.compiler.is_compiling():
             if self._functional.unused is None:
                 raise RuntimeError(
@@ -171,8 +181,6 @@ class ModuleStep:
 
 def _unused(loss: torch.Tensor, params: dict[str, torch.Tensor]) -> tuple[str, ...]:
     """Return the names of the parameters that ``loss`` does not depend on."""
-    if not isinstance(loss, torch.Tensor):
-        raise TypeError(f'the loss must be a scalar tensor, got {type(loss).__name__}')
     missing = {id(param): name for name, param in params.items()}
     if loss.grad_fn is not None:
         for leaf in leaves_of_graph([loss.grad_fn]):

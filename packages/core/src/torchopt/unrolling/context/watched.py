@@ -127,7 +127,9 @@ class RefusedUse(TorchFunctionMode):
         )
 
     def _used(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Change | None:
-        for leaf in pytree.tree_leaves((args, kwargs)):
+        arguments: Any = (args, kwargs)
+        leaves: list[Any] = pytree.tree_leaves(arguments)
+        for leaf in leaves:
             change = self._changed.get(id(leaf))
             if change is not None:
                 return change

@@ -78,4 +78,5 @@ def comparable(carry: Leaves) -> list[int]:
 
 
 def _norm(tensor: torch.Tensor) -> float:
-    return torch.linalg.vector_norm(tensor.double()).item()
+    norm: float = torch.linalg.vector_norm(tensor.double()).item()
+    return norm

@@ -60,7 +60,7 @@ class _EveryStep:
     keeps_all = True
 
     def __init__(self, gradient_order: Order | None) -> None:
-        self.gradient_order = gradient_order
+        self.gradient_order: Order | None = gradient_order
 
     def keep(self, checkpoints: list[Checkpoint], checkpoint: Checkpoint) -> None:
         checkpoints.append(checkpoint)
