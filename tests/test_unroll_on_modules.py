@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import torchopt
 from torchopt.registry import OPTIMIZERS
@@ -74,6 +75,91 @@ def test_the_same_as_a_meta_optimizer(entry, backward):
     assert_equal(dict(other.state_dict()), trained)
     assert other.last.weight is other.first.weight
     assert_equal(torch.autograd.grad(held_out_loss(other), [weights, *start]), expected)
+
+
+class Shared(nn.Module):
+    """One submodule under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = self.b = nn.Linear(3, 3)
+        self.n = self.m = nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.m(self.b(torch.tanh(self.n(self.a(x)))))
+
+
+class Unused(nn.Module):
+    """A layer without influence, which weight decay must not touch."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.a(x)
+
+
+def spectral():
+    return nn.Sequential(spectral_norm(nn.Linear(3, 3)), nn.Tanh(), nn.Linear(3, 3))
+
+
+def weight_normed():
+    return nn.Sequential(weight_norm(nn.Linear(3, 3)), nn.Tanh(), nn.Linear(3, 3))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTM(3, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.cell(x.unsqueeze(1))[0].squeeze(1)
+
+
+@pytest.mark.parametrize('backward', MODES, ids=str)
+@pytest.mark.parametrize('make', [Net, Shared, Unused, spectral, weight_normed, Recurrent])
+def test_kinds_of_modules(make, backward):
+    def gradients(train):
+        torch.manual_seed(0)
+        net, weights = make().double(), make_weights()
+        start = list(net.parameters())
+        train(net, weights)
+        net.eval()
+        start = [param for param in start if param.requires_grad]
+        outer = held_out_loss(net) + sum(param.square().sum() for param in net.parameters())
+        return dict(net.state_dict()), torch.autograd.grad(outer, [weights, *start])
+
+    def by_meta_optimizer(net, weights):
+        inner = torchopt.MetaSGD(net, lr=0.05, momentum=0.9, weight_decay=0.1)
+        for batch in BATCHES:
+            inner.step(loss(net, batch, weights))
+
+    def by_unroll(net, weights):
+        step = ModuleStep(net, torchopt.sgd(0.05, momentum=0.9, weight_decay=0.1), loss)
+        carry, _ = torchopt.unroll(step, step.init(), BATCHES, weights, backward=backward)
+        step.write(carry)
+
+    found, expected = gradients(by_unroll), gradients(by_meta_optimizer)
+    assert_equal(found[0], expected[0])
+    assert_equal(found[1], expected[1])
+
+
+def test_a_buffer_that_learns():
+    net = nn.Linear(3, 3).double()
+    net.register_buffer('scale', torch.ones(3, dtype=torch.float64, requires_grad=True))
+    scale, weights = net.scale, make_weights()
+
+    def scaled_loss(net, x, weights):
+        return (weights * (net(x) * net.scale - 1).square()).mean()
+
+    step = ModuleStep(net, torchopt.sgd(0.1), scaled_loss)
+    carry, _ = torchopt.unroll(step, step.init(), BATCHES, weights, backward=Recomputed())
+    step.write(carry)
+    found = torch.autograd.grad(scaled_loss(net, BATCHES[0], weights), scale)
+    assert found[0].all()
+    torchopt.stop_gradient(net)
+    assert net.scale.grad_fn is None
 
 
 def test_rounds_of_a_meta_learner():

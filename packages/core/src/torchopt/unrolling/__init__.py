@@ -11,6 +11,7 @@ Where a change belongs, from top to bottom; each file imports only files of lowe
     inner_gradients/    gradients that a step takes: grad, their cache, their derivative
     vjp.py              vector-Jacobian products of lists of tensors
     context/            what a step depends on beside its arguments: replayed or watched
+    functional_loss.py  a loss of a module as a function of the module's tensors
     leaves.py           trees as flat lists of leaves
 """
 

@@ -8,20 +8,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from torchopt.authoring.describe import describe
 from torchopt.authoring.module_slots import parameter_slots
+from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
+from torchopt.unrolling.context.captures import leaves_of_graph
+from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.inner_gradients.grad import grad_and_value
 from torchopt.update import apply_updates
 
 
+@saveable
 class ModuleCarry(NamedTuple):
     """What an inner loop over a module changes.
 
     Attributes:
         params: The module's trained parameters, by name.
         buffers: The module's buffers, by name. They carry no derivative from step to step, as in
-            ordinary training, where running averages are taken without a graph.
+            ordinary training, where running averages are taken without a graph. A buffer that
+            requires grad itself carries one.
         state: State of the optimizer.
     """
 
@@ -40,6 +46,8 @@ class ModuleStep:
         inner.write(carry)
         criterion(net(x_val), y_val).backward()
 
+    A parameter that the loss does not use keeps its value and its state, as with ``MetaOptimizer``.
+
     Args:
         module: Its parameters that require grad are trained, and its buffers change as in
             training. The module itself stays as it is until :meth:`write`.
@@ -50,6 +58,10 @@ class ModuleStep:
 
     Raises:
         ValueError: no parameter of ``module`` requires grad.
+        TypeError: ``optimizer`` is neither a transformation nor a function; or, when the step is
+            called, the loss is not a scalar tensor.
+        RuntimeError: when the step is called, the loss depends on no trained parameter; or the
+            first call of the step is traced by ``torch.compile``.
     """
 
     def __init__(
@@ -60,8 +72,22 @@ class ModuleStep:
     ) -> None:
         if not any(param.requires_grad for param in module.parameters()):
             raise ValueError('no parameter of the module requires grad: there is nothing to train')
-        self._functional = _LossModule(module, loss)
+        if not isinstance(optimizer, GradientTransformation) and not callable(optimizer):
+            raise TypeError(
+                'optimizer must be a gradient transformation such as torchopt.adam(1e-3), or a '
+                f'function of consts that returns one, got {type(optimizer).__name__}'
+            )
+        self._functional = FunctionalLoss(module, loss)
         self._optimizer = optimizer
+
+    def __repr__(self) -> str:
+        module = type(self._functional.module).__name__
+        optimizer = (
+            repr(self._optimizer)
+            if isinstance(self._optimizer, GradientTransformation)
+            else _name_of(self._optimizer)
+        )
+        return f'ModuleStep({module}, {optimizer}, {_name_of(self._functional.fn)})'
 
     def init(self, consts: Any = None) -> ModuleCarry:
         """Return the initial carry: the module's own parameters, and copies of its buffers.
@@ -69,6 +95,7 @@ class ModuleStep:
         Args:
             consts: Passed to ``optimizer`` if it is a function.
         """
+        self._functional.read_names()
         module = self._functional.module
         params: dict[str, torch.Tensor] = {
             name: param for name, param in module.named_parameters() if param.requires_grad
@@ -79,9 +106,10 @@ class ModuleStep:
 
     def __call__(self, carry: ModuleCarry, x: Any, consts: Any) -> tuple[ModuleCarry, torch.Tensor]:
         """Take one step; return the next carry and the loss."""
-        gradients, (loss, buffers) = grad_and_value(self._loss, has_aux=True)(
+        found, (loss, (buffers, unused)) = grad_and_value(self._loss, has_aux=True)(
             carry.params, carry.buffers, x, consts
         )
+        gradients = {name: None if name in unused else found[name] for name in found}
         updates, state = self._transformation(consts).update(
             gradients, carry.state, params=carry.params, inplace=False
         )
@@ -97,9 +125,21 @@ class ModuleStep:
             name = shared.get(id(slot.read()))
             if name is not None:
                 slot.write(carry.params[name])
+        self._write_buffers(carry.buffers)
+
+    def _write_buffers(self, buffers: dict[str, torch.Tensor]) -> None:
+        module = self._functional.module
+        differentiable = {
+            id(module.get_buffer(name)): buffers[name] for name in self._functional.differentiable
+        }
         with torch.no_grad():
-            for name, buffer in self._functional.module.named_buffers():
-                buffer.copy_(carry.buffers[name])
+            for name, buffer in module.named_buffers():
+                if id(buffer) not in differentiable:
+                    buffer.copy_(buffers[name])
+        for owner in module.modules():
+            for key, held in owner._buffers.items():
+                if id(held) in differentiable:
+                    owner._buffers[key] = differentiable[id(held)]
 
     def _transformation(self, consts: Any) -> GradientTransformation:
         if isinstance(self._optimizer, GradientTransformation):
@@ -112,25 +152,50 @@ class ModuleStep:
         buffers: dict[str, torch.Tensor],
         x: Any,
         consts: Any,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, tuple[dict[str, torch.Tensor], dict[str, tuple[()]]]]:
         # Modules write into their buffers; the buffers of the carry must not change.
-        buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()}
-        tensors = {f'module.{name}': tensor for name, tensor in {**params, **buffers}.items()}
-        result: tuple[torch.Tensor, dict[str, torch.Tensor]] = torch.func.functional_call(
-            self._functional, tensors, (x, consts)
+        learned = self._functional.differentiable
+        buffers = {
+            name: buffer.clone() if name in learned else buffer.detach().clone()
+            for name, buffer in buffers.items()
+        }
+        loss, buffers = self._functional.call({**params, **buffers}, x, consts)
+        if not isinstance(loss, torch.Tensor) or loss.dim():
+            raise TypeError(f'the loss must be a scalar tensor, got {describe(loss)}')
+        if torch.compiler.is_compiling():
+            if self._functional.unused is None:
+                raise RuntimeError(
+                    'the first call of a ModuleStep finds out which parameters the loss uses, '
+                    'which a traced call cannot: run the step, or unroll, once outside of '
+                    'torch.compile'
+                )
+        # Where the loss is evaluated for another derivative, it tells nothing.
+        elif all(param.requires_grad for param in params.values()):
+            unused = _unused(loss, params)
+            # The same object as long as it is the same answer, because changes are recorded.
+            if unused != self._functional.unused:
+                self._functional.unused = unused
+        # As keys, because a derivative returns tensors and trees alone, and keeps the tree.
+        return loss, (buffers, dict.fromkeys(self._functional.unused or (), ()))
+
+
+def _unused(loss: torch.Tensor, params: dict[str, torch.Tensor]) -> tuple[str, ...]:
+    """Return the names of the parameters that ``loss`` does not depend on."""
+    missing = {id(param): name for name, param in params.items()}
+    if loss.grad_fn is not None:
+        for leaf in leaves_of_graph([loss.grad_fn]):
+            missing.pop(id(leaf), None)
+            if not missing:
+                break
+    elif id(loss) in missing:
+        del missing[id(loss)]
+    if len(missing) == len(params):
+        raise RuntimeError(
+            'the loss depends on no parameter that the step trains: it must use the module that '
+            'it is given, with grad mode on'
         )
-        return result
+    return tuple(missing.values())
 
 
-class _LossModule(nn.Module):
-    """A function of a module, as a module whose tensors ``functional_call`` can replace."""
-
-    def __init__(self, module: nn.Module, fn: Callable[[Any, Any, Any], torch.Tensor]) -> None:
-        super().__init__()
-        self.module = module
-        self._fn = fn
-
-    def forward(self, x: Any, consts: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        loss = self._fn(self.module, x, consts)
-        # Read afterwards, because some modules assign new buffers instead of writing into them.
-        return loss, dict(self.module.named_buffers())
+def _name_of(fn: Callable[..., Any]) -> str:
+    return getattr(fn, '__qualname__', None) or type(fn).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,7 +47,7 @@ def require_no_captures(
     if not roots:
         return
     known = {id(leaf) for leaf in inputs if isinstance(leaf, torch.Tensor)}
-    if not any(id(leaf) not in known for leaf in _leaves_of_graph(list(roots), {})):
+    if not any(id(leaf) not in known for leaf in leaves_of_graph(roots)):
         return
     # A captured tensor need not be a leaf of the graph. The author knows it, not its leaves.
     captured = [(name, tensor) for name, tensor in _tensors_of(fn) if tensor.requires_grad]
@@ -55,7 +55,7 @@ def require_no_captures(
     by_node = {tensor.grad_fn: tensor for _, tensor in captured if tensor.grad_fn is not None}
     described = [
         _described(names.get(id(tensor)), tensor)
-        for tensor in _leaves_of_graph(roots, by_node)
+        for tensor in leaves_of_graph(roots, by_node)
         if id(tensor) not in known
     ]
     raise RuntimeError(
@@ -121,10 +121,13 @@ def _described(name: str | None, tensor: torch.Tensor) -> str:
     return kind if name is None else f'{name} ({kind})'
 
 
-def _leaves_of_graph(roots: list[Any], stops: dict[Any, torch.Tensor]) -> Iterator[torch.Tensor]:
+def leaves_of_graph(
+    roots: Iterable[Any], stops: Mapping[Any, torch.Tensor] | None = None
+) -> Iterator[torch.Tensor]:
     """Yield the leaves behind ``roots``; at a node in ``stops``, yield its tensor instead."""
+    stops = stops or {}
     seen: set[Any] = set()
-    waiting = roots
+    waiting = list(roots)
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -134,7 +137,7 @@ def _leaves_of_graph(roots: list[Any], stops: dict[Any, torch.Tensor]) -> Iterat
             yield node
         elif node in stops:
             yield stops[node]
+        elif parents := node.next_functions:
+            waiting.extend([parent for parent, _ in parents])
         elif hasattr(node, 'variable'):
             yield node.variable
-        else:
-            waiting.extend(parent for parent, _ in node.next_functions)

@@ -83,6 +83,26 @@ def reachable(
                 waiting.append((part_name, part))
 
 
+def captured_state(fn: Any) -> Iterator[tuple[str, torch.Tensor | torch.nn.Module]]:
+    """Yield the tensors and modules that ``fn`` sees; what a module holds comes with the module.
+
+    The search goes on from the functions that a module holds, such as a loss.
+    """
+    seen: set[int] = set()
+    roots: list[tuple[str, Any]] = [('', fn)]
+    while roots:
+        found = list(reachable(roots, (torch.Tensor, torch.nn.Module)))
+        roots = []
+        for name, value in found:
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            yield name, value
+            if isinstance(value, torch.nn.Module):
+                held = _attributes(value).items()
+                roots += [(f'{name}.{key}', part) for key, part in held if callable(part)]
+
+
 def _parts(name: str, value: Any, kind: type) -> Iterator[tuple[str, Any]]:
     # Types are compared, and attributes read, without asking the object: it may answer anything.
     attributes = _attributes(value)

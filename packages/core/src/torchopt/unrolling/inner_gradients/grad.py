@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from torchopt.authoring.torch_internals import active_transform
+from torchopt.unrolling.inner_gradients.attention import differentiable_attention
 from torchopt.unrolling.inner_gradients.cache import active
 from torchopt.unrolling.inner_gradients.gradient_vjp import InnerGradient
 
@@ -19,7 +20,8 @@ def grad_and_value(
 
     The results are the same, but ``Recomputed(keep_gradients=True)`` can keep them, and then
     differentiates the step in two parts. It does not keep them where the step calls this function
-    under ``torch.vmap`` or another transform.
+    under ``torch.vmap`` or another transform. ``scaled_dot_product_attention`` consists of
+    differentiable operations in ``fn``, because the fused kernels have no second derivative.
 
     Args:
         fn: Returns a scalar, or with ``has_aux`` a pair of a scalar and a tree.
@@ -40,7 +42,8 @@ def grad_and_value(
         cache = active.cache
         # Results under a transform of the step cannot be used outside of the transform.
         if cache is None or active_transform() != 'none':
-            return torch.func.grad_and_value(fn, argnums, has_aux)(*args, **kwargs)
+            with differentiable_attention():
+                return torch.func.grad_and_value(fn, argnums, has_aux)(*args, **kwargs)
         return cache.gradient(*InnerGradient.of(fn, argnums, has_aux, args, kwargs))
 
     return gradient_and_value

@@ -9,10 +9,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 
 from torchopt import pytree
+from torchopt.unrolling.context.attributes import PlainAttributes
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.captures import require_no_captures
 from torchopt.unrolling.context.forward_grad import like_reverse_mode
 from torchopt.unrolling.context.random_state import RandomState
+from torchopt.unrolling.inner_gradients.attention import differentiable_attention
 from torchopt.unrolling.leaves import (
     Leaves,
     fill,
@@ -69,13 +71,13 @@ class InnerGradient(NamedTuple):
     def compute(self, tensors: Sequence[torch.Tensor]) -> Any:
         """Return what ``torch.func.grad_and_value`` returns."""
         args, kwargs = self._arguments(tensors)
-        with self.autocast.applied():
+        with self.autocast.applied(), differentiable_attention():
             return torch.func.grad_and_value(self.fn, self.argnums, self.has_aux)(*args, **kwargs)
 
     def evaluate(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the value and the auxiliary tensors, without the gradient."""
         args, kwargs = self._arguments(tensors)
-        with self.autocast.applied():
+        with self.autocast.applied(), differentiable_attention():
             value = self.fn(*args, **kwargs)
         return tensors_of(flatten(value)[0])
 
@@ -122,7 +124,8 @@ def gradient_vjp(
             outputs = tensors_of(flatten(gradient.compute(fresh))[0])
         _require_all_arguments(gradient, outputs, fresh)
         return vjp(outputs, cotangents, fresh)
-    with torch.enable_grad():
+    # Evaluated twice, from the same counts and modes of modules.
+    with torch.enable_grad(), PlainAttributes.of_captured(gradient.fn).replayed():
         values = gradient.evaluate(fresh)
     _require_all_arguments(gradient, values, fresh)
     first = vjp(values, by_value, fresh)

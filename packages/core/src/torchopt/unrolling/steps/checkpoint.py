@@ -10,6 +10,7 @@ from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.inner_gradients.cache import GradientCache
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.steps.call import versions
+from torchopt.unrolling.steps.comparison import Outcome
 
 
 class Checkpoint(NamedTuple):
@@ -21,6 +22,7 @@ class Checkpoint(NamedTuple):
         random: State of the generators.
         versions: How often each tensor of the carry had been written to.
         cache: The inner gradients that the step computed, if they are kept.
+        outcome: A part of the next carry, if a second run is to be compared with it.
     """
 
     number: int
@@ -28,6 +30,7 @@ class Checkpoint(NamedTuple):
     random: RandomState
     versions: list[int]
     cache: GradientCache | None = None
+    outcome: Outcome | None = None
 
     @classmethod
     def capture(

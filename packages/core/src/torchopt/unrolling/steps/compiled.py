@@ -11,6 +11,9 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.torch_internals import is_mapped_by_autograd
+from torchopt.unrolling.context.random_state import preserved
+from torchopt.unrolling.context.reachable import captured_state
+from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.leaves import (
     Leaves,
     flatten,
@@ -35,6 +38,7 @@ class Compiled:
     """
 
     def __init__(self, loop: Loop, backend: Backend) -> None:
+        _let_losses_find_unused(loop)
         self._template = template_of(loop.carry)
         self._run = compiled_for(loop.step, _run, backend)
         self._vjp = compiled_for(loop.step, _vjp, backend)
@@ -100,6 +104,21 @@ class Compiled:
             )
         )
         return [next(found) if need else None for need in needed]
+
+
+def _let_losses_find_unused(loop: Loop) -> None:
+    """Run the first step eagerly if it has a loss of a module.
+
+    Which parameters the loss depends on shows in a graph of autograd, which a traced step does not
+    have. Every loop does this anew, because the answer may depend on what the step captures.
+    """
+    found = captured_state(loop.step)
+    if loop.length == 0 or not any(isinstance(part, FunctionalLoss) for _, part in found):
+        return
+    tensors = loop.tensors()
+    checkpoint = Checkpoint.capture(0, loop.carry, tensors, None)
+    with preserved(tensors):
+        Eager().run(loop, checkpoint, map_tensors(lambda x: x[0], loop.xs))
 
 
 def _places(arguments: Leaves, needed: Sequence[bool]) -> Leaves:

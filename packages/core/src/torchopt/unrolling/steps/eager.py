@@ -59,7 +59,12 @@ class Eager:
         cotangents: Cotangents,
         needed: Sequence[bool],
     ) -> Cotangents:
-        """Run a step with its graph, and differentiate it."""
+        """Run a step with its graph, and differentiate it.
+
+        Raises:
+            RuntimeError: the step gives another result than in the forward pass; or it is
+                differentiated by a part of its carry where torch has no derivative.
+        """
         supply = iter(needed)
         arguments = [
             leaf.detach().requires_grad_(next(supply)) if isinstance(leaf, torch.Tensor) else leaf
@@ -76,4 +81,6 @@ class Eager:
                     'but uses a part of it where torch has no derivative, such as the running '
                     'averages of BatchNorm: let the step detach() that part'
                 ) from error
+        if checkpoint.outcome is not None:
+            checkpoint.outcome.require_same(loop, checkpoint.number, checkpoint.carry, carry)
         return vjp(tensors_of([*carry, *y]), cotangents, tensors_of(arguments))

@@ -13,12 +13,15 @@ from torchopt.authoring.torch_internals import retains_graph
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState, preserved
+from torchopt.unrolling.context.surroundings import Surroundings
 from torchopt.unrolling.inner_gradients.cache import GradientCache
 from torchopt.unrolling.inner_gradients.gradient_vjp import Order
 from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_of, tensors_of
 from torchopt.unrolling.loop import Loop
-from torchopt.unrolling.steps.call import StepResult
+from torchopt.unrolling.steps.call import StepResult, call_step
 from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.steps.comparison import Outcome, comparable
+from torchopt.unrolling.steps.eager import Eager
 from torchopt.unrolling.steps.engine import Engine
 from torchopt.unrolling.sweep import Sweep, rows_of, sweep
 from torchopt.unrolling.vjp import Cotangents, vjp
@@ -31,11 +34,14 @@ class Schedule(Protocol):
         name: The public name of the strategy.
         differentiable_again: Whether the backward pass may be differentiated.
         gradient_order: How kept inner gradients are differentiated; None: they are not kept.
+        keeps_all: Whether the next carry of every step was kept, so that a second run of the step
+            can be compared with it.
     """
 
     name: str
     differentiable_again: bool
     gradient_order: Order | None
+    keeps_all: bool
 
     def keep(self, checkpoints: list[Checkpoint], checkpoint: Checkpoint) -> None:
         """Add ``checkpoint`` to the ``checkpoints`` that are kept, or drop some of them."""
@@ -79,6 +85,7 @@ class _Record:
         autocast: Settings of the forward pass.
         checkpoints: What was kept; None once the backward pass has taken it.
         result: Outcome of the forward pass, with placeholders for the tensors.
+        surroundings: Modules and tensors that the step sees, if a backward pass may follow.
     """
 
     template: Loop
@@ -87,6 +94,7 @@ class _Record:
     autocast: Autocast
     checkpoints: list[Checkpoint] | None = field(default_factory=list)
     result: Sweep = field(init=False)
+    surroundings: Surroundings = field(init=False)
 
     def take_checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints, and give up this reference unless the graph is retained.
@@ -113,15 +121,22 @@ class _CheckpointedLoop(torch.autograd.Function):
         checkpoints: list[Checkpoint] = []
         order = record.schedule.gradient_order
         random: RandomState | None = None
+        if differentiated:
+            record.surroundings = Surroundings(loop.step, loop.consts)
 
         def advance(number: int, carry: Leaves, x: Leaves) -> StepResult:
             nonlocal random
             cache = GradientCache(order) if differentiated and order is not None else None
             checkpoint = Checkpoint.capture(number, carry, tensors, random, cache)
             random = checkpoint.random
-            if differentiated:
-                record.schedule.keep(checkpoints, checkpoint)
-            return record.engine.run(loop, checkpoint, x)
+            if not differentiated:
+                return record.engine.run(loop, checkpoint, x)
+            record.schedule.keep(checkpoints, checkpoint)
+            record.surroundings.observe(number)
+            result = record.engine.run(loop, checkpoint, x)
+            if number == 0:
+                record.surroundings.require_not_written(loop.first)
+            return result
 
         watched = (
             require_no_draws(loop.step, loop.consts, tensors) if differentiated else nullcontext()
@@ -168,11 +183,16 @@ def _vjp_step_by_step(
         for tensor, need in zip(inputs[carry_end:xs_end], needed[carry_end:xs_end])
     ]
     consts_cotangents: Cotangents = [None] * (len(inputs) - xs_end)
+    surroundings = record.surroundings
+    changed = surroundings.changes()
+    compared = comparable(loop.carry) if record.schedule.keeps_all else []
+    outcome: Outcome | None = None
 
     def advance(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint.random.restore()
         number = checkpoint.number
-        result = engine.run(loop, checkpoint, row(number))
+        with surroundings.replayed(number):
+            result = engine.run(loop, checkpoint, row(number))
         return Checkpoint.capture(number + 1, result.carry, inputs, checkpoint.random)
 
     for checkpoint in record.schedule.reverse(
@@ -186,14 +206,21 @@ def _vjp_step_by_step(
                 'modify a clone'
             )
         y_cotangents = [None if stacked is None else stacked[number] for stacked in ys_cotangents]
+        if changed:
+            # One run more, of the step itself: a compiled one would not show what it uses.
+            checkpoint.random.restore()
+            with surroundings.replayed(number, changed):
+                Eager().run(loop, checkpoint._replace(cache=None), row(number))
         checkpoint.random.restore()
-        found = engine.vjp(
-            loop,
-            checkpoint,
-            row(number),
-            [*carry_cotangents, *y_cotangents],
-            needed_later if number else needed,
-        )
+        with surroundings.replayed(number):
+            found = engine.vjp(
+                loop,
+                checkpoint._replace(outcome=outcome),
+                row(number),
+                [*carry_cotangents, *y_cotangents],
+                needed_later if number else needed,
+            )
+        outcome = Outcome.of(compared, checkpoint.carry)
         carry_cotangents = found[:carry_end]
         for total, cotangent in zip(xs_cotangents, found[carry_end:xs_end]):
             if total is not None and cotangent is not None:
@@ -218,7 +245,14 @@ def _vjp_with_graph(
     fresh = [tensor.view_as(tensor) if need else tensor for tensor, need in zip(inputs, needed)]
     if record.checkpoints:
         record.checkpoints[0].random.restore()
-    result = sweep(record.template.filled(fresh)._replace(length=record.result.taken))
+    loop = record.template.filled(fresh)._replace(length=record.result.taken)
+    changed = record.surroundings.changes()
+
+    def advance(number: int, carry: Leaves, x: Leaves) -> StepResult:
+        with record.surroundings.replayed(number, changed):
+            return call_step(loop, number, [*carry, *x, *loop.consts])
+
+    result = sweep(loop, advance)
     wanted = [tensor for tensor, need in zip(fresh, needed) if need]
     outputs = tensors_of([*result.carry, *result.ys])
     found = iter(vjp(outputs, cotangents, wanted, create_graph=True))

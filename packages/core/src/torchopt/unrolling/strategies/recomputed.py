@@ -57,6 +57,7 @@ class _EveryStep:
 
     name = 'Recomputed'
     differentiable_again = True
+    keeps_all = True
 
     def __init__(self, gradient_order: Order | None) -> None:
         self.gradient_order: Order | None = gradient_order

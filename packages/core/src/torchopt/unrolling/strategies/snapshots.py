@@ -68,6 +68,7 @@ class OfflineSchedule:
     name = 'Snapshots'
     differentiable_again = False
     gradient_order: Order | None = None
+    keeps_all = False
 
     def __init__(self, length: int, count: int) -> None:
         self._count = count
@@ -95,6 +96,7 @@ class OnlineSchedule:
     name = 'Snapshots'
     differentiable_again = False
     gradient_order: Order | None = None
+    keeps_all = False
 
     def __init__(self, count: int | None) -> None:
         self._count = count
