@@ -10,7 +10,7 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.describe import describe
 from torchopt.authoring.steps import shared_device
-from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
+from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of, require_fitting
 from torchopt.base import GradientTransformation
 from torchopt.registry import OPTIMIZERS, OptimizerEntry
 from torchopt.typing import OptState, Params
@@ -70,7 +70,8 @@ def state_from_torch(
                 'replaced them'
             )
         entry = {} if leaf is None else _entry(optimizer, leaf)
-        _require_known(structure, position, leaf, entry, layout)
+        where = structure.accessors()[position].codify('params')
+        require_fitting(where, leaf, entry, layout, 'the transformation')
         trained.append(entry)
     for position, entry in enumerate(trained):
         entries[position].update({k: v for k, v in entry.items() if k != STEP})
@@ -133,30 +134,6 @@ def _listed(
 def _entry(optimizer: torch.optim.Optimizer, param: torch.Tensor) -> Entry:
     found = optimizer.state.get(param) or {}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _require_known(
-    structure: pytree.PyTreeSpec,
-    position: int,
-    param: torch.Tensor | None,
-    entry: Entry,
-    layout: StateLayout,
-) -> None:
-    where = structure.accessors()[position].codify('params')
-    unknown = [name for name in entry if name not in (STEP, *layout.names)]
-    if unknown:
-        raise ValueError(
-            f'the optimizer keeps {", ".join(unknown)} for {where}; the transformation keeps '
-            f'{", ".join(layout.names) or "nothing"}: take the rule and the options of the '
-            'optimizer'
-        )
-    for name, value in entry.items():
-        each = isinstance(value, torch.Tensor) and name not in (STEP, *layout.shared_names)
-        if each and param is not None and value.shape != param.shape:
-            raise ValueError(
-                f'{name} of {where} does not fit: the parameter has shape {tuple(param.shape)}, '
-                f'the state {tuple(value.shape)}'
-            )
 
 
 def _copied_like(first: OptState, state: OptState) -> OptState:

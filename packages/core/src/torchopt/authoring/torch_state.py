@@ -182,3 +182,34 @@ def counts_of(entries: Iterable[Entry], device: torch.device) -> torch.Tensor:
         for entry in entries
     ]
     return torch.tensor(counts, dtype=torch.int64, device=device)
+
+
+def require_fitting(
+    where: str, param: torch.Tensor | None, entry: Entry, layout: StateLayout, keeper: str
+) -> None:
+    """Raise unless ``entry`` can be the state of a parameter.
+
+    Args:
+        where: The name of the parameter in the message.
+        param: The parameter; None for one that is absent.
+        entry: Torch's state of the parameter.
+        layout: The state that is kept.
+        keeper: What keeps it, in the message.
+
+    Raises:
+        ValueError: ``entry`` has a field that is not kept, or a tensor of another shape than the
+            parameter.
+    """
+    unknown = [key for key in entry if key not in (STEP, *layout.names)]
+    if unknown:
+        raise ValueError(
+            f'the state of {where} has {", ".join(unknown)}; {keeper} keeps '
+            f'{", ".join([STEP, *layout.names])}: take the same rule with the same options'
+        )
+    for key, value in entry.items():
+        each = isinstance(value, torch.Tensor) and key not in (STEP, *layout.shared_names)
+        if each and param is not None and value.shape != param.shape:
+            raise ValueError(
+                f'{key} of {where} does not fit: the parameter has shape {tuple(param.shape)}, '
+                f'the state {tuple(value.shape)}'
+            )

@@ -10,7 +10,7 @@ import torch
 from torchopt.authoring import checks
 from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.describe import describe
-from torchopt.authoring.torch_state import STEP, Entry
+from torchopt.authoring.torch_state import STEP, require_fitting
 from torchopt.base import GradientTransformation
 from torchopt.optim.group import GroupStep, name_of
 from torchopt.typing import ParamsLike
@@ -274,7 +274,7 @@ class Optimizer(torch.optim.Optimizer):
             layout = GroupStep(self._impl).layout(new)
             for position, param in enumerate(new['params']):
                 entry = loaded['state'].get(param, {})
-                _require_fitting(name_of(new, position), param, entry, layout.names)
+                require_fitting(name_of(new, position), param, entry, layout, 'this optimizer')
                 # A later step works in place, and must not write into the caller's tensors. A value
                 # that is None, such as a momentum before its first step, is initialised later.
                 loaded['state'][param] = {
@@ -287,18 +287,3 @@ class Optimizer(torch.optim.Optimizer):
                 old.copy_(torch.as_tensor(value))
         for group, new in zip(self.param_groups, loaded['param_groups']):
             new.update({k: v for k, v in group.items() if isinstance(v, torch.Tensor)})
-
-
-def _require_fitting(name: str, param: torch.Tensor, entry: Entry, known: list[str]) -> None:
-    unknown = [key for key in entry if key != STEP and key not in known]
-    if unknown:
-        raise ValueError(
-            f'the state of {name} has {", ".join(unknown)}; this optimizer keeps '
-            f'{", ".join([STEP, *known])}'
-        )
-    for key, value in entry.items():
-        if isinstance(value, torch.Tensor) and value.dim() and value.shape != param.shape:
-            raise ValueError(
-                f'{key} of {name} does not fit: the parameter has shape {tuple(param.shape)}, '
-                f'the state {tuple(value.shape)}'
-            )
