@@ -238,8 +238,9 @@ def flatten_like(
         # torch.autograd.grad returns a tuple, even if parameters and states are in a list.
         if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
             tree = structure.type(tree)
+        given: Any = tree
         try:
-            columns.append(structure.flatten_up_to(tree))
+            columns.append(structure.flatten_up_to(given))
         except ValueError as error:
             raise ValueError(f'{name} and updates differ in structure: {error}') from None
     return columns
