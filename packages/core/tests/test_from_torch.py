@@ -112,9 +112,7 @@ def test_first_moments_may_require_grad() -> None:
 def test_the_state_of_another_rule_is_refused() -> None:
     params = {'w': tensor()}
     optimizer = trained_adam(params, amsgrad=True)
-    with pytest.raises(
-        ValueError, match=r"params\['w'\] has max_exp_avg_sq; the transf"
-    ):
+    with pytest.raises(ValueError, match=r"params\['w'\] has max_exp_avg_sq; the transf"):
         torchopt.state_from_torch(torchopt.adam(), params, optimizer)
     with pytest.raises(ValueError, match='the transformation keeps step: take'):
         torchopt.state_from_torch(torchopt.sgd(lr=0.1), params, optimizer)
