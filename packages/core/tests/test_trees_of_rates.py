@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
 
 import torchopt
-from torchopt.registry import OPTIMIZERS, OptimizerEntry
+from torchopt.registry import OPTIMIZERS
 
-ACCELERATED = [False, *[True] * torchopt.accelerated_op_available()]
+FACTORIES = {entry.name: entry.factory for entry in OPTIMIZERS}
+if torchopt.accelerated_op_available():
+    FACTORIES |= {
+        f'{entry.name}-accelerated': functools.partial(entry.factory, use_accelerated_op=True)
+        for entry in OPTIMIZERS
+        if entry.fused
+    }
+every_optimizer = pytest.mark.parametrize('factory', FACTORIES.values(), ids=FACTORIES)
 RATES = {'w': 0.1, 'b': 0.5}
 
 
-def run(factory: Any, lr: Any, names: tuple[str, ...] = ('w', 'b'), **options: Any) -> Any:
+def run(factory: Any, lr: Any, names: tuple[str, ...] = ('w', 'b')) -> Any:
     params = {name: torch.ones(2, dtype=torch.float64) for name in names}
-    optimizer = factory(lr=lr, **options)
+    optimizer = factory(lr=lr)
     state = optimizer.init(params)
     for _ in range(3):
         gradients = {name: param * torch.tensor([1.0, -2.0]) for name, param in params.items()}
@@ -25,31 +33,25 @@ def run(factory: Any, lr: Any, names: tuple[str, ...] = ('w', 'b'), **options: A
     return params
 
 
-@pytest.mark.parametrize('accelerated', ACCELERATED)
-@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
-def test_numbers_in_a_tree_are_rates_of_their_parameters(
-    entry: OptimizerEntry, accelerated: bool
-) -> None:
-    options: dict[str, Any] = {'use_accelerated_op': accelerated}
-    together = run(entry.factory, RATES, **options)
+@every_optimizer
+def test_numbers_in_a_tree_are_rates_of_their_parameters(factory: Any) -> None:
+    together = run(factory, RATES)
     for name, rate in RATES.items():
-        alone = run(entry.factory, rate, (name,), **options)
+        alone = run(factory, rate, (name,))
         torch.testing.assert_close(together[name], alone[name], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize('accelerated', ACCELERATED)
-@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
-def test_a_schedule_may_return_a_tree(entry: OptimizerEntry, accelerated: bool) -> None:
-    options: dict[str, Any] = {'use_accelerated_op': accelerated}
+@every_optimizer
+def test_a_schedule_may_return_a_tree(factory: Any) -> None:
     decay = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 
     def schedule(count: torch.Tensor) -> Any:
         return {'w': 0.1, 'b': 0.5 * decay**count}
 
-    together = run(entry.factory, schedule, **options)
+    together = run(factory, schedule)
     alone = {
-        'w': run(entry.factory, lambda count: 0.1, ('w',), **options)['w'],
-        'b': run(entry.factory, lambda count: 0.5 * decay**count, ('b',), **options)['b'],
+        'w': run(factory, lambda count: 0.1, ('w',))['w'],
+        'b': run(factory, lambda count: 0.5 * decay**count, ('b',))['b'],
     }
     for name in alone:
         torch.testing.assert_close(together[name], alone[name], rtol=1e-12, atol=0)
