@@ -20,6 +20,20 @@ from support.trees import assert_trees_close, assert_trees_equal, copied, sample
 PLAIN_CASES = [case for case in TORCH_CASES if not case.has('mask') or case.value('mask') is None]
 
 
+with_and_without_kernels = pytest.mark.parametrize(
+    'accelerated',
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.skipif(
+                not torchopt.accelerated_op_available('cpu'), reason='needs torchopt-accel'
+            ),
+        ),
+    ],
+)
+
+
 def two_params() -> list[torch.Tensor]:
     return [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([0.5, -1.0], [2.0])]
 
@@ -40,14 +54,12 @@ def saved(state: Any) -> Any:
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize('accelerated', [False, True])
+@with_and_without_kernels
 @pytest.mark.parametrize('sparse', [False, True], ids=['dense', 'absent'])
 @pytest.mark.parametrize('case', PLAIN_CASES, ids=str)
 def test_checkpoints_move_from_torch_and_back(
     case: OptimizerCase, sparse: bool, accelerated: bool
 ) -> None:
-    if accelerated and not torchopt.accelerated_op_available('cpu'):
-        pytest.skip('needs torchopt-accel')
     whole, parts = two_params(), two_params()
     run(case.make_torch(whole), whole, range(9), sparse=sparse)
 
@@ -140,10 +152,8 @@ def test_reduce_on_plateau() -> None:
     assert params[1].item() == before - 0.25
 
 
-@pytest.mark.parametrize('accelerated', [False, True])
+@with_and_without_kernels
 def test_hyperparameters_in_param_groups_are_live(accelerated: bool) -> None:
-    if accelerated and not torchopt.accelerated_op_available('cpu'):
-        pytest.skip('needs torchopt-accel')
     mine, theirs = two_params(), two_params()
     optimizer = torchopt.SGD(mine, lr=0.1, use_accelerated_op=accelerated)
     reference = torch.optim.SGD(theirs, lr=0.1)
@@ -293,10 +303,8 @@ def test_repr_shows_the_hyperparameters() -> None:
     assert 'weight_decay: 0.01' in text
 
 
-@pytest.mark.parametrize('accelerated', [False, True])
+@with_and_without_kernels
 def test_a_tensor_rate_keeps_its_identity(accelerated: bool) -> None:
-    if accelerated and not torchopt.accelerated_op_available('cpu'):
-        pytest.skip('needs torchopt-accel')
     params, rate = two_params(), torch.tensor(0.5, requires_grad=True)
     optimizer = torchopt.SGD(params, lr=rate, use_accelerated_op=accelerated)
     state = optimizer.state_dict()
@@ -309,6 +317,38 @@ def test_a_tensor_rate_keeps_its_identity(accelerated: bool) -> None:
     optimizer.step()
     assert params[1].item() == 1.0
     assert state['param_groups'][0]['lr'] is rate
+
+
+def test_tensors_in_a_pair_keep_their_identity() -> None:
+    params = two_params()
+    betas = torch.tensor(0.5), torch.tensor(0.75)
+    optimizer = torchopt.Adam(params, betas=betas)
+    optimizer.load_state_dict(saved(torch.optim.Adam(params, betas=(0.9, 0.999)).state_dict()))
+    assert all(a is b for a, b in zip(optimizer.param_groups[0]['betas'], betas))
+    torch.testing.assert_close(torch.stack(betas), torch.tensor([0.9, 0.999]))
+
+
+def test_a_tensor_of_another_shape_changes_nothing() -> None:
+    params, rate, decay = two_params(), torch.tensor(0.5), torch.tensor(0.25)
+    optimizer = torchopt.SGD(params, lr=rate, weight_decay=decay)
+    state = torchopt.SGD(params, lr=1.0).state_dict()
+    state['param_groups'][0]['weight_decay'] = torch.ones(2)
+    with pytest.raises((ValueError, TypeError), match=r'^weight_decay '):
+        optimizer.load_state_dict(state)
+    assert (rate.item(), decay.item()) == (0.5, 0.25)
+
+
+def test_a_list_in_a_group_is_live() -> None:
+    mine, theirs = two_params(), two_params()
+    optimizer = torchopt.Adam(mine, betas=[0.8, 0.9])  # type: ignore[arg-type]
+    reference = torch.optim.Adam(theirs, betas=(0.8, 0.9))
+    for o, params in ((optimizer, mine), (reference, theirs)):
+        run(o, params, range(2))
+    optimizer.param_groups[0]['betas'][0] = 0.5
+    reference.param_groups[0]['betas'] = (0.5, 0.9)
+    for o, params in ((optimizer, mine), (reference, theirs)):
+        run(o, params, range(2, 4))
+    assert_trees_close(mine, theirs)
 
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
@@ -331,11 +371,9 @@ SPARSE = {
 
 # torch's own Adagrad makes sparse tensors without saying whether to check their invariants.
 @pytest.mark.filterwarnings('ignore:Sparse invariant checks:UserWarning')
-@pytest.mark.parametrize('accelerated', [False, True])
+@with_and_without_kernels
 @pytest.mark.parametrize('name', SPARSE)
 def test_sparse_gradients_equal_torchs(name: str, accelerated: bool) -> None:
-    if accelerated and not torchopt.accelerated_op_available('cpu'):
-        pytest.skip('needs torchopt-accel')
     mine, theirs = nn.Embedding(5, 2, sparse=True), nn.Embedding(5, 2, sparse=True)
     theirs.load_state_dict(mine.state_dict())
     own = {'use_accelerated_op': True} if accelerated else {}

@@ -340,3 +340,17 @@ def test_running_averages_must_be_detached() -> None:
     end, _ = torchopt.unroll(step, carry, torch.rand(3, 4, 2), k, backward=Recomputed())
     with pytest.raises(RuntimeError, match=r'BatchNorm: let the step detach\(\)'):
         end['w'].sum().backward()
+
+
+@pytest.mark.parametrize('backward', [Recomputed(), Snapshots(2), Truncated(2)], ids=str)
+def test_an_inner_gradient_of_a_carry_without_a_graph_names_the_cure(backward: Any) -> None:
+    def step(w: torch.Tensor, x: Any, k: torch.Tensor) -> Any:
+        (gradient,) = torch.autograd.grad((w * k).square().sum(), w, create_graph=True)
+        return w - 0.1 * gradient, None
+
+    # A constant, because otherwise it would have a graph by k.
+    k = torch.tensor(0.5)
+    with pytest.raises(RuntimeError, match=r'^step 0 .* no graph .* torchopt.unrolling.grad'):
+        torchopt.unroll(
+            step, torch.ones(2, requires_grad=True), None, k, length=4, backward=backward
+        )

@@ -62,6 +62,11 @@ class StateLayout:
     Args:
         state: What ``init`` returned for the list.
         count: The number of parameters.
+
+    Attributes:
+        names: The keys of an entry, without ``step``.
+        shared_names: The keys whose value is the same in all entries.
+        is_from_construction: Whether torch needs the entries of parameters that have taken no step.
     """
 
     def __init__(self, state: OptState, count: int) -> None:
@@ -78,27 +83,10 @@ class StateLayout:
             else:
                 name = type(member).__name__.lower()
                 self._members.append((None, [_shared(name, member, taken)]))
-
-    @property
-    def names(self) -> list[str]:
-        """The keys of an entry, without ``step``."""
-        return [name for _, columns in self._members for column in columns for name in column.names]
-
-    @property
-    def shared_names(self) -> list[str]:
-        """The keys whose value is the same in all entries."""
-        return [
-            name
-            for _, columns in self._members
-            for column in columns
-            if column.kind == 'shared'
-            for name in column.names
-        ]
-
-    @property
-    def is_from_construction(self) -> bool:
-        """Whether torch needs the entries of parameters that have taken no step."""
-        return any(state_class in _FROM_CONSTRUCTION for state_class, _ in self._members)
+        every = [column for _, columns in self._members for column in columns]
+        self.names = [name for column in every for name in column.names]
+        self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
+        self.is_from_construction = any(kind in _FROM_CONSTRUCTION for kind, _ in self._members)
 
     def read(self, entries: Sequence[Entry], steps: torch.Tensor) -> OptState:
         """Return the state that is stored in ``entries``, with the step counts ``steps``."""

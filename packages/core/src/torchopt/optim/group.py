@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.describe import describe
 from torchopt.authoring.per_tensor import in_container_of
 from torchopt.authoring.steps import next_steps, shared_device
 from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
@@ -48,7 +49,11 @@ class GroupStep:
         if self._transformation is None or self._have_changed(group):
             values = {name: group[name] for name in self._impl.names}
             self._transformation = self._impl.make(values)
-            self._hyperparameters = values
+            # Lists are copied, because a user may write into them.
+            self._hyperparameters = {
+                name: list(value) if isinstance(value, list) else value
+                for name, value in values.items()
+            }
             self._layout = None
         return self._transformation
 
@@ -144,7 +149,7 @@ class GroupStep:
 
 def _equal(new: Any, old: Any) -> bool:
     plain = (int, float, str)
-    if isinstance(new, tuple) and isinstance(old, tuple):
+    if type(new) is type(old) and isinstance(new, (tuple, list)):
         return len(new) == len(old) and all(a is b or _equal(a, b) for a, b in zip(new, old))
     return type(new) is type(old) and isinstance(new, plain) and new == old
 
@@ -153,7 +158,7 @@ def _layout_key(value: Any) -> Any:
     """Return what the layout of a state can depend on; for a number, whether it is 0."""
     if isinstance(value, (int, float)):
         return bool(value)
-    return type(value) if isinstance(value, (tuple, torch.Tensor)) else id(value)
+    return type(value) if isinstance(value, (tuple, list, torch.Tensor)) else id(value)
 
 
 def name_of(group: Group, position: int) -> str:
@@ -167,3 +172,23 @@ def _naming_sparse(group: Group, gradients: list[Any], error: Exception) -> Exce
         if gradient is not None and gradient.layout is not torch.strided:
             return type(error)(f'{name_of(group, position)} has a sparse gradient: {error}')
     return error
+
+
+def keeping_tensors(
+    name: str, old: Any, new: Any, writes: list[tuple[torch.Tensor, torch.Tensor]]
+) -> Any:
+    """Return a loaded hyperparameter in which the tensors are those of ``old``.
+
+    The values that they are to take are added to ``writes``.
+    """
+    if isinstance(old, tuple) and isinstance(new, (tuple, list)) and len(old) == len(new):
+        return tuple(keeping_tensors(name, a, b, writes) for a, b in zip(old, new))
+    if not isinstance(old, torch.Tensor) or new is old:
+        return new
+    value = torch.as_tensor(new)
+    if value.shape != old.shape:
+        raise ValueError(
+            f'{name} does not fit: the optimizer has {describe(old)}, the state {describe(value)}'
+        )
+    writes.append((old, value))
+    return old

@@ -12,7 +12,7 @@ from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.describe import describe
 from torchopt.authoring.torch_state import STEP, require_fitting
 from torchopt.base import GradientTransformation
-from torchopt.optim.group import GroupStep, name_of
+from torchopt.optim.group import GroupStep, keeping_tensors, name_of
 from torchopt.typing import ParamsLike
 from torchopt.update import apply_updates
 
@@ -263,14 +263,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def _complete(self, loaded: dict[str, Any]) -> None:
         """Check a loaded state against this optimizer, and fill in what it leaves out."""
-        tensors: list[tuple[torch.Tensor, Any]] = []
+        writes: list[tuple[torch.Tensor, torch.Tensor]] = []
         for group, new in zip(self.param_groups, loaded['param_groups']):
             for name, value in group.items():
                 if name in _NOT_SAVED or callable(value):
                     new[name] = value
                 new.setdefault(name, value)
-                if isinstance(value, torch.Tensor) and new[name] is not value:
-                    tensors.append((value, new[name]))
             layout = GroupStep(self._impl).layout(new)
             for position, param in enumerate(new['params']):
                 entry = loaded['state'].get(param, {})
@@ -282,8 +280,8 @@ class Optimizer(torch.optim.Optimizer):
                     for k, v in entry.items()
                     if v is not None
                 }
+            for name in self.defaults:
+                new[name] = keeping_tensors(name, group.get(name), new[name], writes)
         with torch.no_grad():
-            for old, value in tensors:
-                old.copy_(torch.as_tensor(value))
-        for group, new in zip(self.param_groups, loaded['param_groups']):
-            new.update({k: v for k, v in group.items() if isinstance(v, torch.Tensor)})
+            for old, loaded_value in writes:
+                old.copy_(loaded_value)

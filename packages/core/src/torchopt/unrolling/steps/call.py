@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -143,3 +144,22 @@ def require_alike(
             f'step {step} changes {where} from {describe(before[position])} '
             f'to {describe(after[position])}: type, shape, dtype and device must stay the same'
         )
+
+
+@contextmanager
+def explaining_missing_graph(step: int) -> Iterator[None]:
+    """Explain torch's error where a step differentiates by tensors that have no graph.
+
+    Args:
+        step: Number of the step, for the message.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if 'does not require grad and does not have a grad_fn' not in str(error):
+            raise
+        raise RuntimeError(
+            f'step {step} differentiates by tensors that have no graph in the forward pass: take '
+            'inner gradients with torchopt.unrolling.grad or torch.func.grad, or use '
+            'backward=Stored()'
+        ) from error

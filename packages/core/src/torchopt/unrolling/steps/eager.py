@@ -14,7 +14,7 @@ from torchopt.unrolling.context.captures import (
 from torchopt.unrolling.inner_gradients.cache import GradientCache
 from torchopt.unrolling.leaves import Leaves, detached, tensors_of
 from torchopt.unrolling.loop import Loop
-from torchopt.unrolling.steps.call import StepResult, call_step
+from torchopt.unrolling.steps.call import StepResult, call_step, explaining_missing_graph
 from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.vjp import Cotangents, vjp
 
@@ -32,17 +32,10 @@ class Eager:
         arguments = detached([*checkpoint.carry, *x, *loop.consts])
         # Grad mode is on, as in the backward pass, so that a captured tensor shows in the graph.
         # The arguments are detached: nothing else is recorded.
-        with torch.enable_grad(), tangents_recorded(), GradientCache.recording(checkpoint.cache):
-            try:
-                carry, y, y_structure = call_step(loop, checkpoint.number, arguments)
-            except RuntimeError as error:
-                if 'does not require grad and does not have a grad_fn' not in str(error):
-                    raise
-                raise RuntimeError(
-                    f'step {loop.first + checkpoint.number} differentiates by tensors that have no '
-                    'graph in the forward pass: take inner gradients with torchopt.unrolling.grad '
-                    'or torch.func.grad, or use backward=Stored()'
-                ) from error
+        recording = GradientCache.recording(checkpoint.cache)
+        explained = explaining_missing_graph(loop.first + checkpoint.number)
+        with torch.enable_grad(), tangents_recorded(), recording, explained:
+            carry, y, y_structure = call_step(loop, checkpoint.number, arguments)
         outputs = tensors_of([*carry, *y])
         place = f'step {loop.first + checkpoint.number}'
         if not loop.constant and any(output.requires_grad for output in outputs):

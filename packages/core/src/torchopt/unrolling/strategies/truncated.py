@@ -14,7 +14,12 @@ from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.leaves import Leaves, detached, flatten, map_tensors
 from torchopt.unrolling.loop import Loop
-from torchopt.unrolling.steps.call import StepResult, call_step, require_alike
+from torchopt.unrolling.steps.call import (
+    StepResult,
+    call_step,
+    explaining_missing_graph,
+    require_alike,
+)
 from torchopt.unrolling.strategies.base import Strategy, run_strategy
 from torchopt.unrolling.strategies.stored import Stored
 from torchopt.unrolling.sweep import Sweep, sweep
@@ -100,7 +105,7 @@ def _without_graph(loop: Loop, visit: Callable[[Leaves], object] | None = None) 
         if visit is not None:
             visit(carry)
         # Grad mode is on, as in the last steps, for steps that differentiate on their own.
-        with torch.enable_grad():
+        with torch.enable_grad(), explaining_missing_graph(loop.first + number):
             result = call_step(loop, number, [*carry, *x, *loop.consts])
         return StepResult(detached(result.carry), detached(result.y), result.y_structure)
 
