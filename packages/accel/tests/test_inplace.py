@@ -9,6 +9,7 @@ import torch
 from torch.autograd import forward_ad
 
 import torchopt
+from support.inplace import assert_same_under_torch_func, meta_gradients
 from support.optimizer_cases import FUSED_CASES as CASES
 from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
 from support.optimizer_cases import OptimizerCase
@@ -19,51 +20,19 @@ from torchopt import pytree
 FUSED = [case for case in MAIN_CASES if not {'amsgrad', 'mask'} & case.options.keys()]
 
 
-def meta_gradient(case: OptimizerCase, inputs: str, accelerated: bool, options: Any) -> Any:
-    """Return the derivative of a loss after three steps by first parameters or a rate."""
-    start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
-    rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-    lr = {'params': 0.1, 'rate': rate, 'schedule': lambda count: rate / (1 + count)}[inputs]
-    optimizer = case.make(lr=lr, use_accelerated_op=accelerated)
-    params = {'w': start if inputs == 'params' else start.detach().requires_grad_()}
-    state = optimizer.init(params)
-    for _ in range(3):
-        (gradient,) = torch.autograd.grad(
-            params['w'].sin().sum(), params['w'], create_graph=inputs == 'params'
-        )
-        updates, state = optimizer.update({'w': gradient}, state, params=params, **options)
-        params = torchopt.apply_updates(params, updates, **options)
-    wanted = start if inputs == 'params' else rate
-    return torch.autograd.grad(params['w'].square().sum(), wanted)
-
-
 @pytest.mark.parametrize('inputs', ['params', 'rate', 'schedule'])
 @pytest.mark.parametrize('case', FUSED, ids=str)
 def test_forgotten_inplace_gives_the_same_meta_gradient(
     case: OptimizerCase, inputs: str, launches: list[str]
 ) -> None:
-    expected = meta_gradient(case, inputs, False, {'inplace': False})
-    assert_trees_close(meta_gradient(case, inputs, True, {}), expected)
+    expected = meta_gradients(case, {'inplace': False}, inputs)
+    assert_trees_close(meta_gradients(case, {}, inputs, use_accelerated_op=True), expected)
     assert len([name for name in launches if not name.endswith('_backward')]) == 3
 
 
 @pytest.mark.parametrize('case', FUSED, ids=str)
 def test_forgotten_inplace_under_torch_func(case: OptimizerCase, launches: list[str]) -> None:
-    optimizer = case.make(use_accelerated_op=True)
-
-    def meta_loss(start: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
-        params = {'w': start}
-        state = optimizer.init(params)
-        for _ in range(2):
-            gradients = torch.func.grad(lambda p: p['w'].sin().sum())(params)
-            updates, state = optimizer.update(gradients, state, params=params, **options)
-            params = torchopt.apply_updates(params, updates, **options)
-        return params['w'].square().sum()
-
-    start = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
-    for transform in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd):
-        derivative = torch.vmap(transform(meta_loss), in_dims=(0, None))
-        assert_trees_close(derivative(start, {}), derivative(start, {'inplace': False}))
+    assert_same_under_torch_func(case.make(use_accelerated_op=True))
     assert launches
 
 

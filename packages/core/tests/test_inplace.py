@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 import torchopt
+from support.inplace import assert_same_under_torch_func, meta_gradients
 from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.trees import assert_trees_close, assert_trees_equal, copied, sample_gradients
 from torchopt import pytree
-
-
-def meta_gradients(case: OptimizerCase, options: dict[str, Any], inputs: Any) -> Any:
-    """Return the derivative of a loss after three steps with respect to ``inputs``."""
-    start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
-    rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-    optimizer = case.make(lr=rate if inputs == 'rate' else 0.1)
-    params = {'w': start if inputs == 'params' else start.detach().requires_grad_()}
-    state = optimizer.init(params)
-    for _ in range(3):
-        (gradient,) = torch.autograd.grad(
-            params['w'].sin().sum(), params['w'], create_graph=inputs == 'params'
-        )
-        updates, state = optimizer.update({'w': gradient}, state, params=params, **options)
-        params = torchopt.apply_updates(params, updates, **options)
-    wanted = {'params': start, 'rate': rate}[inputs]
-    return torch.autograd.grad(params['w'].square().sum(), wanted)
 
 
 @pytest.mark.parametrize('inputs', ['params', 'rate'])
@@ -40,21 +22,7 @@ def test_forgotten_inplace_gives_the_same_meta_gradient(case: OptimizerCase, inp
 
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_forgotten_inplace_under_torch_func(case: OptimizerCase) -> None:
-    optimizer = case.make()
-
-    def meta_loss(start: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
-        params = {'w': start}
-        state = optimizer.init(params)
-        for _ in range(2):
-            gradients = torch.func.grad(lambda p: p['w'].sin().sum())(params)
-            updates, state = optimizer.update(gradients, state, params=params, **options)
-            params = torchopt.apply_updates(params, updates, **options)
-        return params['w'].square().sum()
-
-    start = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
-    for transform in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd):
-        derivative = torch.vmap(transform(meta_loss), in_dims=(0, None))
-        assert_trees_close(derivative(start, {}), derivative(start, {'inplace': False}))
+    assert_same_under_torch_func(case.make())
 
 
 @pytest.mark.parametrize('case', CASES, ids=str)
