@@ -296,6 +296,15 @@ def test_a_transformation_may_return_a_tuple() -> None:
     )
 
 
+def test_a_copy_loads_a_checkpoint() -> None:
+    params = two_params()
+    optimizer = torchopt.Adam(params)
+    run(optimizer, params, range(2))
+    clone, state = copy.copy(optimizer), optimizer.state_dict()
+    clone.load_state_dict(state)
+    assert_trees_equal(clone.state_dict()['state'], state['state'])
+
+
 def test_repr_shows_the_hyperparameters() -> None:
     text = repr(torchopt.AdamW(two_params(), lr=0.25))
     assert text.startswith('AdamW (')

@@ -280,8 +280,9 @@ class Optimizer(torch.optim.Optimizer):
                     for k, v in entry.items()
                     if v is not None
                 }
-            for name in self.defaults:
-                new[name] = keeping_tensors(name, group.get(name), new[name], writes)
+            for name, value in group.items():
+                if name != 'params':
+                    new[name] = keeping_tensors(name, value, new[name], writes)
         with torch.no_grad():
             for old, loaded_value in writes:
                 old.copy_(loaded_value)
