@@ -51,6 +51,17 @@ def active_transform() -> Transform:
     return 'vmap' if names[-1] == 'Vmap' else 'derivative'
 
 
+def is_transformed(tensor: torch.Tensor) -> bool:
+    """Tell whether a transform of torch.func differentiates or maps ``tensor``.
+
+    Where that is unknown it counts as transformed, and whoever cannot follow it must refuse.
+    """
+    functorch = getattr(torch._C, '_functorch', None)
+    tell = getattr(functorch, 'is_functorch_wrapped_tensor', None)
+    transformed: bool = tell is None or tell(tensor)
+    return transformed
+
+
 def forward_grad_switch() -> Any:
     """Return the function that switches forward-mode derivatives on or off in this thread.
 

@@ -8,6 +8,7 @@ Where a change belongs, from top to bottom; each file imports only files of lowe
     sweep.py            all steps in order
     steps/              one step: called, stored, run again, differentiated (eager, compiled, vmap)
     loop.py             one call of unroll as data
+    rematerialized/     blocks whose activations are in no graph: remat, its derivatives
     inner_gradients/    gradients that a step takes: grad, their cache, their derivative
     vjp.py              vector-Jacobian products of lists of tensors
     context/            what a step depends on beside its arguments: replayed or watched
@@ -20,6 +21,7 @@ from torchopt.unrolling.inner_gradients.grad import grad_and_value as grad_and_v
 from torchopt.unrolling.inner_gradients.gradient_vjp import Order as Order
 from torchopt.unrolling.module_step import ModuleCarry as ModuleCarry
 from torchopt.unrolling.module_step import ModuleStep as ModuleStep
+from torchopt.unrolling.rematerialized.remat import remat as remat
 from torchopt.unrolling.strategies.base import Strategy as Strategy
 from torchopt.unrolling.strategies.forward_mode import ForwardMode as ForwardMode
 from torchopt.unrolling.strategies.recomputed import Recomputed as Recomputed
@@ -40,5 +42,6 @@ __all__ = [
     'Truncated',
     'grad',
     'grad_and_value',
+    'remat',
     'unroll',
 ]

@@ -1,0 +1,159 @@
+"""One call of a block: a function of flat tensors, with all that a second run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from torchopt import pytree
+from torchopt.authoring.describe import describe
+from torchopt.unrolling.context.autocast import Autocast
+from torchopt.unrolling.context.generators import require_no_draws
+from torchopt.unrolling.context.random_state import RandomState, preserved
+from torchopt.unrolling.context.surroundings import Surroundings
+from torchopt.unrolling.inner_gradients.attention import differentiable_attention
+from torchopt.unrolling.leaves import Leaves, fill, flatten, template_of, tensors_of
+from torchopt.unrolling.rematerialized.derivatives import FlatFunction, Results
+from torchopt.unrolling.rematerialized.first_run import WORDING, first_run
+from torchopt.unrolling.rematerialized.held_tensors import HeldTensors, Written
+from torchopt.unrolling.rematerialized.sample import Sample
+
+
+class Block:
+    """One call of a block, which can be repeated.
+
+    The tensors that it takes are those that a module holds, each once, and then those among the
+    arguments. It returns the tensors among the results, and then the buffers that the module has
+    written.
+
+    Args:
+        fn: The module, or another function.
+        held: The tensors of the module; none for another function.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Attributes:
+        input_count: How many tensors it takes.
+        structure: The tree of the results.
+        template: Leaves of the results, with placeholders for the tensors.
+        written: The buffers that were written; their values are the last results.
+        unused_inputs: Positions of the tensors that no result depends on.
+        constant_results: Positions of the results that depend on no tensor.
+    """
+
+    structure: pytree.PyTreeSpec
+    template: Leaves
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        held: HeldTensors,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        leaves, self._structure = flatten((args, kwargs))
+        self._fn = fn
+        self._held = held
+        self._arguments = template_of(leaves)
+        self.tensors = [*held.inputs(), *tensors_of(leaves)]
+        self.input_count = len(self.tensors)
+        self._autocast = Autocast.capture(self.tensors)
+        self._surroundings = Surroundings(fn, leaves, [*held.tensors, *self.tensors], WORDING)
+        self._random: RandomState | None = None
+        self._sample: Sample | None = None
+        self._has_run = False
+        self.written: list[Written] = []
+        self.unused_inputs: frozenset[int] = frozenset()
+        self.constant_results: list[int] = []
+
+    @property
+    def root(self) -> Block:
+        """The block itself."""
+        return self
+
+    def on(self, root: Any) -> Any:
+        """Return ``root``."""
+        return root
+
+    def captured(self) -> list[tuple[str, torch.Tensor]]:
+        """Return the tensors that the block sees and does not receive, with their names."""
+        return self._surroundings.captured()
+
+    def run(self, fn: FlatFunction[Block], tensors: Sequence[torch.Tensor]) -> Results:
+        """Return ``fn(*tensors)``: the first run, of the block, or a later one, of a derivative.
+
+        Args:
+            fn: The block, a derivative, or one of them mapped.
+            tensors: Plain tensors without a graph.
+
+        Raises:
+            RuntimeError: a second run would give another result, or a gradient would be lost.
+        """
+        if self._has_run:
+            with self._replayed(tensors):
+                return fn(*tensors)
+        before = RandomState.capture(list(tensors))
+        with require_no_draws(self._fn, self._arguments, tensors, WORDING):
+            first = first_run(self._fn, fn, tensors)
+        self._surroundings.require_not_written()
+        if RandomState.capture(list(tensors), before) is not before:
+            self._random = before
+        if fn is self:
+            self._sample = Sample.of(first.results)
+        self.unused_inputs = first.unused_inputs
+        count = len(first.results) - len(self.written)
+        self.constant_results = [
+            *(position for position in first.constant_results if position < count),
+            # Averages and counts have no derivative, as in a forward pass that writes them.
+            *range(count, len(first.results)),
+        ]
+        self._has_run = True
+        return first.results
+
+    def __call__(self, *tensors: torch.Tensor) -> Results:
+        """Call the block's function, with its tensors replaced by ``tensors``.
+
+        Raises:
+            TypeError: a result is neither a tensor nor None.
+            RuntimeError: another result than in the first run.
+        """
+        held, given = tensors[: len(self._held.tensors)], tensors[len(self._held.tensors) :]
+        arguments: Any = pytree.tree_unflatten(self._structure, fill(self._arguments, given))
+        args, kwargs = arguments
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(self._autocast.applied())
+            stack.enter_context(differentiable_attention())
+            written = stack.enter_context(self._held.replaced(held))
+            result = self._fn(*args, **kwargs)
+        leaves, structure = flatten(result)
+        outputs = (*tensors_of(leaves), *(buffer.value for buffer in written))
+        if not self._has_run:
+            _require_tensors(leaves, structure)
+            self.template, self.structure = template_of(leaves), structure
+            self.written = written
+        elif self._sample is not None:
+            self._sample.require_same(outputs)
+        return outputs
+
+    @contextmanager
+    def _replayed(self, tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self._random is not None:
+                stack.enter_context(preserved(list(tensors)))
+                self._random.restore()
+            stack.enter_context(self._surroundings.replayed(0, self._surroundings.changes()))
+            yield
+
+
+def _require_tensors(leaves: Leaves, structure: pytree.PyTreeSpec) -> None:
+    for position, leaf in enumerate(leaves):
+        if leaf is not None and not isinstance(leaf, torch.Tensor):
+            where = structure.accessors()[position].codify('result')
+            raise TypeError(
+                f'a block of remat must return tensors or None, in any tree: {where} is '
+                f'{describe(leaf)}'
+            )

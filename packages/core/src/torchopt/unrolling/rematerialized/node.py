@@ -1,0 +1,85 @@
+"""The node of a block in autograd's graph, which saves the block's inputs and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from torchopt.authoring.torch_internals import (
+    in_dual_level,
+    is_mapped_by_autograd,
+    transforming,
+)
+from torchopt.unrolling.rematerialized.block import Block
+from torchopt.unrolling.rematerialized.derivatives import FlatFunction, Jvp, Results, Vjp, Vmapped
+
+
+def rematerialized(fn: FlatFunction[Block], *tensors: torch.Tensor) -> Results:
+    """Return ``fn(*tensors)``, as one node of the graph.
+
+    The node saves ``tensors``. Its derivatives are such nodes again: they compute ``fn`` anew, and
+    save their own inputs. So no derivative of any order keeps what is computed inside of ``fn``.
+    """
+    apply: Any = _Rematerialized.apply
+    results: Results = apply(fn, *tensors)
+    return results
+
+
+class _Rematerialized(torch.autograd.Function):
+    @staticmethod
+    def forward(fn: FlatFunction[Block], *tensors: torch.Tensor) -> Results:  # type: ignore[override]
+        # Below every transform of torch.func: these are plain tensors.
+        # But is_grads_batched=True maps by other means, which know no detach.
+        return fn.root.run(
+            fn,
+            [tensor if is_mapped_by_autograd(tensor) else tensor.detach() for tensor in tensors],
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
+        fn, *tensors = inputs
+        ctx.fn = fn
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        if in_dual_level():
+            ctx.save_for_forward(*tensors)
+        if fn.root is _innermost(fn):
+            ctx.unused_inputs = fn.root.unused_inputs
+            constant = fn.root.constant_results
+            ctx.mark_non_differentiable(*(output[position] for position in constant))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
+        wanted = tuple(
+            need and position not in getattr(ctx, 'unused_inputs', ())
+            for position, need in enumerate(ctx.needs_input_grad[1:])
+        )
+        given = [cotangent for cotangent in cotangents if cotangent is not None]
+        if not given or not any(wanted):
+            return (None,) * len(ctx.needs_input_grad)
+        fn = Vjp(ctx.fn, tuple(cotangent is not None for cotangent in cotangents), wanted)
+        found = iter(rematerialized(fn, *given, *ctx.saved_tensors))
+        return None, *(next(found) if want else None for want in wanted)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None) -> Results:
+        given = [tangent for tangent in tangents if tangent is not None]
+        moving = tuple(tangent is not None for tangent in tangents)
+        fn = Jvp(ctx.fn, moving, dual=not transforming())
+        return rematerialized(fn, *given, *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], fn: FlatFunction[Block], *tensors: torch.Tensor
+    ) -> tuple[Results, tuple[int | None, ...]]:
+        mapped = Vmapped(fn, tuple(in_dims[1:]), info.randomness)
+        results = rematerialized(mapped, *tensors)
+        return results, tuple(None if result is None else 0 for result in results)
+
+
+def _innermost(fn: Any) -> Any:
+    """Return ``fn`` without its vmaps: the block itself, or a derivative."""
+    while isinstance(fn, Vmapped):
+        fn = fn.fn
+    return fn
