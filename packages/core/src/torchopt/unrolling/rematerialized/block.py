@@ -94,7 +94,11 @@ class Block:
         """
         if self._has_run:
             with self._replayed(tensors):
-                return fn(*tensors)
+                results = fn(*tensors)
+            return tuple(
+                result.detach() if result is not None and result.requires_grad else result
+                for result in results
+            )
         before = RandomState.capture(list(tensors))
         with require_no_draws(self._fn, self._arguments, tensors, WORDING):
             first = first_run(self._fn, fn, tensors)

@@ -87,7 +87,7 @@ class Vjp(_Derived[RootT]):
         again = any(tensor.requires_grad for tensor in tensors)
         with torch.enable_grad():
             inputs = tuple(
-                tensor if tensor.requires_grad or not want else tensor.detach().requires_grad_()
+                _requiring_grad(tensor) if want else tensor
                 for tensor, want in zip(inputs, self.wanted)
             )
             results = _chosen(self.fn(*inputs), self.given)
@@ -146,9 +146,10 @@ class Jvp(_Derived[RootT]):
     ) -> Results:
         make_dual: Any = torch.autograd.forward_ad.make_dual
         unpack_dual: Any = torch.autograd.forward_ad.unpack_dual
-        with tangents_recorded():
+        with torch.enable_grad(), tangents_recorded():
+            # They require grad, because to detach one, as Vjp would, is to drop its tangent.
             moved = [
-                make_dual(primal.contiguous(), tangent)
+                make_dual(_requiring_grad(primal).contiguous(), tangent)
                 for primal, tangent in zip(_chosen(inputs, self.moving), tangents)
             ]
             found = self.fn(*_replaced(inputs, self.moving, moved))
@@ -190,6 +191,10 @@ class Vmapped(_Derived[RootT]):
         )(*tensors)
         supply = iter(mapped)
         return tuple(next(supply) if kind else None for kind in kinds)
+
+
+def _requiring_grad(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 def _chosen(tensors: Sequence[Any], mask: Sequence[bool]) -> tuple[Any, ...]:
