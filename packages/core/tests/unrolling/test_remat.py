@@ -91,8 +91,8 @@ TRANSFORMS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         func.grad(meta(func.grad(loss)), (0, 1)), (None, 0)
     ),
     'jvp': lambda loss: lambda p, x: func.jvp(lambda x: loss(p, x), (x,), (x,)),
-    'jvp of grad': lambda loss: lambda p, x: func.jvp(
-        lambda x: func.grad(loss)(p, x), (x,), (x.cos(),)
+    'jvp of grad': lambda loss: (
+        lambda p, x: func.jvp(lambda x: func.grad(loss)(p, x), (x,), (x.cos(),))
     ),
     'hessian': lambda loss: func.hessian(loss, 1),
     'jacrev of jacfwd': lambda loss: func.jacrev(func.jacfwd(loss, 1), 1),
@@ -168,9 +168,9 @@ def test_one_of_several_results_is_used() -> None:
     x, y = remat(lambda a, b: (a**3, a * b))(a, b)
     (first,) = torch.autograd.grad(x, a, create_graph=True)
     assert torch.autograd.grad(first, a)[0] == 12
-    assert torch.autograd.grad(remat(lambda a, b: (a**3, a * b))(a, b)[0], b, allow_unused=True) == (
-        None,
-    )
+    assert torch.autograd.grad(
+        remat(lambda a, b: (a**3, a * b))(a, b)[0], b, allow_unused=True
+    ) == (None,)
     assert torch.autograd.grad(y, b)[0] == 2
 
 

@@ -37,6 +37,21 @@ def active_transforms() -> list[str] | None:
     return [interpreter.key().name for interpreter in interpreters() or ()]
 
 
+def vmap_randomness() -> list[str] | None:
+    """Return the ``randomness`` of the active vmaps, the innermost last; None where unknown."""
+    functorch = getattr(torch._C, '_functorch', None)
+    view = getattr(functorch, 'CVmapInterpreterPtr', None)
+    names = active_transforms()
+    if view is None or names is None:
+        return None
+    interpreters = functorch.get_interpreter_stack() if functorch is not None and names else []
+    return [
+        view(interpreter).randomness().name.lower()
+        for interpreter, name in zip(interpreters or (), names)
+        if name == 'Vmap'
+    ]
+
+
 def active_transform() -> Transform:
     """Return the innermost transform of torch.func that is active.
 

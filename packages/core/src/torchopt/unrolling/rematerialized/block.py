@@ -11,12 +11,13 @@ import torch
 from torchopt import pytree
 from torchopt.authoring.describe import describe
 from torchopt.unrolling.context.autocast import Autocast
+from torchopt.unrolling.context.forward_grad import LikeReverseMode
 from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState, preserved
 from torchopt.unrolling.context.surroundings import Surroundings
 from torchopt.unrolling.inner_gradients.attention import differentiable_attention
 from torchopt.unrolling.leaves import Leaves, fill, flatten, template_of, tensors_of
-from torchopt.unrolling.rematerialized.derivatives import FlatFunction, Results
+from torchopt.unrolling.rematerialized.derivatives import FlatFunction, Results, vmaps_of
 from torchopt.unrolling.rematerialized.first_run import WORDING, first_run
 from torchopt.unrolling.rematerialized.held_tensors import HeldTensors, Written
 from torchopt.unrolling.rematerialized.sample import Sample
@@ -42,6 +43,8 @@ class Block:
         written: The buffers that were written; their values are the last results.
         unused_inputs: Positions of the tensors that no result depends on.
         constant_results: Positions of the results that depend on no tensor.
+        vmaps: The ``randomness`` of the vmaps that the first run was mapped by.
+        mode: What forward mode does differently in this block, also when its gradient is taken.
     """
 
     structure: pytree.PyTreeSpec
@@ -60,14 +63,22 @@ class Block:
         self._arguments = template_of(leaves)
         self.tensors = [*held.inputs(), *tensors_of(leaves)]
         self.input_count = len(self.tensors)
+        self._constant = [held.is_constant(position) for position in range(self.input_count)]
         self._autocast = Autocast.capture(self.tensors)
         self._surroundings = Surroundings(fn, leaves, [*held.tensors, *self.tensors], WORDING)
         self._random: RandomState | None = None
         self._sample: Sample | None = None
         self._has_run = False
+        self.mode = LikeReverseMode.active()
         self.written: list[Written] = []
+        self.vmaps: list[str] = []
         self.unused_inputs: frozenset[int] = frozenset()
         self.constant_results: list[int] = []
+
+    @property
+    def draws(self) -> bool:
+        """Whether the block draws random numbers."""
+        return self._random is not None
 
     @property
     def root(self) -> Block:
@@ -93,7 +104,7 @@ class Block:
             RuntimeError: a second run would give another result, or a gradient would be lost.
         """
         if self._has_run:
-            with self._replayed(tensors):
+            with torch.enable_grad(), self._replayed(tensors):
                 results = fn(*tensors)
             return tuple(
                 result.detach() if result is not None and result.requires_grad else result
@@ -101,10 +112,11 @@ class Block:
             )
         before = RandomState.capture(list(tensors))
         with require_no_draws(self._fn, self._arguments, tensors, WORDING):
-            first = first_run(self._fn, fn, tensors)
+            first = first_run(self._fn, fn, tensors, self._constant)
         self._surroundings.require_not_written()
         if RandomState.capture(list(tensors), before) is not before:
             self._random = before
+        self.vmaps = [layer.randomness for layer in vmaps_of(fn)]
         if fn is self:
             self._sample = Sample.of(first.results)
         self.unused_inputs = first.unused_inputs
@@ -128,10 +140,10 @@ class Block:
         arguments: Any = pytree.tree_unflatten(self._structure, fill(self._arguments, given))
         args, kwargs = arguments
         with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
             stack.enter_context(self._autocast.applied())
             stack.enter_context(differentiable_attention())
-            written = stack.enter_context(self._held.replaced(held))
+            known = self.written if self._has_run else None
+            written = stack.enter_context(self._held.replaced(held, known))
             result = self._fn(*args, **kwargs)
         leaves, structure = flatten(result)
         outputs = (*tensors_of(leaves), *(buffer.value for buffer in written))

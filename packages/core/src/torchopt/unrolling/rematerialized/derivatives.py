@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ import torch
 from torchopt.authoring.torch_internals import in_dual_level, transforming
 from torchopt.unrolling.context.autocast import without_autocast
 from torchopt.unrolling.context.captures import tangents_recorded
+from torchopt.unrolling.context.forward_grad import LikeReverseMode, like_reverse_mode
 from torchopt.unrolling.leaves import is_differentiable
 from torchopt.unrolling.vjp import vjp
 
@@ -33,14 +35,12 @@ class Root(Protocol):
 
 
 class FlatFunction(Protocol[RootT]):
-    """A block, or a derivative of any order, mapped or not.
-
-    Attributes:
-        root: The block.
-    """
+    """A block, or a derivative of any order, mapped or not."""
 
     @property
-    def root(self) -> RootT: ...
+    def root(self) -> RootT:
+        """The block."""
+        ...
 
     def __call__(self, *tensors: torch.Tensor) -> Results:
         """Return the results for ``tensors``; None stands for a result that is zero."""
@@ -102,9 +102,9 @@ class Vjp(_Derived[RootT]):
         def results(*moved: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
             return _chosen(self.fn(*_replaced(inputs, self.wanted, moved)), self.given)
 
-        _, pull = torch.func.vjp(results, *_chosen(inputs, self.wanted))
+        pulled: Any = torch.func.vjp(results, *_chosen(inputs, self.wanted))
         with without_autocast(inputs):
-            found: tuple[torch.Tensor, ...] = pull(tuple(cotangents))
+            found: tuple[torch.Tensor, ...] = pulled[1](tuple(cotangents))
         return found
 
 
@@ -117,10 +117,12 @@ class Jvp(_Derived[RootT]):
         moving: For every input of ``fn``, whether there is a tangent.
         dual: Whether the tangents are those of a ``torch.autograd.forward_ad.dual_level``, and not
             of ``torch.func.jvp``, which cannot start inside of such a level.
+        mode: What forward mode does differently where the graph is to be followed; None if nothing.
     """
 
     moving: tuple[bool, ...]
     dual: bool
+    mode: LikeReverseMode | None = None
 
     def __call__(self, *tensors: torch.Tensor) -> Results:
         """Return one tangent for each result; None where the result has no derivative."""
@@ -130,8 +132,9 @@ class Jvp(_Derived[RootT]):
             return self._by_dual_tensors(tangents, inputs)
         kinds: list[bool] = []
 
-        def results(*moved: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            found = self.fn(*_replaced(inputs, self.moving, moved))
+        def results(*moved: torch.Tensor) -> tuple[Any, ...]:
+            with nullcontext() if self.mode is None else like_reverse_mode(**self.mode._asdict()):
+                found = self.fn(*_replaced(inputs, self.moving, moved))
             kinds[:] = map(is_differentiable, found)
             return tuple(result for result in found if is_differentiable(result))
 
@@ -155,7 +158,9 @@ class Jvp(_Derived[RootT]):
             found = self.fn(*_replaced(inputs, self.moving, moved))
             pushed = [None if result is None else unpack_dual(result).tangent for result in found]
         return tuple(
-            torch.zeros_like(result) if tangent is None and is_differentiable(result) else tangent
+            torch.zeros_like(result)
+            if tangent is None and result is not None and is_differentiable(result)
+            else tangent
             for result, tangent in zip(found, pushed)
         )
 
@@ -186,11 +191,26 @@ class Vmapped(_Derived[RootT]):
             kinds[:] = [result is not None for result in found]
             return tuple(result for result in found if result is not None)
 
-        mapped = torch.vmap(
-            results, self.in_dims, randomness='same' if same else self.randomness
-        )(*tensors)
+        mapped = torch.vmap(results, self.in_dims, randomness='same' if same else self.randomness)(
+            *tensors
+        )
         supply = iter(mapped)
         return tuple(next(supply) if kind else None for kind in kinds)
+
+
+def vmaps_of(fn: Any) -> list[Vmapped[Any]]:
+    """Return the vmaps around ``fn``, the outermost first."""
+    found = []
+    while isinstance(fn, Vmapped):
+        found.append(fn)
+        fn = fn.fn
+    return found
+
+
+def innermost(fn: Any) -> Any:
+    """Return ``fn`` without the vmaps around it."""
+    vmaps = vmaps_of(fn)
+    return vmaps[-1].fn if vmaps else fn
 
 
 def _requiring_grad(tensor: torch.Tensor) -> torch.Tensor:

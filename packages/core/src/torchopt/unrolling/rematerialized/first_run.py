@@ -34,7 +34,10 @@ class FirstRun(NamedTuple):
 
 
 def first_run(
-    fn: Callable[..., Any], flat: Callable[..., Results], tensors: Sequence[torch.Tensor]
+    fn: Callable[..., Any],
+    flat: Callable[..., Results],
+    tensors: Sequence[torch.Tensor],
+    constant: Sequence[bool],
 ) -> FirstRun:
     """Run a block for the first time.
 
@@ -45,14 +48,15 @@ def first_run(
         fn: The function of the user; names are looked up in it.
         flat: The same as a function of tensors.
         tensors: Plain tensors without a graph.
+        constant: Which of them are never differentiated by.
 
     Raises:
         RuntimeError: a result depends on a tensor that requires grad and is not among
             ``tensors``; or the block writes into one of them; or keeps a tensor that it has made.
     """
     inputs = [
-        tensor.detach().requires_grad_() if is_differentiable(tensor) else tensor.detach()
-        for tensor in tensors
+        tensor.detach().requires_grad_(is_differentiable(tensor) and not fixed)
+        for tensor, fixed in zip(tensors, constant)
     ]
     versions = [tensor._version for tensor in tensors]
     with torch.enable_grad():
@@ -80,7 +84,7 @@ def first_run(
         frozenset(
             position
             for position, tensor in enumerate(inputs)
-            if is_differentiable(tensor) and id(tensor) not in used
+            if tensor.requires_grad and id(tensor) not in used
         ),
         [
             position

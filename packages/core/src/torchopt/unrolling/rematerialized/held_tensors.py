@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from torchopt.authoring.module_slots import ParameterSlot
+from torchopt.authoring.torch_internals import is_transformed
 
 
 class _BufferSlot(NamedTuple):
@@ -75,13 +76,23 @@ class HeldTensors:
     def inputs(self) -> list[torch.Tensor]:
         """Return the tensors, with clones of the buffers, which the module may write into."""
         return [
-            tensor.detach().clone() if position in self._buffers else tensor
+            tensor.clone() if position in self._buffers else tensor
             for position, tensor in enumerate(self.tensors)
         ]
 
+    def is_constant(self, position: int) -> bool:
+        """Tell whether the tensor at ``position`` is a buffer that does not require grad."""
+        return position in self._buffers
+
     @contextmanager
-    def replaced(self, tensors: Sequence[torch.Tensor]) -> Iterator[list[Written]]:
+    def replaced(
+        self, tensors: Sequence[torch.Tensor], known: Sequence[Written] | None = None
+    ) -> Iterator[list[Written]]:
         """Let the module hold ``tensors`` in the block.
+
+        Args:
+            tensors: As many as the module holds.
+            known: What the first run has written, which later ones write, too; None in the first.
 
         Yields:
             An empty list. After the block it has the buffers that the block has written.
@@ -98,19 +109,30 @@ class HeldTensors:
             for position, slot in self._slots:
                 slot.write(copies[position])
             yield written
-            for position, buffer in self._buffers.items():
-                now = buffer.read()
-                if now is None:
-                    raise RuntimeError(
-                        f'the block sets the buffer {self.names[position]} to None, which remat '
-                        'cannot follow: let it hold a tensor'
-                    )
+            if known is not None:
+                written += [old._replace(value=self._now(old.position)) for old in known]
+                return
+            for position in self._buffers:
+                now = self._now(position)
                 assigned = now is not copies[position]
-                if assigned or now._version != versions[position]:
+                if (
+                    assigned
+                    or now._version != versions[position]
+                    or _is_another_average(now, tensors[position])
+                ):
                     written.append(Written(position, assigned, now))
         finally:
             for (_, slot), tensor in zip(self._slots, before):
                 slot.write(tensor)
+
+    def _now(self, position: int) -> torch.Tensor:
+        now = self._buffers[position].read()
+        if now is None:
+            raise RuntimeError(
+                f'a block of remat sets its buffer {self.names[position]} to None: let it hold a '
+                'tensor'
+            )
+        return now
 
     def write(self, position: int, assigned: bool, value: torch.Tensor) -> None:
         """Write a buffer's new value into the module, in the way in which the block did it."""
@@ -121,3 +143,10 @@ class HeldTensors:
         for place, slot in self._slots:
             if place == position:
                 slot.write(value.detach())
+
+
+def _is_another_average(now: torch.Tensor, before: torch.Tensor) -> bool:
+    # torch.batch_norm does not count that it writes into running averages, which have 1 dimension.
+    if now.dim() != 1 or not now.is_floating_point():
+        return False
+    return is_transformed(now) or not torch.equal(now, before)

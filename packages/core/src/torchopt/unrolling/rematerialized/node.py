@@ -11,8 +11,16 @@ from torchopt.authoring.torch_internals import (
     is_mapped_by_autograd,
     transforming,
 )
+from torchopt.unrolling.context.forward_grad import below_transforms
 from torchopt.unrolling.rematerialized.block import Block
-from torchopt.unrolling.rematerialized.derivatives import FlatFunction, Jvp, Results, Vjp, Vmapped
+from torchopt.unrolling.rematerialized.derivatives import (
+    FlatFunction,
+    Jvp,
+    Results,
+    Vjp,
+    Vmapped,
+    innermost,
+)
 
 
 def rematerialized(fn: FlatFunction[Block], *tensors: torch.Tensor) -> Results:
@@ -28,13 +36,12 @@ def rematerialized(fn: FlatFunction[Block], *tensors: torch.Tensor) -> Results:
 
 class _Rematerialized(torch.autograd.Function):
     @staticmethod
-    def forward(fn: FlatFunction[Block], *tensors: torch.Tensor) -> Results:  # type: ignore[override]
+    def forward(fn: FlatFunction[Block], *tensors: torch.Tensor) -> Results:
         # Below every transform of torch.func: these are plain tensors.
         # But is_grads_batched=True maps by other means, which know no detach.
-        return fn.root.run(
-            fn,
-            [tensor if is_mapped_by_autograd(tensor) else tensor.detach() for tensor in tensors],
-        )
+        plain = [tensor if is_mapped_by_autograd(tensor) else tensor.detach() for tensor in tensors]
+        with below_transforms():
+            return fn.root.run(fn, plain)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
@@ -44,9 +51,10 @@ class _Rematerialized(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         if in_dual_level():
             ctx.save_for_forward(*tensors)
-        if fn.root is _innermost(fn):
-            ctx.unused_inputs = fn.root.unused_inputs
-            constant = fn.root.constant_results
+        block: Block = fn.root
+        if block is innermost(fn):
+            ctx.unused_inputs = block.unused_inputs
+            ctx.constant_results = constant = block.constant_results
             ctx.mark_non_differentiable(*(output[position] for position in constant))
 
     @staticmethod
@@ -63,23 +71,22 @@ class _Rematerialized(torch.autograd.Function):
         return None, *(next(found) if want else None for want in wanted)
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None) -> Results:
+    def jvp(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, _: None, *tangents: torch.Tensor | None
+    ) -> Results:
         given = [tangent for tangent in tangents if tangent is not None]
         moving = tuple(tangent is not None for tangent in tangents)
-        fn = Jvp(ctx.fn, moving, dual=not transforming())
-        return rematerialized(fn, *given, *ctx.saved_tensors)
+        fn = Jvp(ctx.fn, moving, dual=not transforming(), mode=ctx.fn.root.mode)
+        found = rematerialized(fn, *given, *ctx.saved_tensors)
+        constant = getattr(ctx, 'constant_results', ())
+        return tuple(
+            None if position in constant else tangent for position, tangent in enumerate(found)
+        )
 
     @staticmethod
-    def vmap(
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
         info: Any, in_dims: tuple[int | None, ...], fn: FlatFunction[Block], *tensors: torch.Tensor
     ) -> tuple[Results, tuple[int | None, ...]]:
         mapped = Vmapped(fn, tuple(in_dims[1:]), info.randomness)
         results = rematerialized(mapped, *tensors)
         return results, tuple(None if result is None else 0 for result in results)
-
-
-def _innermost(fn: Any) -> Any:
-    """Return ``fn`` without its vmaps: the block itself, or a derivative."""
-    while isinstance(fn, Vmapped):
-        fn = fn.fn
-    return fn

@@ -11,7 +11,13 @@ from torch import nn
 
 from torchopt import pytree
 from torchopt.authoring.describe import enumerate_few
-from torchopt.authoring.torch_internals import in_dual_level, is_transformed, transforming
+from torchopt.authoring.torch_internals import (
+    active_transforms,
+    in_dual_level,
+    is_transformed,
+    transforming,
+    vmap_randomness,
+)
 from torchopt.unrolling.context.captures import is_dual
 from torchopt.unrolling.leaves import fill
 from torchopt.unrolling.rematerialized.block import Block
@@ -103,6 +109,8 @@ def _call(
     elif not any(tensor.requires_grad for tensor in block.tensors):
         return fn(*args, **kwargs)
     results = rematerialized(block, *block.tensors)
+    if block.draws:
+        _require_same_numbers(block)
     count = len(results) - len(block.written)
     for buffer, value in zip(block.written, results[count:]):
         assert value is not None
@@ -115,7 +123,24 @@ def _require_no_transformed(block: Block) -> None:
     names = [name for name, tensor in block.captured() if is_transformed(tensor) or is_dual(tensor)]
     if names:
         raise RuntimeError(
-            'a block of remat sees tensors that a transform of torch.func, or forward mode, follows '
-            f'and that are not among its arguments: {enumerate_few(names)}. Their derivatives '
-            'would be lost: pass them as arguments'
+            'a block of remat sees tensors that a transform of torch.func or forward mode follows '
+            f'and that are not its arguments: {enumerate_few(names)}. Their derivatives would be '
+            'lost: pass them as arguments'
         )
+
+
+def _require_same_numbers(block: Block) -> None:
+    """Raise if a vmap that the block did not see would have mapped its random numbers."""
+    if active_transforms() == []:
+        return
+    unseen = vmap_randomness()
+    if unseen is not None:
+        for kind in block.vmaps:
+            unseen.remove(kind)
+        if all(kind == 'same' for kind in unseen):
+            return
+    raise RuntimeError(
+        'a block of remat draws random numbers under torch.vmap, but none of its arguments is '
+        "mapped, so that all get the same numbers: use vmap(..., randomness='same'), or pass an "
+        'argument that is mapped'
+    )

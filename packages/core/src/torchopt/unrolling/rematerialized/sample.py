@@ -42,7 +42,11 @@ class Sample:
                     continue
                 rounding = 256 * torch.finfo(expected.dtype).eps
                 if not torch.allclose(
-                    found, expected, rtol=rounding, atol=_largest(expected) * rounding, equal_nan=True
+                    found,
+                    expected,
+                    rtol=rounding,
+                    atol=_largest(expected) * rounding,
+                    equal_nan=True,
                 ):
                     break
             else:
@@ -64,14 +68,12 @@ def _ends(result: torch.Tensor | None) -> torch.Tensor | None:
         return None
     if not result.numel() or type(result) not in (torch.Tensor, torch.nn.Parameter):
         return None
-    row = result.detach().unsqueeze(0)
-    while row.dim() > 2:
-        row = row.select(0, 0)
-    row = row[..., :_MOST_ELEMENTS]
-    last = result.detach().unsqueeze(0)
-    while last.dim() > 2:
-        last = last.select(0, -1)
-    return torch.cat([row.flatten(), last[..., -_MOST_ELEMENTS:].flatten()])
+    first = last = result.detach()
+    while first.dim() > 1:
+        first, last = first[0], last[-1]
+    if first.dim() == 0:
+        return first.clone()
+    return torch.cat([first[:_MOST_ELEMENTS], last[-_MOST_ELEMENTS:]])
 
 
 def _largest(sample: torch.Tensor) -> float:
