@@ -4,11 +4,11 @@ Where a change belongs, from top to bottom; each file imports only files of lowe
 
     unroll.py           the public function: its arguments
     module_step.py      steps made from modules
+    rematerialized/     blocks whose activations are in no graph: remat, its derivatives
     strategies/         the backward pass of a whole loop: what is stored, what is run again
     sweep.py            all steps in order
     steps/              one step: called, stored, run again, differentiated (eager, compiled, vmap)
     loop.py             one call of unroll as data
-    rematerialized/     blocks whose activations are in no graph: remat, its derivatives
     inner_gradients/    gradients that a step takes: grad, their cache, their derivative
     vjp.py              vector-Jacobian products of lists of tensors
     context/            what a step depends on beside its arguments: replayed or watched

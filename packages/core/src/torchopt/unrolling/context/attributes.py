@@ -39,7 +39,7 @@ class PlainAttributes:
             (owner, key)
             for owner in map(vars, modules)
             for key, value in owner.items()
-            if _is_plain(value)
+            if is_plain(value)
         ]
         self._first = self._read()
         self._last = self._first
@@ -60,7 +60,7 @@ class PlainAttributes:
                 if new is not old:
                     numbers, values = self._changes.setdefault(position, ([], []))
                     numbers.append(number)
-                    values.append(new if new is _Mark.ABSENT or _is_plain(new) else _Mark.KEPT)
+                    values.append(new if new is _Mark.ABSENT or is_plain(new) else _Mark.KEPT)
             self._last = found
 
     @contextmanager
@@ -91,7 +91,8 @@ class PlainAttributes:
                 owner[key] = value
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Tell whether a value cannot change, or is a function."""
     if isinstance(value, tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return isinstance(value, (*_PLAIN, *_PLAIN_OF_TORCH, *_FUNCTIONS))

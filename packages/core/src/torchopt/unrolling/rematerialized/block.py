@@ -9,18 +9,28 @@ from typing import Any
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.describe import describe
-from torchopt.unrolling.context.autocast import Autocast
+from torchopt.authoring.describe import describe, enumerate_few
+from torchopt.authoring.torch_internals import is_mapped_by_autograd
+from torchopt.unrolling.context.autocast import Autocast, without_autocast
 from torchopt.unrolling.context.forward_grad import LikeReverseMode
 from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState, preserved
 from torchopt.unrolling.context.surroundings import Surroundings
 from torchopt.unrolling.inner_gradients.attention import differentiable_attention
-from torchopt.unrolling.leaves import Leaves, fill, flatten, template_of, tensors_of
+from torchopt.unrolling.leaves import (
+    Leaves,
+    fill,
+    flatten,
+    is_differentiable,
+    template_of,
+    tensors_of,
+)
 from torchopt.unrolling.rematerialized.derivatives import FlatFunction, Results, vmaps_of
 from torchopt.unrolling.rematerialized.first_run import WORDING, first_run
 from torchopt.unrolling.rematerialized.held_tensors import HeldTensors, Written
 from torchopt.unrolling.rematerialized.sample import Sample
+from torchopt.unrolling.rematerialized.template import Template, template_for
+from torchopt.unrolling.steps.compilation import Backend, standard_layout
 
 
 class Block:
@@ -35,6 +45,7 @@ class Block:
         held: The tensors of the module; none for another function.
         args: Positional arguments.
         kwargs: Keyword arguments.
+        backend: The backend of ``torch.compile`` for its derivatives; None: they are not compiled.
 
     Attributes:
         input_count: How many tensors it takes.
@@ -56,6 +67,7 @@ class Block:
         held: HeldTensors,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        backend: Backend | None = None,
     ) -> None:
         leaves, self._structure = flatten((args, kwargs))
         self._fn = fn
@@ -66,6 +78,14 @@ class Block:
         self._constant = [held.is_constant(position) for position in range(self.input_count)]
         self._autocast = Autocast.capture(self.tensors)
         self._surroundings = Surroundings(fn, leaves, [*held.tensors, *self.tensors], WORDING)
+        self._backend = backend
+        self._template = (
+            None
+            if backend is None
+            else template_for(
+                fn, held, self._arguments, self._structure, self._autocast, self.input_count
+            )
+        )
         self._random: RandomState | None = None
         self._sample: Sample | None = None
         self._has_run = False
@@ -74,6 +94,24 @@ class Block:
         self.vmaps: list[str] = []
         self.unused_inputs: frozenset[int] = frozenset()
         self.constant_results: list[int] = []
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether derivatives are compiled."""
+        return self._template is not None
+
+    def is_always_wanted(self, position: int, tensor: torch.Tensor) -> bool:
+        """Tell whether a compiled derivative is also taken by a tensor where that is not needed.
+
+        Every choice of tensors is another graph. The first block's argument would make one more.
+
+        Args:
+            position: The tensor's position, counted from the end: from -1 down.
+            tensor: The tensor: an argument or parameter of the block, or a cotangent.
+        """
+        own = position + self.input_count
+        held = 0 <= own < len(self._held.tensors)
+        return self.is_compiled and not held and is_differentiable(tensor)
 
     @property
     def draws(self) -> bool:
@@ -103,6 +141,8 @@ class Block:
         Raises:
             RuntimeError: a second run would give another result, or a gradient would be lost.
         """
+        if self._has_run and self._template is not None and self._backend is not None:
+            return self._run_compiled(self._template, self._backend, fn, tensors)
         if self._has_run:
             with torch.enable_grad(), self._replayed(tensors):
                 results = fn(*tensors)
@@ -116,6 +156,8 @@ class Block:
         self._surroundings.require_not_written()
         if RandomState.capture(list(tensors), before) is not before:
             self._random = before
+        if self._template is not None:
+            self._require_pure()
         self.vmaps = [layer.randomness for layer in vmaps_of(fn)]
         if fn is self:
             self._sample = Sample.of(first.results)
@@ -154,6 +196,34 @@ class Block:
         elif self._sample is not None:
             self._sample.require_same(outputs)
         return outputs
+
+    def _run_compiled(
+        self,
+        template: Template,
+        backend: Backend,
+        fn: FlatFunction[Block],
+        tensors: Sequence[torch.Tensor],
+    ) -> Results:
+        if any(map(is_mapped_by_autograd, tensors)):
+            raise RuntimeError(
+                'a compiled block takes one cotangent at a time: leave out compile=..., or '
+                'is_grads_batched=True and vectorize=True'
+            )
+        self._surroundings.changes()
+        # The template casts where the block did.
+        with torch.enable_grad(), without_autocast(tensors):
+            return template.run(fn, backend, list(map(standard_layout, tensors)))
+
+    def _require_pure(self) -> None:
+        """Raise if a compiled run would not see what the first run has seen."""
+        seen = [f'the tensor {name}' for name, _ in self.captured()]
+        if self._random is not None:
+            seen.insert(0, 'random numbers')
+        if seen:
+            raise RuntimeError(
+                f'remat(block, compile=True) cannot compile a block that uses {enumerate_few(seen)}'
+                ': pass that as an argument, or leave out compile=True'
+            )
 
     @contextmanager
     def _replayed(self, tensors: Sequence[torch.Tensor]) -> Iterator[None]:

@@ -81,7 +81,7 @@ class Vjp(_Derived[RootT]):
         count = sum(self.given)
         cotangents, inputs = tensors[:count], tensors[count:]
         # Where another transform is at work, torch.autograd cannot be told what to track.
-        if transforming() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or transforming():
             return self._by_transform(cotangents, inputs)
         # An input that already has a graph is differentiated again, by whoever gave it the graph.
         again = any(tensor.requires_grad for tensor in tensors)
@@ -103,7 +103,9 @@ class Vjp(_Derived[RootT]):
             return _chosen(self.fn(*_replaced(inputs, self.wanted, moved)), self.given)
 
         pulled: Any = torch.func.vjp(results, *_chosen(inputs, self.wanted))
-        with without_autocast(inputs):
+        # A compiled function runs without autocast, and traces no context like this one.
+        traced = torch.compiler.is_compiling()
+        with nullcontext() if traced else without_autocast(inputs):
             found: tuple[torch.Tensor, ...] = pulled[1](tuple(cotangents))
         return found
 

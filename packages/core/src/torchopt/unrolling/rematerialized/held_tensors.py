@@ -51,7 +51,7 @@ class HeldTensors:
 
     def __init__(self, module: nn.Module | None) -> None:
         self.tensors: list[torch.Tensor] = []
-        self.names: list[str] = []
+        self._places: list[tuple[str, int]] = []
         self._slots: list[tuple[int, ParameterSlot | _BufferSlot]] = []
         self._buffers: dict[int, _BufferSlot] = {}
         positions: dict[int, int] = {}
@@ -67,11 +67,15 @@ class HeldTensors:
                 position = positions.setdefault(id(tensor), len(self.tensors))
                 if position == len(self.tensors):
                     self.tensors.append(tensor)
-                    self.names.append(f'{prefix}.{slot.name}' if prefix else slot.name)
                     # A buffer that requires grad is a parameter by another name.
                     if isinstance(slot, _BufferSlot) and not tensor.requires_grad:
                         self._buffers[position] = slot
                 self._slots.append((position, slot))
+                self._places.append((f'{prefix}.{slot.name}' if prefix else slot.name, position))
+
+    def places(self) -> list[tuple[str, int]]:
+        """Return the name of every place that holds a tensor, and the tensor's position."""
+        return self._places
 
     def inputs(self) -> list[torch.Tensor]:
         """Return the tensors, with clones of the buffers, which the module may write into."""
@@ -128,9 +132,9 @@ class HeldTensors:
     def _now(self, position: int) -> torch.Tensor:
         now = self._buffers[position].read()
         if now is None:
+            name = next(name for name, place in self._places if place == position)
             raise RuntimeError(
-                f'a block of remat sets its buffer {self.names[position]} to None: let it hold a '
-                'tensor'
+                f'a block of remat sets its buffer {name} to None: let it hold a tensor'
             )
         return now
 

@@ -12,6 +12,7 @@ from torchopt.authoring.torch_internals import (
     transforming,
 )
 from torchopt.unrolling.context.forward_grad import below_transforms
+from torchopt.unrolling.leaves import is_differentiable
 from torchopt.unrolling.rematerialized.block import Block
 from torchopt.unrolling.rematerialized.derivatives import (
     FlatFunction,
@@ -52,22 +53,35 @@ class _Rematerialized(torch.autograd.Function):
         if in_dual_level():
             ctx.save_for_forward(*tensors)
         block: Block = fn.root
+        constant: list[int] = []
         if block is innermost(fn):
             ctx.unused_inputs = block.unused_inputs
             ctx.constant_results = constant = block.constant_results
             ctx.mark_non_differentiable(*(output[position] for position in constant))
+        if block.is_compiled:
+            ctx.kinds = [
+                None if position in constant else _kind(result)
+                for position, result in enumerate(output)
+            ]
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> tuple[Any, ...]:
+        block: Block = ctx.fn.root
+        tensors = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
+        unused = getattr(ctx, 'unused_inputs', ())
         wanted = tuple(
-            need and position not in getattr(ctx, 'unused_inputs', ())
-            for position, need in enumerate(ctx.needs_input_grad[1:])
+            position not in unused
+            and (need or block.is_always_wanted(position - len(tensors), tensor))
+            for position, (need, tensor) in enumerate(zip(needed, tensors))
         )
-        given = [cotangent for cotangent in cotangents if cotangent is not None]
-        if not given or not any(wanted):
+        if not any(needed) or all(cotangent is None for cotangent in cotangents):
             return (None,) * len(ctx.needs_input_grad)
+        if block.is_compiled:
+            cotangents = tuple(map(_zeros_unless_given, cotangents, ctx.kinds))
+        given = [cotangent for cotangent in cotangents if cotangent is not None]
         fn = Vjp(ctx.fn, tuple(cotangent is not None for cotangent in cotangents), wanted)
-        found = iter(rematerialized(fn, *given, *ctx.saved_tensors))
+        found = iter(rematerialized(fn, *given, *tensors))
         return None, *(next(found) if want else None for want in wanted)
 
     @staticmethod
@@ -90,3 +104,19 @@ class _Rematerialized(torch.autograd.Function):
         mapped = Vmapped(fn, tuple(in_dims[1:]), info.randomness)
         results = rematerialized(mapped, *tensors)
         return results, tuple(None if result is None else 0 for result in results)
+
+
+def _kind(result: torch.Tensor | None) -> tuple[Any, ...] | None:
+    if result is None or not is_differentiable(result):
+        return None
+    return result.shape, result.dtype, result.device
+
+
+def _zeros_unless_given(
+    cotangent: torch.Tensor | None, kind: tuple[Any, ...] | None
+) -> torch.Tensor | None:
+    """Return a cotangent for every result, because every choice of them is another graph."""
+    if cotangent is not None or kind is None:
+        return cotangent
+    shape, dtype, device = kind
+    return torch.zeros(shape, dtype=dtype, device=device)

@@ -23,15 +23,16 @@ from torchopt.unrolling.leaves import fill
 from torchopt.unrolling.rematerialized.block import Block
 from torchopt.unrolling.rematerialized.held_tensors import HeldTensors
 from torchopt.unrolling.rematerialized.node import rematerialized
+from torchopt.unrolling.steps.compilation import Compilation, backend_of
 
 FunctionT = TypeVar('FunctionT', bound=Callable[..., Any])
 
 
 @overload
-def remat(block: nn.Module) -> RematerializedModule: ...
+def remat(block: nn.Module, *, compile: Compilation = False) -> RematerializedModule: ...
 @overload
-def remat(block: FunctionT) -> FunctionT: ...
-def remat(block: Any) -> Any:
+def remat(block: FunctionT, *, compile: Compilation = False) -> FunctionT: ...
+def remat(block: Any, *, compile: Compilation = False) -> Any:
     """Return ``block`` with its activations in no graph, for any derivative.
 
     As ``torch.utils.checkpoint`` does, the backward pass runs the block again. But there the
@@ -55,12 +56,16 @@ def remat(block: Any) -> Any:
         block: A module, which is returned as a module that holds it as ``module``; its parameters
             and buffers are found where ``torch.func.functional_call`` puts them. Or a function of
             trees, whose tensors are all among its arguments. Either returns a tree of tensors.
+        compile: Compile the derivatives of the block, once for all blocks with equal code and
+            shapes; True, or the backend of ``torch.compile`` to do it with. The first run is not
+            compiled.
 
     Raises:
         TypeError: ``block`` is neither; or, when it is called, returns something else.
         RuntimeError: when the block is called: it depends on a tensor that requires grad and is
             not an argument, writes into an argument, keeps a tensor that it has computed, or draws
-            random numbers that cannot be replayed; when it is run again: it gives another result.
+            random numbers that cannot be replayed, or at all if it is compiled; when it is run
+            again: it gives another result.
 
     Example:
         >>> import torch
@@ -71,13 +76,13 @@ def remat(block: Any) -> Any:
         >>> gradient.square().sum().backward()
     """
     if isinstance(block, nn.Module):
-        return RematerializedModule(block)
+        return RematerializedModule(block, compile)
     if not callable(block):
         raise TypeError(f'remat takes a module or a function, got {type(block).__name__}')
 
     @functools.wraps(block)
     def rematerialized_function(*args: Any, **kwargs: Any) -> Any:
-        return _call(block, HeldTensors(None), args, kwargs)
+        return _call(block, HeldTensors(None), args, kwargs, compile)
 
     return rematerialized_function
 
@@ -89,21 +94,29 @@ class RematerializedModule(nn.Module):
         module: The module itself.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, compile: Compilation = False) -> None:
         super().__init__()
         self.module = module
+        self._compilation = compile
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module."""
-        return _call(self.module, HeldTensors(self.module), args, kwargs)
+        return _call(self.module, HeldTensors(self.module), args, kwargs, self._compilation)
 
 
 def _call(
-    fn: Callable[..., Any], held: HeldTensors, args: tuple[Any, ...], kwargs: dict[str, Any]
+    fn: Callable[..., Any],
+    held: HeldTensors,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    compilation: Compilation,
 ) -> Any:
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return fn(*args, **kwargs)
-    block = Block(fn, held, args, kwargs)
+    backend = backend_of(compilation)
+    if backend is not None:
+        _require_no_other_transforms()
+    block = Block(fn, held, args, kwargs, backend)
     if transforming() or in_dual_level():
         _require_no_transformed(block)
     elif not any(tensor.requires_grad for tensor in block.tensors):
@@ -116,6 +129,16 @@ def _call(
         assert value is not None
         held.write(buffer.position, buffer.assigned, value)
     return pytree.tree_unflatten(block.structure, fill(block.template, results[:count]))
+
+
+def _require_no_other_transforms() -> None:
+    """Raise under transforms below which Dynamo cannot compile."""
+    if active_transforms() not in ([], ['Grad']) or in_dual_level():
+        raise RuntimeError(
+            'remat(block, compile=True) works with torch.autograd, and in one torch.func.grad or '
+            'vjp, but not under torch.vmap, torch.func.jvp and nested transforms: leave out '
+            'compile=True'
+        )
 
 
 def _require_no_transformed(block: Block) -> None:
