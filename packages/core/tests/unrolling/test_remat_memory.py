@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -68,3 +70,23 @@ def test_under_transforms() -> None:
 
     # Transforms keep the graph of the last derivative, too.
     assert peak_of_vmap(12) - peak_of_vmap(4) <= 8 * 5 * 4 * INPUT
+
+
+def test_inputs_are_freed_one_by_one() -> None:
+    """And by hooks that take saved tensors elsewhere."""
+    elsewhere: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> int:
+        elsewhere.append(tensor.clone())
+        return len(elsewhere) - 1
+
+    net = pair(wide, 2)[1]
+    x = torch.randn(ROWS, WIDTH, dtype=DTYPE, requires_grad=True)
+    start = x * 1
+    freed = weakref.ref(start)
+    with torch.autograd.graph.saved_tensors_hooks(pack, elsewhere.__getitem__):
+        value = net(start).sum()
+    del start
+    assert freed() is None
+    value.backward()
+    assert x.grad is not None

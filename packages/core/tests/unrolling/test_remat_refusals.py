@@ -40,6 +40,24 @@ def test_a_captured_tensor_of_a_transform(transform: Callable[..., Any]) -> None
         transform(loss)(torch.ones(2, WIDTH, dtype=DTYPE))
 
 
+def test_an_attribute_that_a_transform_follows() -> None:
+    """A tensor that is neither a parameter nor a buffer."""
+
+    class Scaled(nn.Module):
+        scale: Any = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.scale['x']
+
+    def loss(w: torch.Tensor) -> torch.Tensor:
+        net = Scaled()
+        net.scale = {'x': w}
+        return remat(net)(ones()).sum()
+
+    with pytest.raises(RuntimeError, match=r"scale\['x'\]. Their derivatives would be lost"):
+        torch.func.grad(loss)(torch.ones(WIDTH, dtype=DTYPE))
+
+
 def test_a_captured_dual_tensor() -> None:
     with torch.autograd.forward_ad.dual_level():
         moving: Any = torch.autograd.forward_ad.make_dual(torch.ones(2), torch.ones(2))
@@ -101,6 +119,42 @@ def test_a_tensor_without_a_derivative_may_be_left(where: str) -> None:
     (expected,) = torch.autograd.grad(net(x := ones()).sum(), x)
     (found,) = torch.autograd.grad(remat(net)(x).sum(), x)
     assert_equal([found], [expected])
+
+
+@pytest.mark.parametrize('assigned', [False, True])
+def test_a_buffer_with_a_graph(assigned: bool) -> None:
+    class Penalized(nn.Linear):
+        penalty: torch.Tensor
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if assigned:
+                self.penalty = x.square().sum()
+            else:
+                self.penalty.copy_(x.square().sum())
+            return super().forward(x)
+
+    net = Penalized(WIDTH, WIDTH, dtype=DTYPE)
+    net.register_buffer('penalty', torch.zeros((), dtype=DTYPE))
+    with pytest.raises(RuntimeError, match='with a graph into its buffer penalty'):
+        remat(net)(ones())
+    assert not net.penalty.requires_grad
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_writing_into_a_result_changes_no_other_tensor(number: int) -> None:
+    """Also where the block returns an argument, or a view of another result."""
+
+    def block(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out = x.sin()
+        return x, out, out.view(2, 2)
+
+    start = ones()
+    x = start * 1
+    results = remat(block)(x)
+    results[number].mul_(2)
+    value = (x * 3).sum() + results[2].sum()
+    (found,) = torch.autograd.grad(value, start)
+    torch.testing.assert_close(found, 3 + torch.ones_like(found).cos())
 
 
 def test_an_argument_that_the_block_keeps() -> None:

@@ -15,6 +15,7 @@ from torchopt.unrolling.context.autocast import Autocast, without_autocast
 from torchopt.unrolling.context.forward_grad import LikeReverseMode
 from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState, preserved
+from torchopt.unrolling.context.reachable import reachable
 from torchopt.unrolling.context.surroundings import Surroundings
 from torchopt.unrolling.inner_gradients.attention import differentiable_attention
 from torchopt.unrolling.leaves import (
@@ -43,8 +44,8 @@ class Block:
     Args:
         fn: The module, or another function.
         held: The tensors of the module; none for another function.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
+        arguments: Leaves of ``(args, kwargs)``.
+        structure: Their tree.
         backend: The backend of ``torch.compile`` for its derivatives; None: they are not compiled.
 
     Attributes:
@@ -65,19 +66,20 @@ class Block:
         self,
         fn: Callable[..., Any],
         held: HeldTensors,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        arguments: Leaves,
+        structure: pytree.PyTreeSpec,
         backend: Backend | None = None,
     ) -> None:
-        leaves, self._structure = flatten((args, kwargs))
+        # No tensor is kept: the graph saves the inputs, and frees them.
+        tensors = tensors_of(arguments)
         self._fn = fn
         self._held = held
-        self._arguments = template_of(leaves)
-        self.tensors = [*held.inputs(), *tensors_of(leaves)]
-        self.input_count = len(self.tensors)
+        self._arguments = template_of(arguments)
+        self._structure = structure
+        self.input_count = held.count + len(tensors)
         self._constant = [held.is_constant(position) for position in range(self.input_count)]
-        self._autocast = Autocast.capture(self.tensors)
-        self._surroundings = Surroundings(fn, leaves, [*held.tensors, *self.tensors], WORDING)
+        self._autocast = Autocast.capture([*held.tensors, *tensors])
+        self._surroundings = Surroundings(fn, arguments, [*held.tensors, *tensors], WORDING)
         self._backend = backend
         self._template = (
             None
@@ -110,7 +112,7 @@ class Block:
             tensor: The tensor: an argument or parameter of the block, or a cotangent.
         """
         own = position + self.input_count
-        held = 0 <= own < len(self._held.tensors)
+        held = 0 <= own < self._held.count
         return self.is_compiled and not held and is_differentiable(tensor)
 
     @property
@@ -128,8 +130,11 @@ class Block:
         return root
 
     def captured(self) -> list[tuple[str, torch.Tensor]]:
-        """Return the tensors that the block sees and does not receive, with their names."""
-        return self._surroundings.captured()
+        """Return the tensors that the block can reach, apart from those of the module itself."""
+        own = set(map(id, self._held.tensors))
+        roots = [('', self._fn), *(('an argument', leaf) for leaf in self._arguments)]
+        found = reachable(roots, (torch.Tensor,))
+        return [(name, tensor) for name, tensor in found if id(tensor) not in own]
 
     def run(self, fn: FlatFunction[Block], tensors: Sequence[torch.Tensor]) -> Results:
         """Return ``fn(*tensors)``: the first run, of the block, or a later one, of a derivative.
@@ -178,7 +183,7 @@ class Block:
             TypeError: a result is neither a tensor nor None.
             RuntimeError: another result than in the first run.
         """
-        held, given = tensors[: len(self._held.tensors)], tensors[len(self._held.tensors) :]
+        held, given = tensors[: self._held.count], tensors[self._held.count :]
         arguments: Any = pytree.tree_unflatten(self._structure, fill(self._arguments, given))
         args, kwargs = arguments
         with ExitStack() as stack:
@@ -188,11 +193,11 @@ class Block:
             written = stack.enter_context(self._held.replaced(held, known))
             result = self._fn(*args, **kwargs)
         leaves, structure = flatten(result)
-        outputs = (*tensors_of(leaves), *(buffer.value for buffer in written))
+        outputs = (*tensors_of(leaves), *(value for _, value in written))
         if not self._has_run:
             _require_tensors(leaves, structure)
             self.template, self.structure = template_of(leaves), structure
-            self.written = written
+            self.written = [buffer for buffer, _ in written]
         elif self._sample is not None:
             self._sample.require_same(outputs)
         return outputs
@@ -216,7 +221,7 @@ class Block:
 
     def _require_pure(self) -> None:
         """Raise if a compiled run would not see what the first run has seen."""
-        seen = [f'the tensor {name}' for name, _ in self.captured()]
+        seen = [f'the tensor {name}' for name, _ in self._surroundings.captured()]
         if self._random is not None:
             seen.insert(0, 'random numbers')
         if seen:

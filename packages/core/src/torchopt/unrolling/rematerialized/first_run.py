@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -80,7 +80,7 @@ def first_run(
             cure=f'Pass it {WORDING.through}, detach it, or {WORDING.otherwise}',
         )
     result = FirstRun(
-        tuple(None if output is None else output.detach() for output in found),
+        tuple(_apart(found, tensors)),
         frozenset(
             position
             for position, tensor in enumerate(inputs)
@@ -100,6 +100,21 @@ def first_run(
         if left:
             raise _kept(fn, left)
     return result
+
+
+def _apart(outputs: Results, inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor | None]:
+    """Yield the outputs without their graph, each in memory of its own.
+
+    Writing into a result would otherwise change an argument, or another result, unseen.
+    """
+    taken = {tensor.untyped_storage()._cdata for tensor in inputs}
+    for output in outputs:
+        if output is None:
+            yield None
+            continue
+        storage = output.untyped_storage()._cdata
+        yield output.detach().clone() if storage in taken else output.detach()
+        taken.add(storage)
 
 
 def _written() -> RuntimeError:

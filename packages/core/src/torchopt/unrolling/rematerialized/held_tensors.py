@@ -32,12 +32,10 @@ class Written(NamedTuple):
     Attributes:
         position: Its position among the tensors of the module.
         assigned: Whether the module holds another tensor now, and not the same one, written to.
-        value: The tensor that the module holds now.
     """
 
     position: int
     assigned: bool
-    value: torch.Tensor
 
 
 class HeldTensors:
@@ -46,11 +44,12 @@ class HeldTensors:
     Attributes:
         tensors: What the module holds now: what ``torch.func.functional_call`` has put there, if
             that is at work.
-        names: The first name of each.
+        count: The number of tensors.
     """
 
     def __init__(self, module: nn.Module | None) -> None:
         self.tensors: list[torch.Tensor] = []
+        self.count = 0
         self._places: list[tuple[str, int]] = []
         self._slots: list[tuple[int, ParameterSlot | _BufferSlot]] = []
         self._buffers: dict[int, _BufferSlot] = {}
@@ -72,6 +71,11 @@ class HeldTensors:
                         self._buffers[position] = slot
                 self._slots.append((position, slot))
                 self._places.append((f'{prefix}.{slot.name}' if prefix else slot.name, position))
+        self.count = len(self.tensors)
+
+    def forget(self) -> None:
+        """Give up the references to the tensors, which the graph holds as long as it needs them."""
+        self.tensors = []
 
     def places(self) -> list[tuple[str, int]]:
         """Return the name of every place that holds a tensor, and the tensor's position."""
@@ -91,7 +95,7 @@ class HeldTensors:
     @contextmanager
     def replaced(
         self, tensors: Sequence[torch.Tensor], known: Sequence[Written] | None = None
-    ) -> Iterator[list[Written]]:
+    ) -> Iterator[list[tuple[Written, torch.Tensor]]]:
         """Let the module hold ``tensors`` in the block.
 
         Args:
@@ -99,8 +103,11 @@ class HeldTensors:
             known: What the first run has written, which later ones write, too; None in the first.
 
         Yields:
-            An empty list. After the block it has the buffers that the block has written.
-            ``tensors`` themselves are not written.
+            An empty list. After the block it has the buffers that the block has written, with
+            their new values. ``tensors`` themselves are not written.
+
+        Raises:
+            RuntimeError: the block sets a buffer to None, or to a tensor with a graph.
         """
         copies = [
             tensor.clone() if position in self._buffers else tensor
@@ -108,13 +115,13 @@ class HeldTensors:
         ]
         before = [slot.read() for _, slot in self._slots]
         versions = {position: copies[position]._version for position in self._buffers}
-        written: list[Written] = []
+        written: list[tuple[Written, torch.Tensor]] = []
         try:
             for position, slot in self._slots:
                 slot.write(copies[position])
             yield written
             if known is not None:
-                written += [old._replace(value=self._now(old.position)) for old in known]
+                written += [(buffer, self._now(buffer.position)) for buffer in known]
                 return
             for position in self._buffers:
                 now = self._now(position)
@@ -124,7 +131,7 @@ class HeldTensors:
                     or now._version != versions[position]
                     or _is_another_average(now, tensors[position])
                 ):
-                    written.append(Written(position, assigned, now))
+                    written.append((Written(position, assigned), self._without_graph(position)))
         finally:
             for (_, slot), tensor in zip(self._slots, before):
                 slot.write(tensor)
@@ -132,20 +139,33 @@ class HeldTensors:
     def _now(self, position: int) -> torch.Tensor:
         now = self._buffers[position].read()
         if now is None:
-            name = next(name for name, place in self._places if place == position)
             raise RuntimeError(
-                f'a block of remat sets its buffer {name} to None: let it hold a tensor'
+                f'a block of remat sets its buffer {self._name(position)} to None: let it hold a '
+                'tensor'
             )
         return now
 
-    def write(self, position: int, assigned: bool, value: torch.Tensor) -> None:
+    def _without_graph(self, position: int) -> torch.Tensor:
+        now = self._now(position)
+        if now.requires_grad:
+            raise RuntimeError(
+                f'a block of remat writes a tensor with a graph into its buffer '
+                f'{self._name(position)}, where the gradient would be lost: return the tensor as a '
+                'result, or write tensor.detach()'
+            )
+        return now
+
+    def _name(self, position: int) -> str:
+        return next(name for name, place in self._places if place == position)
+
+    def write(self, buffer: Written, value: torch.Tensor) -> None:
         """Write a buffer's new value into the module, in the way in which the block did it."""
-        if not assigned:
+        if not buffer.assigned:
             with torch.no_grad():
-                self.tensors[position].copy_(value)
+                self.tensors[buffer.position].copy_(value)
             return
         for place, slot in self._slots:
-            if place == position:
+            if place == buffer.position:
                 slot.write(value.detach())
 
 

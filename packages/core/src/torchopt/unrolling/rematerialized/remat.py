@@ -19,7 +19,7 @@ from torchopt.authoring.torch_internals import (
     vmap_randomness,
 )
 from torchopt.unrolling.context.captures import is_dual
-from torchopt.unrolling.leaves import fill
+from torchopt.unrolling.leaves import fill, flatten, tensors_of
 from torchopt.unrolling.rematerialized.block import Block
 from torchopt.unrolling.rematerialized.held_tensors import HeldTensors
 from torchopt.unrolling.rematerialized.node import rematerialized
@@ -116,18 +116,21 @@ def _call(
     backend = backend_of(compilation)
     if backend is not None:
         _require_no_other_transforms()
-    block = Block(fn, held, args, kwargs, backend)
+    arguments, structure = flatten((args, kwargs))
+    tensors = [*held.inputs(), *tensors_of(arguments)]
+    block = Block(fn, held, arguments, structure, backend)
     if transforming() or in_dual_level():
         _require_no_transformed(block)
-    elif not any(tensor.requires_grad for tensor in block.tensors):
+    elif not any(tensor.requires_grad for tensor in tensors):
         return fn(*args, **kwargs)
-    results = rematerialized(block, *block.tensors)
+    results = rematerialized(block, *tensors)
     if block.draws:
         _require_same_numbers(block)
     count = len(results) - len(block.written)
     for buffer, value in zip(block.written, results[count:]):
         assert value is not None
-        held.write(buffer.position, buffer.assigned, value)
+        held.write(buffer, value)
+    held.forget()
     return pytree.tree_unflatten(block.structure, fill(block.template, results[:count]))
 
 

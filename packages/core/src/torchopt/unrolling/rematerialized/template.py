@@ -71,7 +71,7 @@ class Template:
         self.input_count = input_count
         self._fn = _without_tensors(fn, held) if isinstance(fn, nn.Module) else fn
         self._places = held.places()
-        self._held_count = len(held.tensors)
+        self._held_count = held.count
         self._buffers = [held.is_constant(position) for position in range(self._held_count)]
         # Trees, because Dynamo cannot unflatten with a structure that was made outside.
         numbers = itertools.count(self._held_count)
