@@ -14,7 +14,7 @@ from torchopt.authoring.module_slots import parameter_slots
 from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
-from torchopt.unrolling.context.level import leaves_of_graph
+from torchopt.unrolling.context.graph import leaves_of_graph
 from torchopt.unrolling.context.reachable import captured_state
 from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.inner_gradients.grad import (

@@ -10,9 +10,9 @@ import torch
 from torchopt.authoring.describe import describe
 from torchopt.authoring.torch_internals import active_transforms, in_dual_level, torch_tree_map
 from torchopt.unrolling.context.autocast import Autocast
-from torchopt.unrolling.context.level import Level
 from torchopt.unrolling.inner_gradients.attention import differentiable_attention
 from torchopt.unrolling.inner_gradients.inside_level import InsideLevel
+from torchopt.unrolling.inner_gradients.level import Level
 
 
 def grad_and_value_of(

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from torchopt.unrolling.context.level import Level
 from torchopt.unrolling.inner_gradients.attention import ComposedAttention
+from torchopt.unrolling.inner_gradients.level import Level
 
 _TENSOR: Any = torch.Tensor
 _READ_NODE = _TENSOR.grad_fn.__get__
