@@ -5,6 +5,7 @@ Where a change belongs, from top to bottom; each file imports only files of lowe
     unroll.py           the public function: its arguments
     module_step.py      steps made from modules
     strategies/         the backward pass of a whole loop: what is stored, what is run again
+    storage/            where carries are kept: on their device, in host memory, on disk
     sweep.py            all steps in order
     steps/              one step: called, stored, run again, differentiated (eager, compiled, vmap)
     loop.py             one call of unroll as data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -49,6 +49,14 @@ class GradientCache:
             cache._position = 0
         with _activated(cache):
             yield
+
+    def mapped(self, fn: Callable[[Any], Any]) -> GradientCache:
+        """Return a cache with ``fn`` applied to every leaf of the results."""
+        cache = GradientCache(self._order)
+        cache._entries = [
+            entry._replace(leaves=[fn(leaf) for leaf in entry.leaves]) for entry in self._entries
+        ]
+        return cache
 
     def gradient(self, gradient: InnerGradient, inputs: list[torch.Tensor]) -> Any:
         """Return the gradient, value and auxiliary output: computed and stored, or replayed."""

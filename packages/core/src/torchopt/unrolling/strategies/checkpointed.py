@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +22,9 @@ from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.steps.comparison import Outcome, comparable
 from torchopt.unrolling.steps.eager import Eager
 from torchopt.unrolling.steps.engine import Engine
+from torchopt.unrolling.storage.base import Storage
+from torchopt.unrolling.storage.tape import Tape
+from torchopt.unrolling.strategies.reversal import Advance
 from torchopt.unrolling.sweep import Sweep, rows_of, sweep
 from torchopt.unrolling.vjp import Cotangents, vjp
 
@@ -43,30 +45,27 @@ class Schedule(Protocol):
     gradient_order: Order | None
     keeps_all: bool
 
-    def keep(self, checkpoints: list[Checkpoint], checkpoint: Checkpoint) -> None:
-        """Add ``checkpoint`` to the ``checkpoints`` that are kept, or drop some of them."""
+    def keep(self, numbers: list[int], number: int) -> None:
+        """Add ``number`` to the ``numbers`` of the checkpoints kept, or drop some of them."""
         ...
 
-    def reverse(
-        self,
-        checkpoints: list[Checkpoint],
-        taken: int,
-        advance: Callable[[Checkpoint], Checkpoint],
-    ) -> Iterator[Checkpoint]:
+    def reverse(self, tape: Tape, taken: int, advance: Advance) -> Iterator[Checkpoint]:
         """Yield the checkpoints of all ``taken`` steps, from the last to the first.
 
         Args:
-            checkpoints: What was kept; emptied on the way, so that carries are freed early.
+            tape: What was kept; emptied on the way, so that carries are freed early.
             taken: Number of steps.
             advance: Runs a step without a graph; returns the next checkpoint.
         """
         ...
 
 
-def run_checkpointed(loop: Loop, schedule: Schedule, engine: Engine) -> tuple[Any, Any]:
+def run_checkpointed(
+    loop: Loop, schedule: Schedule, engine: Engine, storage: Storage
+) -> tuple[Any, Any]:
     """Run ``loop`` as one node; return the trees ``(carry, ys)``."""
     inputs = loop.tensors()
-    record = _Record(loop.template(), schedule, engine, Autocast.capture(inputs))
+    record = _Record(loop.template(), schedule, engine, storage, Autocast.capture(inputs))
     apply: Any = _CheckpointedLoop.apply
     supply = iter(apply(record, loop, *inputs))
     result = record.result
@@ -82,8 +81,10 @@ class _Record:
         template: The loop without its tensors.
         schedule: Which checkpoints are kept.
         engine: What runs and differentiates a step.
+        storage: Where checkpoints are kept.
         autocast: Settings of the forward pass.
-        checkpoints: What was kept; None once the backward pass has taken it.
+        tape: What was kept; None once the backward pass has taken it.
+        random: The generators before the first step.
         result: Outcome of the forward pass, with placeholders for the tensors.
         surroundings: Modules and tensors that the step sees, if a backward pass may follow.
     """
@@ -91,25 +92,27 @@ class _Record:
     template: Loop
     schedule: Schedule
     engine: Engine
+    storage: Storage
     autocast: Autocast
-    checkpoints: list[Checkpoint] | None = field(default_factory=list)
+    tape: Tape | None = None
+    random: RandomState | None = None
     result: Sweep = field(init=False)
     surroundings: Surroundings = field(init=False)
 
-    def take_checkpoints(self) -> list[Checkpoint]:
+    def take_tape(self) -> Tape:
         """Return the checkpoints, and give up this reference unless the graph is retained.
 
         Each can then be freed as soon as the backward pass is done with it.
         """
-        if self.checkpoints is None:
+        if self.tape is None:
             raise RuntimeError(
                 'trying to go backward through unroll a second time, or after an error: pass '
                 'retain_graph=True the first time, or run it again'
             )
         if retains_graph():
-            return list(self.checkpoints)
-        checkpoints, self.checkpoints = self.checkpoints, None
-        return checkpoints
+            return self.tape.copy()
+        tape, self.tape = self.tape, None
+        return tape
 
 
 class _CheckpointedLoop(torch.autograd.Function):
@@ -117,36 +120,12 @@ class _CheckpointedLoop(torch.autograd.Function):
     def forward(ctx: Any, record: _Record, loop: Loop, *inputs: torch.Tensor) -> tuple[Any, ...]:
         tensors = [tensor.detach() for tensor in inputs]
         loop = record.template.filled(tensors)._replace(until=loop.until, progress=loop.progress)
-        differentiated = any(ctx.needs_input_grad)
-        checkpoints: list[Checkpoint] = []
-        order = record.schedule.gradient_order
-        random: RandomState | None = None
-        if differentiated:
-            record.surroundings = Surroundings(loop.step, loop.consts)
-
-        def advance(number: int, carry: Leaves, x: Leaves) -> StepResult:
-            nonlocal random
-            cache = GradientCache(order) if differentiated and order is not None else None
-            checkpoint = Checkpoint.capture(number, carry, tensors, random, cache)
-            random = checkpoint.random
-            if not differentiated:
-                return record.engine.run(loop, checkpoint, x)
-            record.schedule.keep(checkpoints, checkpoint)
-            record.surroundings.observe(number)
-            result = record.engine.run(loop, checkpoint, x)
-            if number == 0:
-                record.surroundings.require_not_written(loop.first)
-            return result
-
-        watched = (
-            require_no_draws(loop.step, loop.consts, tensors) if differentiated else nullcontext()
-        )
-        with record.autocast.applied(), watched as excuse:
-            if excuse is not None:
-                loop = loop._replace(until=excuse(loop.until), progress=excuse(loop.progress))
-            result = sweep(loop, advance)
+        if any(ctx.needs_input_grad):
+            result = _keeping_checkpoints(record, loop, tensors)
+        else:
+            with record.autocast.applied():
+                result = _keeping_nothing(record, loop, tensors)
         record.result = result._replace(carry=template_of(result.carry), ys=template_of(result.ys))
-        record.checkpoints = checkpoints
         ctx.record = record
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs)
@@ -162,6 +141,53 @@ class _CheckpointedLoop(torch.autograd.Function):
                 return None, None, *_vjp_with_graph(record, inputs, needed, cotangents)
             loop = record.template.filled([tensor.detach() for tensor in inputs])
             return None, None, *_vjp_step_by_step(record, loop, needed, cotangents)
+
+
+def _keeping_nothing(record: _Record, loop: Loop, tensors: list[torch.Tensor]) -> Sweep:
+    """Run all steps for their results alone."""
+    random: RandomState | None = None
+
+    def advance(number: int, carry: Leaves, x: Leaves) -> StepResult:
+        nonlocal random
+        checkpoint = Checkpoint.capture(number, carry, tensors, random)
+        random = checkpoint.random
+        return record.engine.run(loop, checkpoint, x)
+
+    return sweep(loop, advance)
+
+
+def _keeping_checkpoints(record: _Record, loop: Loop, tensors: list[torch.Tensor]) -> Sweep:
+    """Run all steps, and keep what the backward pass needs."""
+    schedule = record.schedule
+    order = schedule.gradient_order
+    surroundings = record.surroundings = Surroundings(loop.step, loop.consts)
+    tape = Tape(record.storage.open(loop))
+    random: RandomState | None = None
+
+    def advance(number: int, carry: Leaves, x: Leaves) -> StepResult:
+        nonlocal random
+        cache = None if order is None else GradientCache(order)
+        checkpoint = Checkpoint.capture(number, carry, tensors, random, cache)
+        random = checkpoint.random
+        if record.random is None:
+            record.random = random
+        is_kept = tape.offer(checkpoint, schedule.keep)
+        surroundings.observe(number)
+        result = record.engine.run(loop, checkpoint, x)
+        if number == 0:
+            surroundings.require_not_written(loop.first)
+        if is_kept:
+            tape.settle(checkpoint)
+        return result
+
+    with record.autocast.applied(), require_no_draws(loop.step, loop.consts, tensors) as excuse:
+        loop = loop._replace(until=excuse(loop.until), progress=excuse(loop.progress))
+        try:
+            result = sweep(loop, advance)
+        finally:
+            tape.finish()
+    record.tape = tape
+    return result
 
 
 def _vjp_step_by_step(
@@ -195,9 +221,8 @@ def _vjp_step_by_step(
             result = engine.run(loop, checkpoint, row(number))
         return Checkpoint.capture(number + 1, result.carry, inputs, checkpoint.random)
 
-    for checkpoint in record.schedule.reverse(
-        record.take_checkpoints(), record.result.taken, advance
-    ):
+    tape = record.take_tape()
+    for checkpoint in record.schedule.reverse(tape, record.result.taken, advance):
         number = checkpoint.number
         if checkpoint.is_modified():
             raise RuntimeError(
@@ -229,6 +254,7 @@ def _vjp_step_by_step(
             new if old is None else old if new is None else old + new
             for old, new in zip(consts_cotangents, found[xs_end:])
         ]
+        del checkpoint  # before the next one is found
     return [*carry_cotangents, *xs_cotangents, *consts_cotangents]
 
 
@@ -243,8 +269,8 @@ def _vjp_with_graph(
         )
     # Views, because one input may have been computed from another.
     fresh = [tensor.view_as(tensor) if need else tensor for tensor, need in zip(inputs, needed)]
-    if record.checkpoints:
-        record.checkpoints[0].random.restore()
+    if record.random is not None:
+        record.random.restore()
     loop = record.template.filled(fresh)._replace(length=record.result.taken)
     changed = record.surroundings.changes()
 
