@@ -21,6 +21,8 @@ from torchopt.unrolling.inner_gradients.grad import grad_and_value as grad_and_v
 from torchopt.unrolling.inner_gradients.gradient_vjp import Order as Order
 from torchopt.unrolling.module_step import ModuleCarry as ModuleCarry
 from torchopt.unrolling.module_step import ModuleStep as ModuleStep
+from torchopt.unrolling.storage.choice import Place as Place
+from torchopt.unrolling.storage.disk import Disk as Disk
 from torchopt.unrolling.strategies.base import Strategy as Strategy
 from torchopt.unrolling.strategies.forward_mode import ForwardMode as ForwardMode
 from torchopt.unrolling.strategies.recomputed import Recomputed as Recomputed
@@ -30,10 +32,12 @@ from torchopt.unrolling.strategies.truncated import Truncated as Truncated
 from torchopt.unrolling.unroll import unroll as unroll
 
 __all__ = [
+    'Disk',
     'ForwardMode',
     'ModuleCarry',
     'ModuleStep',
     'Order',
+    'Place',
     'Recomputed',
     'Snapshots',
     'Stored',

@@ -40,6 +40,16 @@ class Surroundings:
         self._modules = [WatchedModule.of(name, module) for name, module in modules]
         self._attributes = PlainAttributes(module for _, module in modules)
 
+    @property
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """The tensors that the step sees, and their names; not those that the carry replaces."""
+        return [(watched.name, watched.tensor) for watched in self._tensors]
+
+    @property
+    def attributes(self) -> PlainAttributes:
+        """The plain attributes of the modules that the step sees."""
+        return self._attributes
+
     def observe(self, number: int) -> None:
         """Note what the step of this number finds."""
         self._attributes.observe(number)

@@ -15,7 +15,7 @@ from torchopt.unrolling.inner_gradients.gradient_vjp import InnerGradient, Order
 from torchopt.unrolling.leaves import Leaves, detached, fill, flatten, template_of, tensors_of
 
 
-class _Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """The result of an inner gradient, and the generators before and after."""
 
     leaves: Leaves
@@ -29,7 +29,7 @@ class GradientCache:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._entries: list[_Entry] = []
+        self._entries: list[CacheEntry] = []
         self._position: int | None = None
 
     @staticmethod
@@ -50,13 +50,24 @@ class GradientCache:
         with _activated(cache):
             yield
 
+    @property
+    def entries(self) -> list[CacheEntry]:
+        """The results, as they can be stored elsewhere."""
+        return self._entries
+
+    @classmethod
+    def of(cls, order: Order, entries: list[CacheEntry]) -> GradientCache:
+        """Return a cache of results that were stored elsewhere."""
+        cache = cls(order)
+        cache._entries = entries
+        return cache
+
     def mapped(self, fn: Callable[[Any], Any]) -> GradientCache:
         """Return a cache with ``fn`` applied to every leaf of the results."""
-        cache = GradientCache(self._order)
-        cache._entries = [
-            entry._replace(leaves=[fn(leaf) for leaf in entry.leaves]) for entry in self._entries
-        ]
-        return cache
+        return GradientCache.of(
+            self._order,
+            [entry._replace(leaves=[fn(leaf) for leaf in entry.leaves]) for entry in self._entries],
+        )
 
     def gradient(self, gradient: InnerGradient, inputs: list[torch.Tensor]) -> Any:
         """Return the gradient, value and auxiliary output: computed and stored, or replayed."""
@@ -67,7 +78,7 @@ class GradientCache:
                 result = gradient.compute(inputs)
             leaves, structure = flatten(result)
             after = RandomState.capture(inputs, before)
-            self._entries.append(_Entry(detached(leaves), structure, before, after))
+            self._entries.append(CacheEntry(detached(leaves), structure, before, after))
             return result
         if self._position >= len(self._entries):
             raise RuntimeError(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from torchopt.unrolling.loop import Loop
+from torchopt.unrolling.steps.call import StepResult
 from torchopt.unrolling.steps.checkpoint import Checkpoint
-from torchopt.unrolling.storage.base import Storage, Store
+from torchopt.unrolling.storage.base import Journal, Session, Storage
+from torchopt.unrolling.storage.identity import Circumstances
 
 
 class OnDevice(Storage):
     """Every tensor of a carry stays on its device: no copy, the fastest, the most memory."""
 
-    def open(self, loop: Loop) -> Store:
+    def open(self, loop: Loop, circumstances: Circumstances) -> Session:
         """Return a store that holds references."""
-        return _References()
+        return Session(_References(), Journal())
 
 
 class _References:
@@ -21,7 +23,9 @@ class _References:
     def put(self, checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
 
-    def settle(self, token: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
+    def settle(
+        self, token: Checkpoint, checkpoint: Checkpoint, result: StepResult | None
+    ) -> Checkpoint:
         return checkpoint
 
     def get(self, token: Checkpoint) -> Checkpoint:

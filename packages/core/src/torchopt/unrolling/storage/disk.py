@@ -1,80 +1,86 @@
-"""Checkpoints in files."""
+"""Carries in files, from which a run that was killed goes on."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from torchopt.unrolling.inner_gradients.cache import GradientCache
+import torch.distributed as dist
+
+from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.loop import Loop
-from torchopt.unrolling.steps.call import versions
-from torchopt.unrolling.steps.checkpoint import Checkpoint
-from torchopt.unrolling.storage import files
-from torchopt.unrolling.storage.base import Storage, Store
-from torchopt.unrolling.storage.encoding import Form, decode, decode_random, encode, encode_random
+from torchopt.unrolling.storage.base import Session, Storage
+from torchopt.unrolling.storage.disk_journal import DiskJournal
+from torchopt.unrolling.storage.disk_store import DiskStore
+from torchopt.unrolling.storage.encoding import encode_random
+from torchopt.unrolling.storage.folder import Folder
+from torchopt.unrolling.storage.identity import Circumstances, identity_of
 
 
 @dataclass(frozen=True)
 class Disk(Storage):
-    """Carries are written to files of a folder, and read when they are needed.
+    """Carries are written to the files of a folder; one or two are in memory at a time.
+
+    A process that was killed at any moment, and does the same again with the same folder, goes on:
+    the forward pass from the last carry written, the backward pass from the last cotangent. The
+    gradient is the same, bit for bit, on the same machine with the same settings of torch. What
+    the folder belongs to is checked: the code of the step, the values, shapes and dtypes of all
+    inputs, the strategy, the versions of torch and Python. The step to go on from is run again, and
+    its result compared. ``progress`` is called for the steps that are run, and not for the others.
+
+    One folder serves one call of ``unroll``: give each its own, named by the outer iteration. It is
+    emptied when a backward pass has ended that did not retain the graph. Until then it stays, also
+    where no backward pass comes. Where nothing requires grad, nothing is written.
+
+    Files (``torch.load(file, weights_only=True)`` reads each):
+
+    - ``run.pt``: what the folder belongs to.
+    - ``step-N.pt``: the carry before step N, the generators, kept inner gradients. A tensor is the
+      list of the plain tensors in it (of a sharded one, this rank's shard).
+    - ``ys-N.pt``: every ``y`` before step N that no earlier file holds; ``end.pt``: the last carry.
+    - ``cotangents-N.pt``: the cotangents of the carry before step N, and of consts so far;
+      ``rows-N.pt``: of the rows of xs from N on.
+
+    A file is written under another name, and gets its own when it is complete. On several ranks
+    each has a folder of its own in this one.
 
     Attributes:
         folder: The folder; made if it is not there.
-        keep: Leave the files where they are when the backward pass has ended.
+        every: After how many steps the backward pass writes cotangents, and the forward pass of
+            ``Snapshots`` a carry to go on from; None: a sixteenth of all steps.
+        keep: Keep the results when the backward pass has ended: the last carry, ``ys`` and the
+            gradient. A process that is killed after that finds them.
+
+    Raises:
+        ValueError: ``every`` is less than 1.
     """
 
     folder: str | os.PathLike[str]
+    every: int | None = None
     keep: bool = False
 
-    def open(self, loop: Loop) -> Store:
-        """Return the store for one call of ``unroll``."""
-        folder = Path(self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        return _DiskStore(folder, loop)
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise ValueError(f'every must be at least 1, got {self.every}')
 
+    def open(self, loop: Loop, circumstances: Circumstances) -> Session:
+        """Take the folder for one call of ``unroll``.
 
-class _Token(NamedTuple):
-    number: int
-    cache: GradientCache | None = None
-
-
-class _DiskStore:
-    """A store whose tokens tell the number of a file."""
-
-    def __init__(self, folder: Path, loop: Loop) -> None:
-        self._folder = folder
-        self._forms = [Form.of(leaf) for leaf in loop.carry]
-
-    def put(self, checkpoint: Checkpoint) -> _Token:
-        content = {
-            'number': checkpoint.number,
-            'carry': encode(checkpoint.carry, self._forms),
-            'random': encode_random(checkpoint.random),
-        }
-        files.write(self._carry(checkpoint.number), content)
-        return _Token(checkpoint.number)
-
-    def settle(self, token: _Token, checkpoint: Checkpoint) -> _Token:
-        if checkpoint.cache is None:
-            return token
-        raise NotImplementedError
-
-    def get(self, token: _Token) -> Checkpoint:
-        content = files.read(self._carry(token.number), 'x')
-        carry = decode(content['carry'], self._forms)
-        random = decode_random(content['random'])
-        return Checkpoint(token.number, carry, random, versions(carry))
-
-    def prefetch(self, token: _Token) -> None:
-        pass
-
-    def free(self, token: _Token) -> None:
-        files.remove(self._carry(token.number))
-
-    def finish(self) -> None:
-        pass
-
-    def _carry(self, number: int) -> Path:
-        return self._folder / f'carry-{number:08}.pt'
+        Raises:
+            ValueError: it belongs to another run, or holds other files.
+            RuntimeError: another call uses it.
+            OSError: it cannot be read or written.
+        """
+        path = Path(self.folder)
+        ranks = 1
+        if dist.is_available() and dist.is_initialized():
+            ranks = dist.get_world_size()
+            path = path / f'rank-{dist.get_rank():04}' if ranks > 1 else path
+        identity = {**identity_of(loop, circumstances), 'number of ranks': str(ranks)}
+        random = RandomState.capture(loop.tensors())
+        folder = Folder(path, identity, {'random': encode_random(random)})
+        store = DiskStore(folder, loop, circumstances)
+        surroundings = circumstances.surroundings
+        journal = DiskJournal(folder, store, loop, surroundings, every=self.every, keep=self.keep)
+        return Session(store, journal)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt.authoring.describe import describe
+from torchopt.unrolling.context.attributes import AttributeChanges, Mark
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.storage.parts import Recipe, take_apart
@@ -57,7 +58,14 @@ def encode(leaves: Iterable[Any], forms: list[Form]) -> list[Any]:
 
 def _encoded(leaf: Any, form: Form, compacted: dict[Any, Any]) -> Any:
     if isinstance(leaf, torch.Tensor):
-        return [_compact_once(part, compacted) for part in take_apart(leaf)[0]]
+        plain, recipe = take_apart(leaf)
+        if recipe != form.recipe:
+            raise TypeError(
+                f'{describe(leaf)}, a {type(leaf).__name__}, is made up in another way than when '
+                'the loop began, such as with other placements, and Disk cannot keep it: let the '
+                "step return every leaf of the carry placed as it came, or use storage='cpu'"
+            )
+        return [_compact_once(part, compacted) for part in plain]
     if type(leaf) in _PLAIN_VALUES:
         return leaf
     if leaf is form.value or (type(leaf) is type(form.value) and leaf == form.value):
@@ -146,3 +154,43 @@ def encode_random(state: RandomState) -> dict[str, Any]:
 def decode_random(values: dict[str, Any]) -> RandomState:
     """Return the state of the generators that was saved."""
     return RandomState(**values)
+
+
+def encode_attributes(changes: AttributeChanges) -> dict[int, Any]:
+    """Return changes of attributes as values to save.
+
+    Raises:
+        TypeError: a value can't be saved.
+    """
+    return {
+        position: (list(numbers), [_encoded_attribute(value) for value in values])
+        for position, (numbers, values) in changes.items()
+    }
+
+
+def _encoded_attribute(value: Any) -> Any:
+    if isinstance(value, Mark):
+        return {'mark': value.name}
+    if not _is_plain(value):
+        raise TypeError(
+            'an attribute of a module that the step of unroll uses changes from step to step to '
+            f"{describe(value)}, which Disk cannot keep: use numbers or strings, or storage='cpu'"
+        )
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is tuple:
+        return all(map(_is_plain, value))
+    return type(value) in (*_PLAIN_VALUES, torch.dtype, torch.device, torch.Size)
+
+
+def decode_attributes(values: dict[int, Any]) -> AttributeChanges:
+    """Return the changes of attributes that were saved."""
+    return {
+        position: (
+            list(numbers),
+            [Mark[value['mark']] if isinstance(value, dict) else value for value in found],
+        )
+        for position, (numbers, found) in values.items()
+    }

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-_UNFINISHED = '.unfinished'
+UNFINISHED = '.unfinished'
+"""Ends the name of a file while it is written."""
 
 
 def write(path: Path, content: Any) -> None:
@@ -21,7 +22,7 @@ def write(path: Path, content: Any) -> None:
     Raises:
         OSError: it cannot be written; nothing has changed.
     """
-    temporary = path.with_name(path.name + _UNFINISHED)
+    temporary = path.with_name(path.name + UNFINISHED)
     try:
         with open(temporary, 'wb') as file:
             torch.save(content, file)
@@ -53,17 +54,14 @@ def read(path: Path, purpose: str) -> Any:
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises what its reader stumbles over
         state = 'damaged' if path.exists() else 'missing'
-        raise OSError(f'{path} of an unroll is {state} ({_first_line(error)}): {purpose}') from error
+        raise OSError(
+            f'{path} of an unroll is {state} ({_first_line(error)}): {purpose}'
+        ) from error
 
 
 def remove(path: Path) -> None:
     """Remove a file; one that is not there is no error."""
     path.unlink(missing_ok=True)
-
-
-def is_unfinished(path: Path) -> bool:
-    """Tell whether ``path`` is what a killed process left of a file that it was writing."""
-    return path.name.endswith(_UNFINISHED)
 
 
 def _sync_folder(folder: Path) -> None:

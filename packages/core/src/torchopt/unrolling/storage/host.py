@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt.unrolling.loop import Loop
-from torchopt.unrolling.steps.call import versions
+from torchopt.unrolling.steps.call import StepResult, versions
 from torchopt.unrolling.steps.checkpoint import Checkpoint
-from torchopt.unrolling.storage.base import Storage, Store
+from torchopt.unrolling.storage.base import Journal, Session, Storage
+from torchopt.unrolling.storage.identity import Circumstances
 from torchopt.unrolling.storage.parts import Recipe, take_apart
 from torchopt.unrolling.storage.transfers import Transfers
 
@@ -21,9 +22,9 @@ class OnHost(Storage):
     already is not copied.
     """
 
-    def open(self, loop: Loop) -> Store:
+    def open(self, loop: Loop, circumstances: Circumstances) -> Session:
         """Return a store of host memory."""
-        return _HostStore()
+        return Session(_HostStore(), Journal())
 
 
 class _Moved(NamedTuple):
@@ -53,7 +54,9 @@ class _HostStore:
         carry = [self._away(leaf) for leaf in checkpoint.carry]
         return checkpoint._replace(carry=carry, versions=versions(carry))
 
-    def settle(self, token: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
+    def settle(
+        self, token: Checkpoint, checkpoint: Checkpoint, result: StepResult | None
+    ) -> Checkpoint:
         if checkpoint.cache is None:
             return token
         return token._replace(cache=checkpoint.cache.mapped(self._away))

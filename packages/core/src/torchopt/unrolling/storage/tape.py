@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from torchopt.unrolling.steps.call import StepResult
 from torchopt.unrolling.steps.checkpoint import Checkpoint
-from torchopt.unrolling.storage.base import Store
+from torchopt.unrolling.storage.base import Keep, Store
 
 
 class _Kept(NamedTuple):
@@ -30,24 +31,31 @@ class Tape:
         numbers: The numbers of their steps, in rising order; not to be changed from outside.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.numbers: list[int] = []
-        self._store = store
-        self._kept: list[_Kept] = []
+    def __init__(self, store: Store, numbers: Iterable[int] = ()) -> None:
+        """Take a store.
 
-    def offer(self, checkpoint: Checkpoint, keep: Callable[[list[int], int], None]) -> bool:
+        Args:
+            store: What holds the checkpoints.
+            numbers: What it holds already, with the numbers as tokens.
+        """
+        self.numbers = list(numbers)
+        self._store = store
+        self._kept = [_Kept(number, number) for number in self.numbers]
+
+    def offer(self, checkpoint: Checkpoint, keep: Keep) -> bool:
         """Keep ``checkpoint``, and drop others, as ``keep`` decides.
 
         Args:
             checkpoint: The checkpoint of a step beyond all others.
-            keep: Receives the list of the numbers kept, and the new number; changes the list.
+            keep: What decides.
 
         Returns:
             Whether ``checkpoint`` was kept.
         """
         keep(self.numbers, checkpoint.number)
         is_kept = bool(self.numbers) and self.numbers[-1] == checkpoint.number
-        if len(self.numbers) < len(self._kept) + is_kept:
+        is_complete = len(self.numbers) == len(self._kept) + is_kept
+        if not is_complete:
             self._drop_others()
         if is_kept:
             self._put(checkpoint)
@@ -62,11 +70,12 @@ class Tape:
         """Keep the checkpoint of a step beyond all others."""
         self.numbers.append(checkpoint.number)
         self._put(checkpoint)
+        self.settle(checkpoint)
 
-    def settle(self, checkpoint: Checkpoint) -> None:
-        """Keep what the step of the last checkpoint has added to it."""
+    def settle(self, checkpoint: Checkpoint, result: StepResult | None = None) -> None:
+        """Keep what the step of the last checkpoint has added to it, and what it returned."""
         kept = self._kept[-1]
-        self._kept[-1] = kept._replace(token=self._store.settle(kept.token, checkpoint))
+        self._kept[-1] = kept._replace(token=self._store.settle(kept.token, checkpoint, result))
 
     def top(self) -> Checkpoint:
         """Return the last checkpoint, and keep it."""

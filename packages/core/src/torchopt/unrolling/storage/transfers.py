@@ -54,6 +54,4 @@ class Transfers:
 def _is_streamed(tensor: torch.Tensor, device: torch.device) -> bool:
     """Tell whether a copy from or to ``device`` can run on a stream of CUDA."""
     # Without CUDA, a tensor on it is a fake one.
-    return (
-        device.type == 'cuda' and tensor.layout is torch.strided and torch.cuda.is_available()
-    )
+    return device.type == 'cuda' and tensor.layout is torch.strided and torch.cuda.is_available()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,10 +23,11 @@ from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.steps.comparison import Outcome, comparable
 from torchopt.unrolling.steps.eager import Eager
 from torchopt.unrolling.steps.engine import Engine
-from torchopt.unrolling.storage.base import Storage
+from torchopt.unrolling.storage.base import End, Journal, Resumed, Storage
+from torchopt.unrolling.storage.identity import Circumstances
 from torchopt.unrolling.storage.tape import Tape
 from torchopt.unrolling.strategies.reversal import Advance
-from torchopt.unrolling.sweep import Sweep, rows_of, sweep
+from torchopt.unrolling.sweep import Start, Sweep, rows_of, stacked, sweep
 from torchopt.unrolling.vjp import Cotangents, vjp
 
 
@@ -61,11 +63,19 @@ class Schedule(Protocol):
 
 
 def run_checkpointed(
-    loop: Loop, schedule: Schedule, engine: Engine, storage: Storage
+    loop: Loop, schedule: Schedule, engine: Engine, storage: Storage, options: str
 ) -> tuple[Any, Any]:
-    """Run ``loop`` as one node; return the trees ``(carry, ys)``."""
+    """Run ``loop`` as one node; return the trees ``(carry, ys)``.
+
+    Args:
+        loop: What to run.
+        schedule: Which checkpoints are kept.
+        engine: What runs and differentiates a step.
+        storage: Where checkpoints are kept.
+        options: The strategy and its options, by which a run is recognised.
+    """
     inputs = loop.tensors()
-    record = _Record(loop.template(), schedule, engine, storage, Autocast.capture(inputs))
+    record = _Record(loop.template(), schedule, engine, storage, options, Autocast.capture(inputs))
     apply: Any = _CheckpointedLoop.apply
     supply = iter(apply(record, loop, *inputs))
     result = record.result
@@ -82,8 +92,10 @@ class _Record:
         schedule: Which checkpoints are kept.
         engine: What runs and differentiates a step.
         storage: Where checkpoints are kept.
+        options: The strategy and its options.
         autocast: Settings of the forward pass.
         tape: What was kept; None once the backward pass has taken it.
+        journal: What is written to go on from.
         random: The generators before the first step.
         result: Outcome of the forward pass, with placeholders for the tensors.
         surroundings: Modules and tensors that the step sees, if a backward pass may follow.
@@ -93,8 +105,10 @@ class _Record:
     schedule: Schedule
     engine: Engine
     storage: Storage
+    options: str
     autocast: Autocast
     tape: Tape | None = None
+    journal: Journal = field(default_factory=Journal)
     random: RandomState | None = None
     result: Sweep = field(init=False)
     surroundings: Surroundings = field(init=False)
@@ -120,10 +134,11 @@ class _CheckpointedLoop(torch.autograd.Function):
     def forward(ctx: Any, record: _Record, loop: Loop, *inputs: torch.Tensor) -> tuple[Any, ...]:
         tensors = [tensor.detach() for tensor in inputs]
         loop = record.template.filled(tensors)._replace(until=loop.until, progress=loop.progress)
-        if any(ctx.needs_input_grad):
-            result = _keeping_checkpoints(record, loop, tensors)
-        else:
-            with record.autocast.applied():
+        needed = ctx.needs_input_grad[2:]
+        with record.autocast.applied():
+            if any(needed):
+                result = _keeping_checkpoints(record, loop, tensors, needed)
+            else:
                 result = _keeping_nothing(record, loop, tensors)
         record.result = result._replace(carry=template_of(result.carry), ys=template_of(result.ys))
         ctx.record = record
@@ -138,9 +153,22 @@ class _CheckpointedLoop(torch.autograd.Function):
         needed = ctx.needs_input_grad[2:]
         with preserved(inputs), record.autocast.applied():
             if torch.is_grad_enabled():
-                return None, None, *_vjp_with_graph(record, inputs, needed, cotangents)
+                with_graph = _vjp_with_graph(record, inputs, needed, cotangents)
+                if record.tape is not None and not retains_graph():
+                    record.take_tape()
+                    record.journal.close(is_retained=False)
+                return None, None, *with_graph
             loop = record.template.filled([tensor.detach() for tensor in inputs])
-            return None, None, *_vjp_step_by_step(record, loop, needed, cotangents)
+            tape, is_retained = record.take_tape(), record.tape is not None
+            try:
+                found = _vjp_step_by_step(record, loop, tape, needed, cotangents)
+                record.journal.close(is_retained=is_retained)
+            except BaseException:
+                record.journal.release()
+                raise
+            finally:
+                tape.finish()
+            return None, None, *found
 
 
 def _keeping_nothing(record: _Record, loop: Loop, tensors: list[torch.Tensor]) -> Sweep:
@@ -156,13 +184,49 @@ def _keeping_nothing(record: _Record, loop: Loop, tensors: list[torch.Tensor]) -
     return sweep(loop, advance)
 
 
-def _keeping_checkpoints(record: _Record, loop: Loop, tensors: list[torch.Tensor]) -> Sweep:
+def _keeping_checkpoints(
+    record: _Record, loop: Loop, tensors: list[torch.Tensor], needed: tuple[bool, ...]
+) -> Sweep:
     """Run all steps, and keep what the backward pass needs."""
-    schedule = record.schedule
-    order = schedule.gradient_order
+    schedule, order = record.schedule, record.schedule.gradient_order
     surroundings = record.surroundings = Surroundings(loop.step, loop.consts)
-    tape = Tape(record.storage.open(loop))
+    circumstances = Circumstances(record.options, order, needed, record.autocast, surroundings)
+    store, journal = record.storage.open(loop, circumstances)
+    try:
+        resumed = journal.resume(lambda number: _kept_before(copy.copy(schedule), number))
+        record.tape = tape = Tape(store, resumed.kept if resumed is not None else ())
+        record.journal = journal
+        if resumed is not None:
+            record.random = resumed.random
+            if resumed.end is not None:
+                return _ended_before(record, loop, resumed, resumed.end, tensors)
+        with require_no_draws(loop.step, loop.consts, tensors) as excuse:
+            loop = loop._replace(until=excuse(loop.until), progress=excuse(loop.progress))
+            result = _run_all(record, loop, resumed, tape, tensors)
+        surroundings.observe(result.taken)
+        journal.ended(End(result.taken, result.carry, RandomState.capture(tensors)))
+        return result
+    except BaseException:
+        journal.release()
+        raise
+    finally:
+        store.finish()
+
+
+def _run_all(
+    record: _Record, loop: Loop, resumed: Resumed | None, tape: Tape, tensors: list[torch.Tensor]
+) -> Sweep:
+    """Run all steps that another process has not run before."""
+    schedule, journal, surroundings = record.schedule, record.journal, record.surroundings
+    order = schedule.gradient_order
     random: RandomState | None = None
+    start = Start(0, loop.carry, [])
+    if resumed is not None:
+        again = resumed.checkpoint
+        start = Start(again.number, again.carry, [])
+        _kept_before(schedule, again.number)
+        surroundings.attributes.resume(resumed.attributes, again.number)
+        again.random.restore()
 
     def advance(number: int, carry: Leaves, x: Leaves) -> StepResult:
         nonlocal random
@@ -174,24 +238,54 @@ def _keeping_checkpoints(record: _Record, loop: Loop, tensors: list[torch.Tensor
         is_kept = tape.offer(checkpoint, schedule.keep)
         surroundings.observe(number)
         result = record.engine.run(loop, checkpoint, x)
-        if number == 0:
-            surroundings.require_not_written(loop.first)
+        if number == start.number:
+            surroundings.require_not_written(loop.first + number)
+            if resumed is not None:
+                start.ys.extend(journal.earlier_ys(number, checkpoint, result))
         if is_kept:
-            tape.settle(checkpoint)
+            tape.settle(checkpoint, result)
+        journal.stepped(checkpoint, result, is_kept=is_kept)
         return result
 
-    with record.autocast.applied(), require_no_draws(loop.step, loop.consts, tensors) as excuse:
-        loop = loop._replace(until=excuse(loop.until), progress=excuse(loop.progress))
-        try:
-            result = sweep(loop, advance)
-        finally:
-            tape.finish()
-    record.tape = tape
-    return result
+    return sweep(loop, advance, start)
+
+
+def _kept_before(schedule: Schedule, number: int) -> list[int]:
+    """Let ``schedule`` see all steps before ``number``; return which it keeps."""
+    kept: list[int] = []
+    for earlier in range(number):
+        schedule.keep(kept, earlier)
+    return kept
+
+
+def _ended_before(
+    record: _Record, loop: Loop, resumed: Resumed, end: End, tensors: list[torch.Tensor]
+) -> Sweep:
+    """Return the result of a forward pass that has ended in another process."""
+    attributes = record.surroundings.attributes
+    ys: Leaves = []
+    structure = None
+    if end.taken:
+        # Files have no trees: one step shows what it returns, and that it is still the same step.
+        order = record.schedule.gradient_order
+        first = resumed.checkpoint._replace(cache=None if order is None else GradientCache(order))
+        first.random.restore()
+        with attributes.replayed(0):
+            result = record.engine.run(loop, first, rows_of(loop.xs)(0))
+        record.surroundings.require_not_written(loop.first)
+        ys = stacked(record.journal.earlier_ys(end.taken, first, result))
+        structure = result.y_structure
+    attributes.resume(resumed.attributes, end.taken)
+    end.random.restore()
+    return Sweep(end.carry, ys, structure, end.taken)
 
 
 def _vjp_step_by_step(
-    record: _Record, loop: Loop, needed: tuple[bool, ...], cotangents: Cotangents
+    record: _Record,
+    loop: Loop,
+    tape: Tape,
+    needed: tuple[bool, ...],
+    cotangents: Cotangents,
 ) -> Cotangents:
     """Return the cotangents of the loop's inputs, from one step's vjp after the other."""
     engine, row = record.engine, rows_of(loop.xs)
@@ -221,8 +315,12 @@ def _vjp_step_by_step(
             result = engine.run(loop, checkpoint, row(number))
         return Checkpoint.capture(number + 1, result.carry, inputs, checkpoint.random)
 
-    tape = record.take_tape()
-    for checkpoint in record.schedule.reverse(tape, record.result.taken, advance):
+    journal, taken = record.journal, record.result.taken
+    returned = journal.go_back(cotangents, xs_cotangents, needed)
+    if returned is not None:
+        taken, carry_cotangents, consts_cotangents = returned
+        tape.retain(number for number in tape.numbers if number < taken)
+    for checkpoint in record.schedule.reverse(tape, taken, advance):
         number = checkpoint.number
         if checkpoint.is_modified():
             raise RuntimeError(
@@ -254,6 +352,7 @@ def _vjp_step_by_step(
             new if old is None else old if new is None else old + new
             for old, new in zip(consts_cotangents, found[xs_end:])
         ]
+        journal.stepped_back(number, carry_cotangents, xs_cotangents, consts_cotangents)
         del checkpoint  # before the next one is found
     return [*carry_cotangents, *xs_cotangents, *consts_cotangents]
 

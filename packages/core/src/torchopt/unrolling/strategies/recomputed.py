@@ -12,7 +12,7 @@ from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.steps.engine import Compilation, engine_for
 from torchopt.unrolling.storage.choice import Place, storage_named
 from torchopt.unrolling.storage.tape import Tape
-from torchopt.unrolling.strategies.base import Strategy
+from torchopt.unrolling.strategies.base import Strategy, options_of
 from torchopt.unrolling.strategies.checkpointed import run_checkpointed
 from torchopt.unrolling.strategies.reversal import Advance, reversed_checkpoints
 
@@ -58,7 +58,8 @@ class Recomputed(Strategy):
         """Run ``loop``; return the trees ``(carry, ys)``."""
         schedule = _EveryStep(self.order if self.keep_gradients else None)
         engine = engine_for(loop, self.compile)
-        return run_checkpointed(loop, schedule, engine, storage_named(self.storage))
+        storage = storage_named(self.storage)
+        return run_checkpointed(loop, schedule, engine, storage, options_of(self))
 
 
 class _EveryStep:

@@ -22,7 +22,15 @@ def reversed_checkpoints(
         end: Number of steps.
         count: How many checkpoints may be kept at a time.
         advance: What finds the others.
+
+    Raises:
+        RuntimeError: the checkpoint of step 0 is missing.
     """
+    if end and not (tape.numbers and tape.numbers[0] == 0):
+        raise RuntimeError(
+            'the carry before the first step of unroll is missing, such as from the folder of Disk:'
+            ' run it again, in an empty folder'
+        )
     while tape.numbers:
         length = end - tape.numbers[-1]
         if length == 1:

@@ -14,7 +14,7 @@ from torchopt.unrolling.steps.engine import Compilation, engine_for
 from torchopt.unrolling.storage.choice import Place, storage_named
 from torchopt.unrolling.storage.tape import Tape
 from torchopt.unrolling.strategies import revolve
-from torchopt.unrolling.strategies.base import Strategy
+from torchopt.unrolling.strategies.base import Strategy, options_of
 from torchopt.unrolling.strategies.checkpointed import Schedule, run_checkpointed
 from torchopt.unrolling.strategies.reversal import Advance, reversed_checkpoints
 
@@ -60,7 +60,8 @@ class Snapshots(Strategy):
         else:
             schedule = OfflineSchedule(loop.length, self.count or _about_root(loop.length))
         engine = engine_for(loop, self.compile)
-        return run_checkpointed(loop, schedule, engine, storage_named(self.storage))
+        storage = storage_named(self.storage)
+        return run_checkpointed(loop, schedule, engine, storage, options_of(self))
 
 
 def _about_root(length: int) -> int:
