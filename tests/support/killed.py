@@ -8,6 +8,7 @@ or a point within the writing or the removal of a file. What is found is printed
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import io
 import json
@@ -95,6 +96,7 @@ def _in_a_child(run: Callable[[Path], Any], folder: Path, killed_at: int) -> tup
     out.unlink(missing_ok=True)
     child = os.fork()
     if not child:
+        faulthandler.dump_traceback_later(20, exit=True)  # rather than hang
         _Events.killed_at = killed_at
         counter = os.open(counted, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         begin = _Events.steps
@@ -123,6 +125,9 @@ def _in_a_child(run: Callable[[Path], Any], folder: Path, killed_at: int) -> tup
 def main(function: str, folder: str, stride: str) -> None:
     module, _, name = function.partition(':')
     run = getattr(importlib.import_module(module), name)
+    # What torch imports on first use would be imported in every child.
+    importlib.import_module('torch._dynamo')
+    torch.func.grad(torch.sin)(torch.zeros(()))
     place = Path(folder) / 'run'
     _, expected, steps = _in_a_child(run, place, -1)
     equal: list[bool] = []

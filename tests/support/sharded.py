@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import torchopt
+from torchopt import unrolling
 from torchopt.authoring.state import state_from_dict, state_to_dict
 
 Place = Callable[[torch.Tensor], torch.Tensor]
@@ -112,3 +113,29 @@ def save_and_resume_plain(folder: Path) -> None:
     plain_steps(expected, torchopt.Adam(expected.parameters(), lr=0.1), 5)
     torch.testing.assert_close(whole(again.w), expected.w.detach())
     torch.testing.assert_close(whole(again.b), expected.b.detach())
+
+
+def unroll_sharded(folder: Path) -> None:
+    """An unroll over shards, which are kept elsewhere, against one process."""
+
+    def step(w: torch.Tensor, x: Any, k: torch.Tensor) -> Any:
+        return (w * k).sin() + w, None
+
+    def gradient(place: Place, storage: Any) -> torch.Tensor:
+        k = torch.linspace(0.5, 1.5, 12, dtype=torch.float64).reshape(4, 3)
+        k = place(k).requires_grad_()
+        w = place(torch.ones(4, 3, dtype=torch.float64))
+        end, _ = torchopt.unroll(
+            step, w, consts=k, length=6, backward=unrolling.Snapshots(2, storage=storage)
+        )
+        weights = place(torch.arange(12.0, dtype=torch.float64).reshape(4, 3))
+        return torch.autograd.grad(end, k, weights)[0]
+
+    expected = gradient(torch.clone, 'device')
+    for storage in ('device', 'cpu', unrolling.Disk(folder / 'run', keep=True)):
+        found = gradient(sharded(), storage)
+        assert isinstance(found, DTensor)
+        torch.testing.assert_close(whole(found), expected)
+    own = folder / 'run' / f'rank-{dist.get_rank():04}'
+    carry = torch.load(own / 'end.pt', weights_only=True)['carry']
+    assert [part.shape for leaf in carry for part in leaf] == [(2, 3)]
