@@ -1,9 +1,9 @@
 """Runs that are killed at every moment, one after the other, and go on in another process.
 
-``python -m support.killed module:name folder`` calls the function ``name(folder)``, which returns a
-tuple of tensors, in forked processes: as it is, and for every event with SIGKILL at that event,
-followed by a process that does the same again. An event is a call of :func:`event`, which steps make,
-or a point within the writing or the removal of a file. What is found is printed as JSON.
+``python -m support.killed module:name folder 1`` calls ``name(folder)``, which returns tensors, in
+forked processes: as it is, and for every event with SIGKILL at that event, followed by a process
+that does the same again. An event is a call of :func:`step_begins`, or a point within the writing or
+the removal of a file. What is found is printed as JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Events:
 
 
 def event() -> None:
-    """Let the process end here, if this is its turn."""
+    """End the process, if this is the event to end it at."""
     if _Events.count == _Events.killed_at:
         os.kill(os.getpid(), signal.SIGKILL)
     _Events.count += 1
@@ -147,7 +147,7 @@ def main(function: str, folder: str, stride: str) -> None:
 
 
 def time_of_steps(run: Callable[[Path], Any], place: Path, number: int) -> int | None:
-    """Run, killed at an event; return the steps taken until then, None if there is no such event."""
+    """Return the steps taken until a kill at an event; None if there is no such event."""
     counter = place.parent / 'steps-of-the-killed'
 
     def counting(folder: Path) -> Any:

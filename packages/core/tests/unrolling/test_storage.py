@@ -18,6 +18,7 @@ from support.ranks import on_ranks
 from support.unrolls import DTYPE, assert_equal, problem
 from torchopt.unrolling import Disk, Recomputed, Snapshots, Stored, Strategy, Truncated, grad
 from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.storage import host
 from torchopt.unrolling.storage.encoding import Form, decode, encode
 from torchopt.unrolling.storage.transfers import Transfers
 
@@ -136,6 +137,23 @@ def test_without_grad_mode_nothing_is_written(make: Make, tmp_path: Path) -> Non
     assert not (tmp_path / 'run').exists()
 
 
+@eager_modes
+def test_tensors_that_move_come_back(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, but for the copies."""
+    moved = 0
+
+    def to_device(self: Transfers, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        nonlocal moved
+        moved += 1
+        return tensor.clone()
+
+    monkeypatch.setattr(host, 'STAYS', ())
+    monkeypatch.setattr(Transfers, 'to_device', to_device)
+    example = problem(torchopt.adam, LENGTH)
+    assert_equal(example.gradients(make('cpu')), example.gradients(Stored()))
+    assert moved > LENGTH
+
+
 def test_on_the_cpu_nothing_is_copied() -> None:
     """Neither are writes lost that the device's store would refuse."""
     w = torch.ones(1000, dtype=DTYPE, requires_grad=True)
@@ -152,33 +170,35 @@ def test_on_the_cpu_nothing_is_copied() -> None:
         return memory.peak
 
     assert peak('cpu') == peak('device')
-    start = torch.ones(3, dtype=DTYPE)
-    k = torch.ones(3, dtype=DTYPE, requires_grad=True)
+
+
+def after_a_write(backward: Strategy) -> list[torch.Tensor]:
+    """The gradient where somebody writes into a carry between the passes."""
+    w, k = torch.full((3,), 2.0, dtype=DTYPE), torch.ones(3, dtype=DTYPE, requires_grad=True)
+    carries: list[torch.Tensor] = []
     end, _ = torchopt.unroll(
-        lambda c, x, k: (c * k, None),
-        start,
+        lambda c, x, k: ((c * k).sin(), None),
+        w,
         consts=k,
-        length=3,
-        backward=Recomputed(storage='cpu'),
+        length=4,
+        backward=backward,
+        progress=lambda taken, carry, y: carries.append(carry),
     )
-    start.add_(1)
+    carries[1].add_(1)
+    return list(torch.autograd.grad(end.sum(), k))
+
+
+def test_a_write_into_a_carry_is_refused_or_does_no_harm(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match='modified by an in-place operation'):
-        end.sum().backward()
-
-
-def test_a_carry_on_disk_may_be_written_to(tmp_path: Path) -> None:
-    """The file has the value that counts."""
-    found = []
-    for backward in (Stored(), Recomputed(storage=Disk(tmp_path))):
-        start = torch.full((3,), 2.0, dtype=DTYPE)
-        k = torch.ones(3, dtype=DTYPE, requires_grad=True)
-        end, _ = torchopt.unroll(
-            lambda c, x, k: (c.clone() * k, None), start, consts=k, length=3, backward=backward
-        )
-        if not isinstance(backward, Stored):
-            start.add_(1)
-        found.append(torch.autograd.grad(end.sum(), k)[0])
-    assert_equal(found[1:], found[:1])
+        after_a_write(Recomputed(storage='cpu'))
+    k = torch.ones(3, dtype=DTYPE, requires_grad=True)
+    expected = torch.full((3,), 2.0, dtype=DTYPE)
+    for _ in range(4):
+        expected = (expected * k).sin()
+    assert_equal(
+        after_a_write(Recomputed(storage=Disk(tmp_path))),
+        list(torch.autograd.grad(expected.sum(), k)),
+    )
 
 
 SIZE = 1000
@@ -294,12 +314,7 @@ def test_what_disk_cannot_keep(tmp_path: Path) -> None:
     tagged = torch.ones(2).as_subclass(Tagged)
     tagged.tag = 'lost'  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match=r'Tagged with attributes, which would be lost'):
-        torchopt.unroll(
-            lambda c, x, k: ((c[0] * 2, c[1]), None),
-            (w, tagged),
-            length=3,
-            backward=Recomputed(storage=Disk(tmp_path / 'other')),
-        )
+        written_and_read([tagged], tmp_path)
 
 
 @pytest.mark.parametrize('storage', ['disk', 'gpu', None, Disk])
@@ -314,76 +329,6 @@ def test_an_unknown_storage(storage: Any) -> None:
 @pytest.mark.slow
 def test_each_rank_keeps_its_shard(tmp_path: Path) -> None:
     on_ranks(2, 'support.sharded:unroll_sharded', tmp_path)
-
-
-@pytest.mark.cuda
-@eager_modes
-def test_from_a_gpu_to_the_host(make: Make) -> None:
-    def on_gpu(tensor: Any) -> Any:
-        return tensor.detach().cuda().requires_grad_(tensor.requires_grad)
-
-    example = problem(torchopt.adam, LENGTH, counter=torch.tensor(0))
-    leaves, structure = torchopt.pytree.tree_flatten(tuple(example[1:]))
-    moved = [on_gpu(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-    example = example._replace(
-        **dict(zip(example._fields[1:], torchopt.pytree.tree_unflatten(structure, moved)))
-    )
-    expected = example.gradients(Stored())
-    assert_equal(example.gradients(make('cpu')), expected)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize('make', [MAKES['recomputed'], MAKES['snapshots']])
-def test_copies_on_another_stream_are_in_order(make: Make) -> None:
-    """Large carries, and steps so short that a copy is never done in time."""
-    torch.manual_seed(0)
-    k = torch.rand(1 << 22, device='cuda', requires_grad=True)
-
-    def gradient(backward: Strategy) -> torch.Tensor:
-        end, _ = torchopt.unroll(
-            lambda c, x, k: ((c * k).sin() + c.cos(), None),
-            torch.ones_like(k),
-            consts=k,
-            length=30,
-            backward=backward,
-        )
-        end.add_(1)  # must not reach what is still being copied
-        return torch.autograd.grad(end.sum(), k)[0]
-
-    expected = gradient(make('device'))
-    for _ in range(3):
-        assert torch.equal(gradient(make('cpu')), expected)
-
-
-@pytest.mark.cuda
-def test_host_memory_frees_the_device() -> None:
-    def peak(storage: Any) -> int:
-        k = torch.rand(1 << 22, device='cuda', requires_grad=True)
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        end, _ = torchopt.unroll(
-            lambda c, x, k: ((c * k).sin(), None),
-            torch.ones_like(k),
-            consts=k,
-            length=40,
-            backward=Recomputed(storage=storage),
-        )
-        end.sum().backward()
-        return torch.cuda.max_memory_allocated() - before
-
-    assert peak('cpu') < peak('device') / 3
-
-
-@pytest.mark.cuda
-def test_a_transfer_there_and_back() -> None:
-    transfers = Transfers()
-    tensor = torch.rand(1000, 100, device='cuda').t()
-    host = transfers.to_host(tensor)
-    back = transfers.to_device(host, tensor.device)
-    transfers.wait()
-    assert host.is_pinned() and back.stride() == tensor.stride()
-    assert torch.equal(back, tensor)
 
 
 def test_checkpoints_have_no_graph(tmp_path: Path) -> None:

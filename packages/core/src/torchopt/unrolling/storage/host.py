@@ -14,6 +14,9 @@ from torchopt.unrolling.storage.identity import Circumstances
 from torchopt.unrolling.storage.parts import Recipe, take_apart
 from torchopt.unrolling.storage.transfers import Transfers
 
+STAYS = ('cpu', 'meta')
+"""Types of the devices whose tensors are not copied."""
+
 
 class OnHost(Storage):
     """Carries move to the memory of the host, and back when they are needed.
@@ -94,7 +97,7 @@ class _HostStore:
         if not isinstance(leaf, torch.Tensor):
             return leaf
         plain, recipe = take_apart(leaf)
-        if all(part.device.type in ('cpu', 'meta') for part in plain):
+        if all(part.device.type in STAYS for part in plain):
             return leaf
         devices = [part.device for part in plain]
         return _Moved([self._transfers.to_host(part) for part in plain], devices, recipe)
