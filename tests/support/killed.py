@@ -2,8 +2,8 @@
 
 ``python -m support.killed module:name folder 1`` calls ``name(folder)``, which returns tensors, in
 forked processes: as it is, and for every event with SIGKILL at that event, followed by a process
-that does the same again. An event is a call of :func:`step_begins`, or a point within the writing or
-the removal of a file. What is found is printed as JSON.
+that does the same again. An event is a call of :func:`step_begins`, or a point within the writing
+or the removal of a file. What is found is printed as JSON.
 """
 
 from __future__ import annotations

@@ -14,30 +14,29 @@ class Recipe(NamedTuple):
     """How plain tensors make up one tensor.
 
     Attributes:
-        kind: The class of the tensor.
-        names: Names of the tensors inside it; none for a plain tensor.
+        kind: The class of the tensor; None for another object, such as a device mesh.
+        names: Names of the parts inside it; none for a plain tensor.
         inner: Their recipes.
-        context: What the class needs to know beside them, such as placements.
+        context: What the class needs to know beside them, such as placements; or the other object.
         size: Its shape, if there are tensors inside it.
         stride: Its strides, likewise.
     """
 
-    kind: type
+    kind: type | None
     names: tuple[str, ...] = ()
     inner: tuple[Recipe, ...] = ()
     context: Any = None
     size: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
 
-    def build(self, plain: Iterator[torch.Tensor]) -> torch.Tensor:
+    def build(self, plain: Iterator[torch.Tensor]) -> Any:
         """Return the tensor made of the next tensors in ``plain``."""
+        if self.kind is None:
+            return self.context
         if self.names:
             parts = {name: recipe.build(plain) for name, recipe in zip(self.names, self.inner)}
             kind: Any = self.kind
-            built: torch.Tensor = kind.__tensor_unflatten__(
-                parts, self.context, self.size, self.stride
-            )
-            return built
+            return kind.__tensor_unflatten__(parts, self.context, self.size, self.stride)
         tensor = next(plain)
         return tensor if self.kind is torch.Tensor else tensor.as_subclass(self.kind)
 
@@ -67,7 +66,11 @@ def take_apart(tensor: torch.Tensor) -> tuple[list[torch.Tensor], Recipe]:
         return [tensor.as_subclass(torch.Tensor)], Recipe(kind)
     whole: Any = tensor
     names, context = whole.__tensor_flatten__()
-    apart = [take_apart(getattr(tensor, name)) for name in names]
+    held = [getattr(tensor, name) for name in names]
+    apart = [
+        take_apart(part) if isinstance(part, torch.Tensor) else ([], Recipe(None, context=part))
+        for part in held
+    ]
     recipe = Recipe(
         kind,
         tuple(names),
