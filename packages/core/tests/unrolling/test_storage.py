@@ -331,6 +331,11 @@ def test_each_rank_keeps_its_shard(tmp_path: Path) -> None:
     on_ranks(2, 'support.sharded:unroll_sharded', tmp_path)
 
 
+@pytest.mark.slow
+def test_ranks_go_on_together(tmp_path: Path) -> None:
+    on_ranks(2, 'support.sharded:resume_sharded', tmp_path)
+
+
 def test_checkpoints_have_no_graph(tmp_path: Path) -> None:
     """A checkpoint that required grad would keep a graph alive."""
     seen: list[Checkpoint] = []

@@ -93,11 +93,13 @@ class Returned(NamedTuple):
         number: The steps from this number on are done.
         carry: Cotangents of the tensors of the carry before this step.
         consts: Cotangents of the tensors of consts, as far as they are known.
+        kept: The numbers of the checkpoints to begin with.
     """
 
     number: int
     carry: Cotangents
     consts: Cotangents
+    kept: list[int]
 
 
 class Journal:

@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch.distributed as dist
-
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.storage.base import Session, Storage
@@ -16,6 +14,7 @@ from torchopt.unrolling.storage.disk_store import DiskStore
 from torchopt.unrolling.storage.encoding import encode_random
 from torchopt.unrolling.storage.folder import Folder
 from torchopt.unrolling.storage.identity import Circumstances, identity_of
+from torchopt.unrolling.storage.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,9 @@ class Disk(Storage):
         keep: Keep the results when the backward pass has ended: the last carry, ``ys`` and the
             gradient. A process that is killed after that finds them.
 
+        together: On several ranks, go on from what all of them have written, as steps with
+            collectives need. Every rank then calls ``unroll`` equally often. False: each alone.
+
     Raises:
         ValueError: ``every`` is less than 1.
     """
@@ -59,6 +61,7 @@ class Disk(Storage):
     folder: str | os.PathLike[str]
     every: int | None = None
     keep: bool = False
+    together: bool = True
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:
@@ -72,15 +75,13 @@ class Disk(Storage):
             RuntimeError: another call uses it.
             OSError: it cannot be read or written.
         """
-        path = Path(self.folder)
-        ranks = 1
-        if dist.is_available() and dist.is_initialized():
-            ranks = dist.get_world_size()
-            path = path / f'rank-{dist.get_rank():04}' if ranks > 1 else path
-        identity = {**identity_of(loop, circumstances), 'number of ranks': str(ranks)}
+        ranks = Ranks(together=self.together)
+        identity = {**identity_of(loop, circumstances), 'number of ranks': str(ranks.total)}
         random = RandomState.capture(loop.tensors())
-        folder = Folder(path, identity, {'random': encode_random(random)})
-        store = DiskStore(folder, loop, circumstances)
-        surroundings = circumstances.surroundings
-        journal = DiskJournal(folder, store, loop, surroundings, every=self.every, keep=self.keep)
+        folder = Folder(Path(self.folder) / ranks.name, identity, {'random': encode_random(random)})
+        store = DiskStore(folder, loop, circumstances, is_alone=ranks.count == 1)
+        attributes = circumstances.surroundings.attributes
+        journal = DiskJournal(
+            folder, store, loop, attributes, ranks, every=self.every, keep=self.keep
+        )
         return Session(store, journal)

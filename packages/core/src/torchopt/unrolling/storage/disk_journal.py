@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from torchopt.authoring.torch_internals import is_mapped_by_autograd
-from torchopt.unrolling.context.surroundings import Surroundings
+from torchopt.unrolling.context.attributes import PlainAttributes
 from torchopt.unrolling.leaves import Leaves, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, versions
@@ -29,11 +30,14 @@ from torchopt.unrolling.storage.encoding import (
 )
 from torchopt.unrolling.storage.folder import Folder
 from torchopt.unrolling.storage.identity import update_with_tensor
+from torchopt.unrolling.storage.ranks import Ranks
 from torchopt.unrolling.storage.sample import require_same, sample_of
 from torchopt.unrolling.vjp import Cotangents
 
 # What a kill costs at most, as a part of a pass, where `every` is not given.
 _PARTS = 16
+# How far ranks may be apart.
+_MOST_POINTS = 4
 _CURE = 'empty the folder to begin again'
 
 
@@ -50,7 +54,8 @@ class DiskJournal(Journal):
         folder: Folder,
         store: DiskStore,
         loop: Loop,
-        surroundings: Surroundings,
+        attributes: PlainAttributes,
+        ranks: Ranks,
         *,
         every: int | None,
         keep: bool,
@@ -58,7 +63,8 @@ class DiskJournal(Journal):
         self._folder = folder
         self._store = store
         self._loop = loop
-        self._attributes = surroundings.attributes
+        self._attributes = attributes
+        self._ranks = ranks
         self._every = every
         self._keep = keep
         # Every y that is not on disk, and the number of those that are.
@@ -71,6 +77,7 @@ class DiskJournal(Journal):
         self._expected: list[torch.Tensor] = []
         self._first_sample: list[torch.Tensor] | None = None
         self._taken = 0
+        self._is_after_the_end = False
         # Of the backward pass: what it began with, and the last number on disk.
         self._given: dict[str, Any] = {}
         self._returned = 0
@@ -78,28 +85,47 @@ class DiskJournal(Journal):
 
     def resume(self, kept_before: Callable[[int], list[int]]) -> Resumed | None:
         """Find the last step to go on from."""
-        if self._folder.is_new:
-            return None
-        if self._folder.end.exists():
+        has_ended = self._folder.end.exists()
+        # Most often, all ranks have written as much; no two differ by many steps.
+        most = 1 if self._ranks.count == 1 else _MOST_POINTS
+        if all(self._ranks.gathered(has_ended)):
             return self._resume_at_the_end()
+        points = list(itertools.islice(self._points(kept_before), most))
+        common = self._ranks.common(points)
+        number = common[-1] if common else None
+        self._forget_what_follows(number, [] if number is None else kept_before(number))
+        if number is None:
+            return None
+        content = self._store.read(number)
+        checkpoint = self._store.checkpoint_of(content)
+        self._expected = content['sample']
+        self._ys_written = number
+        kept = kept_before(number)
+        self._moving = None if number in kept_before(number + 1) else number
+        attributes = decode_attributes(content['attributes'])
+        return Resumed(checkpoint, self._first_random(), kept, attributes, None)
+
+    def _points(self, kept_before: Callable[[int], list[int]]) -> Iterator[int]:
+        """Yield the numbers from which the forward pass can go on, from the last to the first."""
         written = self._folder.numbers('step')
         for number in reversed(written):
             content = self._store.read(number)
-            kept = kept_before(number)
+            is_complete = set(kept_before(number)) <= set(written)
             # A checkpoint of the backward pass has no sample.
-            if 'sample' in content and set(kept) <= set(written) and self._has_ys(content):
-                self._folder.remove('step', [n for n in written if n not in (*kept, number)])
-                checkpoint = self._store.checkpoint_of(content)
-                self._expected = content['sample']
-                self._ys_written = number
-                self._moving = None if number in kept_before(number + 1) else number
-                attributes = decode_attributes(content['attributes'])
-                return Resumed(checkpoint, self._first_random(), kept, attributes, None)
-        return None
+            if is_complete and 'sample' in content and self._has_ys(content):
+                yield number
+
+    def _forget_what_follows(self, number: int | None, kept: list[int]) -> None:
+        """Remove what is not needed to go on before the step of a number; None: everything."""
+        self._forget_cotangents()
+        files.remove(self._folder.end)
+        written = self._folder.numbers('step')
+        self._folder.remove('step', [n for n in written if n not in (*kept, number)])
 
     def _resume_at_the_end(self) -> Resumed:
         content = files.read(self._folder.end, _CURE)
         self._taken = content['taken']
+        self._is_after_the_end = True
         carry, random = self._loop.carry, self._first_random()
         first = Checkpoint(0, carry, random, versions(carry))
         self._expected = content['sample']
@@ -185,7 +211,7 @@ class DiskJournal(Journal):
 
     def _forget_moving(self, number: int) -> None:
         if self._moving is not None and self._moving != number:
-            self._folder.remove('step', [self._moving])
+            self._store.free(self._moving)
         self._moving = None
 
     def go_back(
@@ -198,25 +224,39 @@ class DiskJournal(Journal):
         if not self._is_writing:
             return None
         self._given = {'given': _hash_of(cotangents), 'needed': list(needed)}
-        for number in self._folder.numbers('cotangents')[:1]:
-            content = files.read(self._folder.file('cotangents', number), _CURE)
-            is_same = all(content[name] == value for name, value in self._given.items())
-            if is_same and self._read_rows(number, xs):
-                self._returned = number
-                carry = decode(content['carry'], self._forms_of_carry())
-                consts = decode(content['consts'], self._forms_of_consts())
-                return Returned(number, carry, consts)
-        self._forget_cotangents()
-        return None
+        if not self._is_after_the_end:
+            self._forget_cotangents()
+            return None
+        mine = [
+            number for number in self._folder.numbers('cotangents') if self._is_usable(number, xs)
+        ]
+        common = self._ranks.common(mine)
+        kept = self._ranks.common(self._folder.numbers('step'))
+        if not common:
+            self._forget_cotangents()
+            carry_end = len(self._forms_of_carry())
+            unknown = [None for _ in self._forms_of_consts()]
+            return Returned(self._taken, cotangents[:carry_end], unknown, kept)
+        number = self._returned = common[0]
+        self._read_rows(number, xs)
+        content = files.read(self._folder.file('cotangents', number), _CURE)
+        carry = decode(content['carry'], self._forms_of_carry())
+        consts = decode(content['consts'], self._forms_of_consts())
+        return Returned(number, carry, consts, [n for n in kept if n < number])
 
-    def _read_rows(self, number: int, xs: Cotangents) -> bool:
-        """Fill in the rows of the cotangents of xs from ``number`` on, if all are on disk."""
-        if not tensors_of(xs):
-            return True
+    def _is_usable(self, number: int, xs: Cotangents) -> bool:
+        """Tell whether cotangents are of this backward pass, and whether all rows are there."""
+        content = files.read(self._folder.file('cotangents', number), _CURE)
         written = self._folder.numbers('rows')
-        while number < self._taken:
+        while tensors_of(xs) and number < self._taken:
             if number not in written:
                 return False
+            number = files.read(self._folder.file('rows', number), _CURE)['end']
+        return all(content[name] == value for name, value in self._given.items())
+
+    def _read_rows(self, number: int, xs: Cotangents) -> None:
+        """Fill in the rows of the cotangents of xs from ``number`` on."""
+        while tensors_of(xs) and number < self._taken:
             content = files.read(self._folder.file('rows', number), _CURE)
             parts = [None if total is None else total[number : content['end']] for total in xs]
             found = decode(content['rows'], [Form.of(part) for part in parts])
@@ -224,7 +264,6 @@ class DiskJournal(Journal):
                 if part is not None:
                     part.copy_(row)
             number = content['end']
-        return True
 
     def stepped_back(
         self, number: int, carry: Cotangents, xs: Cotangents, consts: Cotangents
@@ -250,7 +289,9 @@ class DiskJournal(Journal):
             rows_content = {'end': self._returned, 'rows': encoded}
             files.write(self._folder.file('rows', number), rows_content)
         files.write(self._folder.file('cotangents', number), content)
-        older = [n for n in self._folder.numbers('cotangents') if n > number]
+        # Other ranks may not have come as far.
+        last = number if self._ranks.count == 1 else self._returned
+        older = [n for n in self._folder.numbers('cotangents') if n > last]
         self._folder.remove('cotangents', older)
         self._returned = number
         self._store.purge()

@@ -30,15 +30,20 @@ _CURE = 'delete this file to go on from the step before it, or empty the folder 
 class DiskStore:
     """A store whose tokens are the numbers of steps, which name the files."""
 
-    def __init__(self, folder: Folder, loop: Loop, circumstances: Circumstances) -> None:
+    def __init__(
+        self, folder: Folder, loop: Loop, circumstances: Circumstances, *, is_alone: bool
+    ) -> None:
         self.forms = [Form.of(leaf) for leaf in loop.carry]
         self._folder = folder
         self._order = circumstances.order
         self._attributes = circumstances.surroundings.attributes
         # The structures of inner gradients, which a file holds as a text.
         self._gradients: dict[str, tuple[Any, list[Form]]] = {}
-        # Files that are not needed, once something newer is written to go on from.
+        # Files that are not needed, once something newer is written to go on from; and, where
+        # other ranks may have written less, once that has happened twice.
         self._doomed: list[int] = []
+        self._doomed_before: list[int] = []
+        self._is_alone = is_alone
 
     def put(self, checkpoint: Checkpoint) -> int:
         """Do nothing yet: the file is written when the step has run."""
@@ -58,8 +63,9 @@ class DiskStore:
             content['sample'] = sample_of(result.carry)
             content['has_ys'] = any(isinstance(leaf, torch.Tensor) for leaf in result.y)
         files.write(self._folder.file('step', token), content)
-        if token in self._doomed:
-            self._doomed.remove(token)
+        for doomed in (self._doomed, self._doomed_before):
+            if token in doomed:
+                doomed.remove(token)
         return token
 
     def get(self, token: int) -> Checkpoint:
@@ -89,9 +95,10 @@ class DiskStore:
         """Do nothing: nothing is under way."""
 
     def purge(self) -> None:
-        """Remove the files that are not needed any more."""
-        self._folder.remove('step', self._doomed)
-        self._doomed.clear()
+        """Remove files that are not needed any more: something newer is written."""
+        removed = self._doomed if self._is_alone else self._doomed_before
+        self._folder.remove('step', removed)
+        self._doomed, self._doomed_before = [], [] if self._is_alone else self._doomed
 
     def learn(self, checkpoint: Checkpoint) -> None:
         """Note the structures of the inner gradients of a step that was run."""

@@ -318,8 +318,8 @@ def _vjp_step_by_step(
     journal, taken = record.journal, record.result.taken
     returned = journal.go_back(cotangents, xs_cotangents, needed)
     if returned is not None:
-        taken, carry_cotangents, consts_cotangents = returned
-        tape.retain(number for number in tape.numbers if number < taken)
+        taken, carry_cotangents, consts_cotangents, kept = returned
+        tape.retain(number for number in tape.numbers if number in kept)
     for checkpoint in record.schedule.reverse(tape, taken, advance):
         number = checkpoint.number
         if checkpoint.is_modified():
