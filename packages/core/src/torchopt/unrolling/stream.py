@@ -26,8 +26,8 @@ class Stream:
     """``xs`` of :func:`torchopt.unroll` that are not in memory: step n receives ``fn(n)``.
 
     ``fn`` is called when a step runs, and again with the same number when the step is run again, in
-    another order: it must return the same each time. This is checked for the first batch and, on
-    the CPU, for the beginning of every other. No gradient flows into the batches.
+    another order: it must return the same each time. This is checked, by hashes: of the first
+    batch, and on the CPU of the beginning of every other. No gradient flows into the batches.
 
     Attributes:
         fn: ``fn(number)`` returns a tree of tensors, of the same structure, shapes and dtypes for
@@ -74,11 +74,15 @@ class Batches:
         self.fn = fn
         self._is_differentiated = torch.is_grad_enabled()
         self._seen: dict[int, bytes] = {}
-        leaves, self.structure = flatten(fn(0))
+        self._devices: set[torch.device] = set()
+        leaves, self.structure = self._called(0)
         self.example: Any = pytree.tree_unflatten(self.structure, [None for _ in leaves])
-        self._kinds = self._kinds_of(0, leaves)
+        self._kinds = _kinds_of(0, leaves)
+        self._devices = {kind[2] for kind in self._kinds if kind is not None}
         self.count = len(tensors_of(leaves))
         self._remember(0, leaves)
+        # Until step 0 asks for it.
+        self._first: Leaves | None = leaves
 
     @property
     def digest(self) -> str:
@@ -93,19 +97,11 @@ class Batches:
             ValueError: the batch is not like the first one.
             RuntimeError: it is not what it was before, or random numbers were drawn for it.
         """
-        if torch.compiler.is_compiling():
-            return flatten(self.fn(number))[0]
-        before = RandomState.capture(self._on_devices)
-        # The loop runs without grad mode, in which no result would require grad.
-        with torch.set_grad_enabled(self._is_differentiated):
-            leaves, structure = flatten(self.fn(number))
-        if not RandomState.capture(self._on_devices).equals(before):
-            raise RuntimeError(
-                f"the fn of Stream draws from torch's own generators for step {number}, so that "
-                'it would draw other numbers when the step is run again: let it make a generator, '
-                'torch.Generator().manual_seed(number), or draw in the step'
-            )
-        kinds = self._kinds_of(number, leaves)
+        if number == 0 and self._first is not None:
+            leaves, self._first = self._first, None
+            return leaves
+        leaves, structure = self._called(number)
+        kinds = _kinds_of(number, leaves)
         if structure != self.structure or kinds != self._kinds:
             raise ValueError(
                 f'the fn of Stream returns another kind of batch for step {number} than for step '
@@ -116,25 +112,21 @@ class Batches:
         self._remember(number, leaves)
         return leaves
 
-    @property
-    def _on_devices(self) -> list[torch.Tensor]:
-        """Tensors on the devices whose generators ``fn`` may use."""
-        devices = {kind[2] for kind in self._kinds if kind is not None}
-        return [torch.empty(0, device=device) for device in devices if device.type == 'cuda']
-
-    def _kinds_of(self, number: int, leaves: Leaves) -> list[_Kind]:
-        for leaf in leaves:
-            if leaf is not None and not isinstance(leaf, torch.Tensor):
-                raise TypeError(
-                    f'the fn of Stream must return tensors, got {describe(leaf)} for step {number}'
-                )
-            if leaf is not None and leaf.requires_grad:
-                raise TypeError(
-                    f'the fn of Stream returns {describe(leaf)}, that requires grad, for step '
-                    f'{number}, and its gradient would be lost: detach it, pass what is learned '
-                    'through consts and use it in the step, or give xs as tensors'
-                )
-        return [None if leaf is None else (leaf.shape, leaf.dtype, leaf.device) for leaf in leaves]
+    def _called(self, number: int) -> tuple[Leaves, pytree.PyTreeSpec]:
+        if torch.compiler.is_compiling():
+            return flatten(self.fn(number))
+        elsewhere = [torch.empty(0, device=device) for device in self._devices]
+        before = RandomState.capture(elsewhere)
+        # The loop runs without grad mode, in which no result would require grad.
+        with torch.set_grad_enabled(self._is_differentiated):
+            result = flatten(self.fn(number))
+        if not RandomState.capture(elsewhere).equals(before):
+            raise RuntimeError(
+                f"the fn of Stream draws from torch's own generators for step {number}, so that "
+                'it would draw other numbers when the step is run again: let it make a generator, '
+                'torch.Generator().manual_seed(number), or draw in the step'
+            )
+        return result
 
     def _remember(self, number: int, leaves: Leaves) -> None:
         """Compare a batch with what it was before."""
@@ -154,3 +146,23 @@ class Batches:
                 'run again, in another order: it must depend on the number alone, not on a '
                 'position in an iterator, a shuffle, or data that change'
             )
+
+
+def _kinds_of(number: int, leaves: Leaves) -> list[_Kind]:
+    """Return what all batches have in common.
+
+    Raises:
+        TypeError: a leaf is neither a tensor nor None, or requires grad.
+    """
+    for leaf in leaves:
+        if leaf is not None and not isinstance(leaf, torch.Tensor):
+            raise TypeError(
+                f'the fn of Stream must return tensors, got {describe(leaf)} for step {number}'
+            )
+        if leaf is not None and leaf.requires_grad:
+            raise TypeError(
+                f'the fn of Stream returns {describe(leaf)}, that requires grad, for step '
+                f'{number}, and its gradient would be lost: detach it, pass what is learned through consts '
+                'and use it in the step, or give xs as tensors'
+            )
+    return [None if leaf is None else (leaf.shape, leaf.dtype, leaf.device) for leaf in leaves]

@@ -31,9 +31,9 @@ def require_no_draws(
     Replayed are torch's own generators of the CPU and of the devices of ``tensors``. Watched are
     Python's ``random``, NumPy's global generator, torch's own generators of other CUDA devices, and
     every generator of torch, NumPy or Python that :func:`reachable` finds from ``step``, ``consts``
-    and ``data``, a function that makes data. Not found is one that only an object of a C extension holds, or a module that no
-    function of the step names. One that the step makes itself, from a seed, draws the same numbers
-    again, and may be used.
+    and ``data``, a function that makes data. Not found is one that only an object of a C extension
+    holds, or a module that no function of the step names. One that the step makes itself, from a
+    seed, draws the same numbers again, and may be used.
 
     The states are read once before and once after the block.
 
