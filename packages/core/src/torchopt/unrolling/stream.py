@@ -162,7 +162,7 @@ def _kinds_of(number: int, leaves: Leaves) -> list[_Kind]:
         if leaf is not None and leaf.requires_grad:
             raise TypeError(
                 f'the fn of Stream returns {describe(leaf)}, that requires grad, for step '
-                f'{number}, and its gradient would be lost: detach it, pass what is learned through consts '
-                'and use it in the step, or give xs as tensors'
+                f'{number}, and its gradient would be lost: detach it, pass what is learned '
+                'through consts and use it in the step, or give xs as tensors'
             )
     return [None if leaf is None else (leaf.shape, leaf.dtype, leaf.device) for leaf in leaves]
