@@ -15,6 +15,7 @@ from torchopt.unrolling.context.captures import (
     tangents_recorded,
 )
 from torchopt.unrolling.context.forward_grad import like_reverse_mode
+from torchopt.unrolling.context.ranks import noting_tangents, require_same_on_ranks
 from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_of, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, call_step
@@ -38,6 +39,7 @@ class ForwardMode(Strategy):
 
     Raises:
         ValueError: more elements than ``limit`` require grad, or one of them is complex.
+        RuntimeError: the step sums over ranks, which have different meta-parameters.
     """
 
     limit: int = 64
@@ -80,7 +82,10 @@ class _ForwardModeLoop(torch.autograd.Function):
         ]
         loop = template.filled(detached)._replace(until=loop.until, progress=loop.progress)
         tangents = _Tangents(loop, needed)
-        final = sweep(loop, tangents.advance)
+        with noting_tangents() as groups:
+            final = sweep(loop, tangents.advance)
+        differentiated = [tensor for tensor, need in zip(detached, needed) if need]
+        require_same_on_ranks([*groups], differentiated)
         results.append(final._replace(carry=template_of(final.carry), ys=template_of(final.ys)))
         ctx.kinds = [
             (tensor.shape, tensor.dtype) if need else None for tensor, need in zip(inputs, needed)
