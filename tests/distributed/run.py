@@ -16,7 +16,6 @@ import torch.distributed as dist
 FILES = (
     'reductions',
     'reductions_compiled',
-    'reductions_compiled',
 )
 
 
