@@ -6,9 +6,12 @@ right, or torch or ``unroll`` raises.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
+
+from torchopt import pytree
 
 Transform: TypeAlias = Literal['none', 'vmap', 'derivative', 'unknown']
 """The innermost transform of torch.func that is active."""
@@ -92,6 +95,17 @@ def retains_graph() -> bool:
     tell = getattr(getattr(torch._C, '_autograd', None), '_get_current_graph_task_keep_graph', None)
     retained: bool = tell is None or tell()
     return retained
+
+
+def torch_tree_map(fn: Callable[[Any], Any], tree: Any) -> Any:
+    """Map the leaves of a tree of torch, whose nodes are known to torch.func; None is a leaf.
+
+    Where torch has no such trees, they are trees of optree.
+    """
+    tree_map = getattr(getattr(torch.utils, '_pytree', None), 'tree_map', None)
+    if tree_map is None:
+        return pytree.tree_map(fn, tree, none_is_leaf=True)
+    return tree_map(fn, tree)
 
 
 def recompile_limit_errors() -> tuple[type[Exception], ...]:

@@ -13,7 +13,7 @@ from torchopt.authoring.module_slots import parameter_slots
 from torchopt.authoring.state import saveable
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
-from torchopt.unrolling.context.captures import leaves_of_graph
+from torchopt.unrolling.context.level import leaves_of_graph
 from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.inner_gradients.grad import grad_and_value
 from torchopt.update import apply_updates
@@ -183,7 +183,8 @@ def _unused(loss: torch.Tensor, params: dict[str, torch.Tensor]) -> tuple[str, .
     """Return the names of the parameters that ``loss`` does not depend on."""
     missing = {id(param): name for name, param in params.items()}
     if loss.grad_fn is not None:
-        for leaf in leaves_of_graph([loss.grad_fn]):
+        by_node = {param.grad_fn: param for param in params.values() if param.grad_fn is not None}
+        for leaf in leaves_of_graph([loss.grad_fn], by_node):
             missing.pop(id(leaf), None)
             if not missing:
                 break

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from torchopt.authoring.torch_internals import active_transform
-from torchopt.unrolling.inner_gradients.attention import differentiable_attention
+from torchopt.unrolling.inner_gradients.by_autograd import grad_and_value_of
 from torchopt.unrolling.inner_gradients.cache import active
 from torchopt.unrolling.inner_gradients.gradient_vjp import InnerGradient
 
@@ -42,8 +40,7 @@ def grad_and_value(
         cache = active.cache
         # Results under a transform of the step cannot be used outside of the transform.
         if cache is None or active_transform() != 'none':
-            with differentiable_attention():
-                return torch.func.grad_and_value(fn, argnums, has_aux)(*args, **kwargs)
+            return grad_and_value_of(fn, argnums, has_aux, args, kwargs)
         return cache.gradient(*InnerGradient.of(fn, argnums, has_aux, args, kwargs))
 
     return gradient_and_value
