@@ -16,6 +16,7 @@ import torch.distributed as dist
 FILES = (
     'reductions',
     'reductions_compiled',
+    'meta_batch',
 )
 
 
