@@ -17,6 +17,7 @@ FILES = (
     'reductions',
     'reductions_compiled',
     'meta_batch',
+    'sharded',
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchopt.authoring.describe import describe
+from torchopt.unrolling.context.fully_sharded import require_no_fully_sharded
 from torchopt.unrolling.leaves import Leaves, flatten, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import require_storable
@@ -70,7 +71,8 @@ def unroll(
         RuntimeError: the step writes into its arguments; or it draws from a generator that
             ``backward`` does not replay (a ``torch.Generator``, Python's ``random``, NumPy); or it
             depends on a tensor that requires grad, or has a tangent, and is not an argument, whose
-            gradient ``backward`` would lose; or ``backward`` cannot run where ``unroll`` is called.
+            gradient ``backward`` would lose; or ``backward`` cannot run where ``unroll`` is called;
+            or it uses a module that ``fully_shard`` has wrapped.
 
     Example:
         >>> import torch, torchopt
@@ -90,6 +92,7 @@ def unroll(
             'backward must be one of Stored(), Recomputed(), Snapshots(), Truncated(k) and '
             f'ForwardMode() of torchopt.unrolling, got {backward!r}'
         )
+    require_no_fully_sharded(step)
     carry_leaves, carry_structure = flatten(carry)
     require_storable(carry_leaves, carry_structure)
     xs_leaves, _ = flatten(xs)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.shards import placement_of
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.inner_gradients.gradient_vjp import InnerGradient, Order, gradient_vjp
 from torchopt.unrolling.leaves import Leaves, detached, fill, flatten, template_of, tensors_of
@@ -53,6 +54,11 @@ class GradientCache:
     def gradient(self, gradient: InnerGradient, inputs: list[torch.Tensor]) -> Any:
         """Return the gradient, value and auxiliary output: computed and stored, or replayed."""
         if self._position is None:
+            if self._order == 'forward-over-reverse' and any(map(placement_of, inputs)):
+                raise RuntimeError(
+                    "order='forward-over-reverse' moves tangents with torch.func, which refuses "
+                    "DTensors: use order='reverse-over-reverse'"
+                )
             before = RandomState.capture(inputs)
             # Gradients inside of this one are part of its result, and not taken by the step.
             with _activated(None):

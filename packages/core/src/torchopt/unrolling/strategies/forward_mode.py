@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from torchopt.authoring.shards import placement_of
 from torchopt.unrolling.context.captures import (
     require_no_captures,
     require_no_tangents,
@@ -39,7 +40,8 @@ class ForwardMode(Strategy):
 
     Raises:
         ValueError: more elements than ``limit`` require grad, or one of them is complex.
-        RuntimeError: the step sums over ranks, which have different meta-parameters.
+        RuntimeError: an argument is a DTensor; or the step sums over ranks, which have different
+            meta-parameters.
     """
 
     limit: int = 64
@@ -47,6 +49,11 @@ class ForwardMode(Strategy):
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
         inputs = loop.tensors()
+        if any(placement_of(tensor) is not None for tensor in inputs):
+            raise RuntimeError(
+                'ForwardMode() moves tangents with torch.func, which refuses DTensors: use '
+                'Recomputed() or Snapshots()'
+            )
         self._require_few([tensor for tensor in inputs if tensor.requires_grad])
         results: list[Sweep] = []
         apply: Any = _ForwardModeLoop.apply
