@@ -18,6 +18,7 @@ FILES = (
     'reductions_compiled',
     'meta_batch',
     'sharded',
+    'fused',
 )
 
 
