@@ -11,14 +11,19 @@ import torch.distributed._functional_collectives as functional
 
 from distributed.problem import (
     DTYPE,
+    LENGTH,
     assert_same,
+    first_carry,
     gradients_in_one_process,
     loss_of_rank,
     losses_in_one_process,
+    moved,
+    outer_loss,
     share,
     shares,
 )
 from support.trees import generator
+from torchopt import unrolling
 from torchopt.distributed import mean_over_ranks, sum_over_ranks
 from torchopt.unrolling import ForwardMode, Recomputed, Snapshots, Stored, Truncated
 
@@ -146,6 +151,51 @@ def check_reverse_modes() -> None:
         own = share(dist.get_rank())
         found = torch.autograd.grad(loss_of_rank(own, backward), own.wanted())
         assert_same(list(found), expected)
+
+
+def check_a_sum_in_the_inner_loss() -> None:
+    """A statistic of all ranks, as in a synchronised BatchNorm, whose gradient crosses ranks."""
+
+    def inner(params: Any, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        hidden = x @ params['w'] + params['b']
+        hidden = hidden - mean_over_ranks(hidden.mean(0))
+        return (torch.tanh(hidden).sum(-1).square() * weights).mean()
+
+    def crossing(carry: Any, x: torch.Tensor, consts: Any) -> Any:
+        gradients = unrolling.grad(inner)(carry[0], x, consts['weights'])
+        return moved(carry, gradients, consts['lr']), None
+
+    everything = shares()
+    carries = [first_carry(one.start) for one in everything]
+    for number in range(LENGTH):
+        # Every rank moves along the derivative of the sum of all inner losses by its own copy.
+        leaves = [[carry[0]['w'], carry[0]['b']] for carry in carries]
+        hidden = [one.x[number] @ w + b for one, (w, b) in zip(everything, leaves)]
+        mean = sum(h.mean(0) for h in hidden) / len(hidden)
+        losses = [
+            (torch.tanh(h - mean).sum(-1).square() * one.weights).mean()
+            for h, one in zip(hidden, everything)
+        ]
+        found = torch.autograd.grad(
+            sum(losses), [leaf for pair in leaves for leaf in pair], create_graph=True
+        )
+        carries = [
+            moved(carry, {'w': found[2 * rank], 'b': found[2 * rank + 1]}, one.lr)
+            for rank, (carry, one) in enumerate(zip(carries, everything))
+        ]
+    total = sum(outer_loss(params, one.held_out) for (params, _), one in zip(carries, everything))
+    wanted = everything[dist.get_rank()].wanted()
+    copies = [one.lr for one in everything]
+    expected = torch.autograd.grad(total, [*wanted, *copies])
+    for backward in REVERSE:
+        own = share(dist.get_rank())
+        found = torch.autograd.grad(loss_of_rank(own, backward, crossing), own.wanted())
+        assert_same(found, expected[: len(wanted)])
+    own = share(dist.get_rank())
+    for tensor in own.wanted():
+        tensor.requires_grad_(tensor is own.lr)
+    (found,) = torch.autograd.grad(loss_of_rank(own, ForwardMode(), crossing), own.lr)
+    assert_same(sum_over_ranks(found), torch.stack(expected[len(wanted) :]).sum())
 
 
 def check_truncated() -> None:

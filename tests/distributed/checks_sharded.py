@@ -110,6 +110,24 @@ def check_every_mode_and_placement() -> None:
             assert_same(_meta_gradients(torchopt.adam, placed, backward), expected)
 
 
+def check_meta_parameters_beside_sharded_parameters() -> None:
+    """A plain one gets a partial sum as its gradient; as a replicated DTensor, a plain gradient."""
+    ranks = mesh()
+    sharded = {name: distribute_tensor(p, ranks, [Shard(0)]) for name, p in _params().items()}
+    gradients = []
+    for params, replicate in ((_params(), False), (sharded, False), (sharded, True)):
+        phi = torch.tensor([0.8, 0.3, 0.6], dtype=DTYPE, requires_grad=True)
+        used = DTensor.from_local(phi, ranks, [Replicate()]) if replicate else phi
+        (outer,) = whole([_inner(params, used)])
+        outer.backward()
+        gradients.append(phi.grad)
+    expected, partial, found = gradients
+    assert_same(found, expected)
+    assert isinstance(partial, DTensor)
+    assert partial.placements[0].is_partial()
+    assert_same(partial.full_tensor(), expected)
+
+
 def check_a_mesh_of_two_dimensions() -> None:
     ranks = dist.device_mesh.init_device_mesh('cpu', (2, dist.get_world_size() // 2))
     expected = _meta_gradients(torchopt.adam, _params(), Stored())
