@@ -13,7 +13,7 @@ LIMIT = 900  # seconds, for all checks together
 
 if __name__ == '__main__':
     faulthandler.dump_traceback_later(LIMIT, exit=True)
-    dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=300))
     try:
         run_all()
     finally:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from distributed.run import run_file
 
-LIMIT = 120  # seconds, for all ranks together
+LIMIT = 400  # seconds, for all ranks together
 
 
 def on_ranks(world: int, function: str, folder: Path) -> None:
@@ -53,7 +53,7 @@ def main(function: str, folder: str, world: str, rank: str) -> None:
         init_method=f'file://{folder}/rendezvous-{function}-{world}',
         world_size=int(world),
         rank=int(rank),
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(seconds=200),
     )
     try:
         if name:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -52,12 +51,11 @@ class Spread:
 
     def whole(self, row: list[Any]) -> list[Any]:
         """Undo :meth:`local`, also for new tensors in the place of those that it returned."""
-        from_local = sys.modules['torch.distributed.tensor'].DTensor.from_local
         results = list(row)
         for position, like in self._likes.items():
             part = row[position]
             strides = torch.empty(like.shape, device='meta').stride()
-            results[position] = from_local(
+            results[position] = type(like).from_local(
                 part,
                 like.device_mesh,
                 like.placements,

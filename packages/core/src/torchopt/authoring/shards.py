@@ -60,7 +60,8 @@ def filled_on_all_ranks(tensor: torch.Tensor) -> torch.Tensor:
             parts[part.dim] *= placement.mesh.size(dimension)
     if all(tensor.shape[dim] % number == 0 for dim, number in parts.items()):
         return tensor
-    replicate = sys.modules['torch.distributed.tensor'].Replicate()
+    # The class is beside the class of the other placements.
+    replicate = sys.modules[type(placement.placements[0]).__module__].Replicate()
     whole: torch.Tensor = tensor.redistribute(  # type: ignore[attr-defined]
         placement.mesh, [replicate] * placement.mesh.ndim
     )
