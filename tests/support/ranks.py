@@ -1,4 +1,4 @@
-"""Functions that run on several ranks, as processes of this machine that talk through gloo."""
+"""Functions that run on several ranks, which are processes of this machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from distributed.run import run_file
 LIMIT = 400  # seconds, for all ranks together
 
 
-def on_ranks(world: int, function: str, folder: Path) -> None:
+def on_ranks(world: int, function: str, folder: Path, backend: str = 'gloo') -> None:
     """Call ``function(folder)``, named as ``module:name``, in ``world`` processes.
 
     Of a file of checks, ``distributed.checks_...``, all checks are called.
     """
     environment = {**os.environ, 'GLOO_SOCKET_IFNAME': 'lo', 'OMP_NUM_THREADS': '1'}
     environment['PYTHONPATH'] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, '-m', 'support.ranks', function, str(folder), str(world)]
+    command = [sys.executable, '-m', 'support.ranks', backend, function, str(folder), str(world)]
     # Files, because a full pipe would stop a rank that nobody reads.
     paths = [folder / f'rank{rank}-of-{world}.txt' for rank in range(world)]
     ranks = []
@@ -46,10 +46,10 @@ def on_ranks(world: int, function: str, folder: Path) -> None:
         assert not failed, f'rank {number} of {world}, {late=}:\n{path.read_text()}'
 
 
-def main(function: str, folder: str, world: str, rank: str) -> None:
+def main(backend: str, function: str, folder: str, world: str, rank: str) -> None:
     module, _, name = function.partition(':')
     dist.init_process_group(
-        'gloo',
+        backend,
         init_method=f'file://{folder}/rendezvous-{function}-{world}',
         world_size=int(world),
         rank=int(rank),

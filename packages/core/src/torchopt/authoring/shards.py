@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 _PLAIN = (torch.Tensor, nn.Parameter)
+_WRAPPERS = ('FSDPModule', 'FullyShardedDataParallel')
 
 
 class Placement(NamedTuple):
@@ -73,13 +74,13 @@ def fully_sharded(module: nn.Module) -> str | None:
 
     Parameters that do not require grad do not count: no gradient of theirs can be lost.
     """
-    fsdp: Any = sys.modules.get('torch.distributed.fsdp')
-    if fsdp is None:
-        return None
-    names = ('FSDPModule', 'FullyShardedDataParallel')
-    classes = tuple(getattr(fsdp, name) for name in names if hasattr(fsdp, name))
     for name, member in module.named_modules():
-        if isinstance(member, classes) and any(p.requires_grad for p in member.parameters()):
+        wrapped = any(
+            # Versions of torch have the classes in different modules.
+            kind.__name__ in _WRAPPERS and kind.__module__.startswith('torch.distributed.')
+            for kind in type(member).__mro__
+        )
+        if wrapped and any(param.requires_grad for param in member.parameters()):
             return f'{name or "the module"} ({type(member).__name__})'
     return None
 

@@ -12,6 +12,9 @@ from torch import nn
 from torchopt.authoring.shards import require_not_fully_sharded
 from torchopt.unrolling.context.reachable import captured_state
 
+# Where versions of torch have fully_shard.
+_HOMES = {'torch.distributed.fsdp', 'torch.distributed._composable.fsdp'}
+
 
 def require_no_fully_sharded(step: Callable[..., Any]) -> None:
     """Raise if ``step`` sees a module that ``fully_shard`` or FSDP has wrapped.
@@ -20,7 +23,7 @@ def require_no_fully_sharded(step: Callable[..., Any]) -> None:
         RuntimeError: there is such a module, whose parameters require grad.
     """
     # Without the import there are none, and the search would cost each call milliseconds.
-    if 'torch.distributed.fsdp' not in sys.modules or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not _HOMES & sys.modules.keys():
         return
     for _, value in captured_state(step):
         if isinstance(value, nn.Module):
