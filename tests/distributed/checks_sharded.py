@@ -235,6 +235,8 @@ def check_fully_shard_is_refused() -> None:
     for backward in (Stored(), Recomputed(), Truncated(1)):
         with pytest.raises(RuntimeError, match='unroll cannot differentiate through fully_shard'):
             torchopt.unroll(step, params, XS, WEIGHTS, backward=backward)
+    with pytest.raises(RuntimeError, match='unroll cannot differentiate through fully_shard'):
+        torchopt.unroll(lambda w, _, net: (net(w), None), XS[0], consts=net, length=1)
     # A plain optimizer trains it, and a frozen part is no obstacle.
     loss(net, HELD_OUT, ONES).backward()
     torchopt.Adam(net.parameters(), lr=0.1).step()

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import torchopt
 from torchopt.distributed import mean_over_ranks, sum_over_ranks
 
 REDUCTIONS = pytest.mark.parametrize('reduce', [sum_over_ranks, mean_over_ranks])
@@ -60,6 +61,16 @@ def test_the_input_is_not_written() -> None:
     sum_over_ranks([leaf])[0].mul_(2)
     assert leaf.sum() == 3
     assert leaf._version == 0
+
+
+@pytest.mark.usefixtures('one_rank')
+def test_gradients_in_one_buffer_are_updated_in_place() -> None:
+    params = {'a': torch.ones(2, 3), 'b': torch.ones(4)}
+    optimizer = torchopt.adam(0.1)
+    plain = {name: 2 * leaf for name, leaf in params.items()}
+    updates, _ = optimizer.update(mean_over_ranks(plain), optimizer.init(params))
+    expected, _ = optimizer.update(plain, optimizer.init(params), inplace=False)
+    torch.testing.assert_close(updates, expected)
 
 
 @pytest.mark.usefixtures('one_rank')

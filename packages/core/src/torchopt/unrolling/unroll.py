@@ -92,11 +92,11 @@ def unroll(
             'backward must be one of Stored(), Recomputed(), Snapshots(), Truncated(k) and '
             f'ForwardMode() of torchopt.unrolling, got {backward!r}'
         )
-    require_no_fully_sharded(step)
     carry_leaves, carry_structure = flatten(carry)
     require_storable(carry_leaves, carry_structure)
     xs_leaves, _ = flatten(xs)
     consts_leaves, _ = flatten(consts)
+    require_no_fully_sharded(step, consts_leaves)
     steps = _number_of_steps(xs_leaves, length)
     if steps is None and until is None:
         raise ValueError('unroll needs xs, length or until to know when to end')
