@@ -223,6 +223,17 @@ def newest(session: nox.Session) -> None:
 
 
 @nox.session
+def distributed(session: nox.Session) -> None:
+    """All checks on 2 and on 4 ranks that torchrun starts; ``-- N ...`` for other numbers."""
+    install(session, *editable(PACKAGES), 'pytest', 'numpy')
+    local = ['--rdzv-backend=c10d', '--rdzv-endpoint=127.0.0.1:0', '--local-addr=127.0.0.1']
+    env = {**ONE_THREAD, 'GLOO_SOCKET_IFNAME': 'lo', 'PYTHONPATH': 'tests'}
+    for ranks in session.posargs or ('2', '4'):
+        torchrun = ['python', '-m', 'torch.distributed.run', f'--nproc-per-node={ranks}', *local]
+        session.run(*torchrun, '-m', 'distributed', env=env)
+
+
+@nox.session
 def crosscheck(session: nox.Session) -> None:
     """Trajectories and meta-gradients against optax under JAX."""
     install(session, *editable(PURE), 'pytest', 'hypothesis', 'numpy', 'jax', 'jaxlib', 'optax')

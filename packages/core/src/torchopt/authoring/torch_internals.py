@@ -138,3 +138,20 @@ def recompile_limit_errors() -> tuple[type[Exception], ...]:
     errors = getattr(getattr(torch, '_dynamo', None), 'exc', None)
     names = ('FailOnRecompileLimitHit', 'FailOnCacheLimitHit')
     return tuple(getattr(errors, name) for name in names if hasattr(errors, name))
+
+
+def process_group(name: str) -> Any:
+    """Return the process group of this name; '' is the default group, for which torch takes None.
+
+    Raises:
+        RuntimeError: torch no longer tells groups by their names.
+    """
+    if not name:
+        return None
+    resolve = getattr(torch.distributed.distributed_c10d, '_resolve_process_group', None)
+    if resolve is None:
+        raise RuntimeError(
+            f'this torch cannot find the process group {name!r} by its name: use the default '
+            'group, group=None'
+        )
+    return resolve(name)

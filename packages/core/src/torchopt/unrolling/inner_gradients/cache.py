@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from torchopt import pytree
+from torchopt.authoring.shards import placement_of
 from torchopt.unrolling.context.attributes import PlainAttributes
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.inner_gradients.gradient_vjp import InnerGradient, Order, gradient_vjp
@@ -101,6 +102,7 @@ class GradientCache:
         """Return the gradient, value and auxiliary output: computed and stored, or replayed."""
         if self._position is not None:
             return self._replayed(gradient, inputs)
+        self._require_no_shards(inputs)
         result, entry = _computed(gradient, inputs, None)
         self._entries.append(entry)
         return result
@@ -111,6 +113,7 @@ class GradientCache:
         """Return the same for a gradient that counts in a :meth:`total` alone: 0 is stored."""
         if self._position is not None:
             return self._replayed(gradient, inputs)
+        self._require_no_shards(inputs)
         result, entry = _computed(gradient, inputs, PlainAttributes(modules))
         for place, leaf in enumerate(flatten(result[0])[0]):
             entry.leaves[place] = leaf.new_zeros(()).expand(leaf.shape)
@@ -132,6 +135,13 @@ class GradientCache:
         assert isinstance(entry, CacheEntry)
         entry.after.restore()
         return entry.replayed(gradient, self._order, inputs)
+
+    def _require_no_shards(self, inputs: list[torch.Tensor]) -> None:
+        if self._order == 'forward-over-reverse' and any(map(placement_of, inputs)):
+            raise RuntimeError(
+                "order='forward-over-reverse' moves tangents with torch.func, which refuses "
+                "DTensors: use order='reverse-over-reverse'"
+            )
 
     def _next(self) -> CacheEntry | list[torch.Tensor]:
         assert self._position is not None
