@@ -41,6 +41,21 @@ def active_transforms() -> list[str] | None:
     return [interpreter.key().name for interpreter in interpreters() or ()]
 
 
+def vmap_randomness() -> list[str] | None:
+    """Return the ``randomness`` of the active vmaps, the innermost last; None where unknown."""
+    functorch = getattr(torch._C, '_functorch', None)
+    view = getattr(functorch, 'CVmapInterpreterPtr', None)
+    names = active_transforms()
+    if view is None or names is None:
+        return None
+    interpreters = functorch.get_interpreter_stack() if functorch is not None and names else []
+    return [
+        view(interpreter).randomness().name.lower()
+        for interpreter, name in zip(interpreters or (), names)
+        if name == 'Vmap'
+    ]
+
+
 def active_transform() -> Transform:
     """Return the innermost transform of torch.func that is active.
 
@@ -53,6 +68,17 @@ def active_transform() -> Transform:
     if not names:
         return 'none'
     return 'vmap' if names[-1] == 'Vmap' else 'derivative'
+
+
+def is_transformed(tensor: torch.Tensor) -> bool:
+    """Tell whether a transform of torch.func differentiates or maps ``tensor``.
+
+    Where that is unknown it counts as transformed, and whoever cannot follow it must refuse.
+    """
+    functorch = getattr(torch._C, '_functorch', None)
+    tell = getattr(functorch, 'is_functorch_wrapped_tensor', None)
+    transformed: bool = tell is None or tell(tensor)
+    return transformed
 
 
 def forward_grad_switch() -> Any:

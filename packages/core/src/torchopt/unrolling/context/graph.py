@@ -40,6 +40,10 @@ def leaves_of_graph(
         elif node in stops:
             yield stops[node]
         elif parents := node.next_functions:
-            waiting.extend([parent for parent, _ in parents])
+            # A rematerialized block says which of its inputs it does not use.
+            unused = getattr(node, 'unused_inputs', ())
+            waiting.extend(
+                [parent for position, (parent, _) in enumerate(parents) if position not in unused]
+            )
         elif hasattr(node, 'variable') and not is_constant(node.variable):
             yield node.variable

@@ -83,7 +83,8 @@ def attention(
         scores = scores.masked_fill(~attn_mask, -math.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
-    if attn_mask is None:
+    # Under is_causal, every query looks at the first key.
+    if attn_mask is None or is_causal:
         weights = scores.softmax(-1)
     else:
         # torch gives a query that may look at nothing an output of 0.
