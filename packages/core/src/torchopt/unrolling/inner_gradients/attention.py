@@ -24,7 +24,13 @@ def differentiable_attention() -> AbstractContextManager[Any]:
 
 
 class ComposedAttention(TorchFunctionMode):
-    """The mode of :func:`differentiable_attention`."""
+    """The mode of :func:`differentiable_attention`.
+
+    Attributes:
+        replaced: The functions that it replaces.
+    """
+
+    replaced = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 
     def __torch_function__(
         self,
