@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+
+import torchopt
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -25,6 +29,7 @@ def samples(page: str) -> list[str]:
 def test_every_page_with_samples_is_tested() -> None:
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob('*.md') if samples(page)} == {
         'long-unrolls.md',
+        'many-ranks.md',
         'what-raises.md',
         'which-way.md',
     }
@@ -54,6 +59,49 @@ def test_long_unrolls(sample: str) -> None:
     names: dict[str, Any] = {}
     exec(sample, names)
     assert names['weights'].grad.any()
+
+
+@pytest.mark.slow
+def test_data_that_workers_load() -> None:
+    """In rising order, in falling order, and after a jump."""
+    names: dict[str, Any] = {}
+    (sample,) = [sample for sample in samples('long-unrolls.md') if 'class Loaded' in sample]
+    exec(sample, names)
+    loaded = names['Loaded'](names['dataset'], names['order'], workers=2)
+    for number in (0, 1, 2, 3, 3, 2, 1, 7, 8, 0):
+        torch.testing.assert_close(loaded(number), names['stream'].fn(number))
+    found = []
+    for xs in (names['stream'], names['Stream'](loaded, length=10)):
+        weights = torch.ones(4, requires_grad=True)
+        w, _ = torchopt.unroll(
+            names['step'], torch.zeros(3), xs, weights, backward=torchopt.unrolling.Recomputed()
+        )
+        found.append(torch.autograd.grad(w.sum(), weights)[0])
+    assert torch.equal(*found)
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('one_rank')
+def test_many_ranks() -> None:
+    """With one rank; ``distributed/`` has the same recipes with several."""
+    names: list[dict[str, Any]] = []
+    for sample in samples('many-ranks.md'):
+        names.append({})
+        exec(sample, names[-1])
+    tasks, data, parameters, checkpoint = names
+    assert all(param.grad.any() for param in tasks['meta_loss'].parameters())
+    assert data['lr'].grad != 0
+    assert parameters['weights'].grad.any()
+    saved, loaded = (checkpoint[name].state_dict() for name in ('inner', 'other'))
+    assert saved[0][0].mu['weight'].any()
+    torch.testing.assert_close(loaded[0][0].mu, saved[0][0].mu)
 
 
 @pytest.mark.compile

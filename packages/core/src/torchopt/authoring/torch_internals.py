@@ -6,9 +6,13 @@ right, or torch or ``unroll`` raises.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
+
+from torchopt import pytree
 
 Transform: TypeAlias = Literal['none', 'vmap', 'derivative', 'unknown']
 """The innermost transform of torch.func that is active."""
@@ -120,6 +124,38 @@ def retains_graph() -> bool:
     return retained
 
 
+def step_is_observed(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether an optimizer's step has hooks to call, or a profiler to report to.
+
+    Where that is unknown the answer is yes, and torch finds out.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    profiling = getattr(torch.autograd, '_profiler_enabled', None)
+    if profiling is None or profiling():
+        return True
+    # torch.optim has no attribute of this name.
+    module = sys.modules.get('torch.optim.optimizer')
+    places = (
+        (module, '_global_optimizer_pre_hooks'),
+        (module, '_global_optimizer_post_hooks'),
+        (optimizer, '_optimizer_step_pre_hooks'),
+        (optimizer, '_optimizer_step_post_hooks'),
+    )
+    return any([getattr(place, name, True) for place, name in places])
+
+
+def torch_tree_map(fn: Callable[[Any], Any], tree: Any) -> Any:
+    """Map the leaves of a tree of torch, whose nodes are known to torch.func; None is a leaf.
+
+    Where torch has no such trees, they are trees of optree.
+    """
+    tree_map = getattr(getattr(torch.utils, '_pytree', None), 'tree_map', None)
+    if tree_map is None:
+        return pytree.tree_map(fn, tree, none_is_leaf=True)
+    return tree_map(fn, tree)
+
+
 def recompile_limit_errors() -> tuple[type[Exception], ...]:
     """Return what Dynamo raises when one function was compiled too often.
 
@@ -128,3 +164,20 @@ def recompile_limit_errors() -> tuple[type[Exception], ...]:
     errors = getattr(getattr(torch, '_dynamo', None), 'exc', None)
     names = ('FailOnRecompileLimitHit', 'FailOnCacheLimitHit')
     return tuple(getattr(errors, name) for name in names if hasattr(errors, name))
+
+
+def process_group(name: str) -> Any:
+    """Return the process group of this name; '' is the default group, for which torch takes None.
+
+    Raises:
+        RuntimeError: torch no longer tells groups by their names.
+    """
+    if not name:
+        return None
+    resolve = getattr(torch.distributed.distributed_c10d, '_resolve_process_group', None)
+    if resolve is None:
+        raise RuntimeError(
+            f'this torch cannot find the process group {name!r} by its name: use the default '
+            'group, group=None'
+        )
+    return resolve(name)

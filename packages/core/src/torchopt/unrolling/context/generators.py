@@ -25,16 +25,17 @@ def require_no_draws(
     step: Callable[..., Any],
     consts: Leaves,
     tensors: Iterable[torch.Tensor],
+    data: Callable[..., Any] | None = None,
     wording: Wording = STEP,
 ) -> Iterator[Excuse]:
     """Raise if ``step`` draws, in the block, numbers that a second run would not draw again.
 
     Replayed are torch's own generators of the CPU and of the devices of ``tensors``. Watched are
     Python's ``random``, NumPy's global generator, torch's own generators of other CUDA devices, and
-    every generator of torch, NumPy or Python that :func:`reachable` finds from ``step`` and
-    ``consts``. Not found is one that only an object of a C extension holds, or a module that no
-    function of the step names. One that the step makes itself, from a seed, draws the same numbers
-    again, and may be used.
+    every generator of torch, NumPy or Python that :func:`reachable` finds from ``step``, ``consts``
+    and ``data``, a function that makes data. Not found is one that only an object of a C extension
+    holds, or a module that no function of the step names. One that the step makes itself, from a
+    seed, draws the same numbers again, and may be used.
 
     The states are read once before and once after the block.
 
@@ -45,7 +46,7 @@ def require_no_draws(
         RuntimeError: one of these generators has advanced.
     """
     devices = {tensor.device for tensor in tensors}
-    watch = _Watch(list(_sources(step, consts, devices)), wording)
+    watch = _Watch(list(_sources(step, [*consts, data], devices)), wording)
     yield watch.excuse
     watch.require_unchanged()
 

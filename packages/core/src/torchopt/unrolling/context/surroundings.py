@@ -25,28 +25,35 @@ from torchopt.unrolling.context.wording import STEP, Wording
 from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.leaves import Leaves
 
+_OF_DATA = 'xs: '
+
 
 class Surroundings:
     """The modules and tensors that a step sees, from the forward to the backward pass.
 
     Plain attributes of modules, such as their mode, are replayed. A tensor that has changed is
     refused if the step uses it; a module that has changed is refused.
-
-    Args:
-        step: The step, or another function that is run again.
-        consts: Leaves of its constant arguments.
-        arguments: Tensors that the step sees, but also receives as arguments.
-        wording: How errors name the step.
     """
 
     def __init__(
         self,
         step: Callable[..., Any],
         consts: Leaves,
+        data: Callable[..., Any] | None = None,
         arguments: Iterable[torch.Tensor] = (),
         wording: Wording = STEP,
     ) -> None:
+        """Look around.
+
+        Args:
+            step: The step, or another function that is run again.
+            consts: Leaves of its constant arguments, among them modules.
+            data: A function that makes data for it.
+            arguments: Tensors that the step sees, but also receives as arguments.
+            wording: How errors name the step.
+        """
         self._step = step
+        self._data = data
         self._wording = wording
         self._consts_modules = [leaf for leaf in consts if isinstance(leaf, nn.Module)]
         self._tensors, modules, own = self._seen()
@@ -55,9 +62,19 @@ class Surroundings:
         self._modules = [WatchedModule.of(name, module) for name, module in modules]
         self._attributes = PlainAttributes(module for _, module in modules)
 
-    def captured(self) -> list[tuple[str, torch.Tensor]]:
-        """Return the tensors that are not arguments, with their names."""
-        return [(watched.name, watched.tensor) for watched in self._tensors]
+    @property
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """The tensors that the step sees, and their names; not those that the carry replaces.
+
+        Neither are those here that its data are made from, which may be a whole data set.
+        """
+        found = ((watched.name, watched.tensor) for watched in self._tensors)
+        return [(name, tensor) for name, tensor in found if not name.startswith(_OF_DATA)]
+
+    @property
+    def attributes(self) -> PlainAttributes:
+        """The plain attributes of the modules that the step sees."""
+        return self._attributes
 
     def observe(self, number: int) -> None:
         """Note what the step of this number finds."""
@@ -122,7 +139,9 @@ class Surroundings:
         modules: dict[int, tuple[str, nn.Module]] = {}
         own: set[int] = set()
         consts = (('consts', module) for module in self._consts_modules)
-        for found, value in (*consts, *captured_state(self._step)):
+        data = () if self._data is None else captured_state(self._data)
+        made_from = ((_OF_DATA + found, value) for found, value in data)
+        for found, value in (*consts, *captured_state(self._step), *made_from):
             if isinstance(value, torch.Tensor):
                 tensors[found, id(value)] = value
                 continue

@@ -79,7 +79,9 @@ class Block:
         self.input_count = held.count + len(tensors)
         self._constant = [held.is_constant(position) for position in range(self.input_count)]
         self._autocast = Autocast.capture([*held.tensors, *tensors])
-        self._surroundings = Surroundings(fn, arguments, [*held.tensors, *tensors], WORDING)
+        self._surroundings = Surroundings(
+            fn, arguments, arguments=[*held.tensors, *tensors], wording=WORDING
+        )
         self._backend = backend
         self._template = (
             None
@@ -156,7 +158,7 @@ class Block:
                 for result in results
             )
         before = RandomState.capture(list(tensors))
-        with require_no_draws(self._fn, self._arguments, tensors, WORDING):
+        with require_no_draws(self._fn, self._arguments, tensors, wording=WORDING):
             first = first_run(self._fn, fn, tensors, self._constant)
         self._surroundings.require_not_written()
         if RandomState.capture(list(tensors), before) is not before:
@@ -221,7 +223,7 @@ class Block:
 
     def _require_pure(self) -> None:
         """Raise if a compiled run would not see what the first run has seen."""
-        seen = [f'the tensor {name}' for name, _ in self._surroundings.captured()]
+        seen = [f'the tensor {name}' for name, _ in self._surroundings.tensors]
         if self._random is not None:
             seen.insert(0, 'random numbers')
         if seen:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt.authoring.describe import describe, enumerate_few
-from torchopt.unrolling.context.captures import leaves_of_graph, require_no_captures
+from torchopt.unrolling.context.captures import require_no_captures
+from torchopt.unrolling.context.graph import leaves_of_graph
 from torchopt.unrolling.context.reachable import reachable
 from torchopt.unrolling.context.wording import Wording
 from torchopt.unrolling.leaves import is_differentiable
