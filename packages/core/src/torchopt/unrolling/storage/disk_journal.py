@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -82,6 +83,7 @@ class DiskJournal(Journal):
         self._given: dict[str, Any] = {}
         self._returned = 0
         self._is_writing = True
+        self._at_the_end: weakref.finalize[..., Any] | None = None
 
     def resume(self, kept_before: Callable[[int], list[int]]) -> Resumed | None:
         """Find the last step to go on from."""
@@ -298,19 +300,25 @@ class DiskJournal(Journal):
 
     def close(self, *, is_retained: bool) -> None:
         """Empty the folder, or leave what is to be kept."""
+        self._forget_end()
         if is_retained:
-            self._forget_cotangents()
+            if not self._keep:
+                self._forget_cotangents()
             self._store.purge()
-        elif not self._keep:
-            self._folder.empty()
+            # Nobody may go back again; then the folder is done with when the graph is.
+            self._at_the_end = weakref.finalize(self, _done, self._folder, keep=self._keep)
         else:
-            if self._returned == 0:
-                self._folder.forget('step')
-            self._folder.release()
+            _done(self._folder, keep=self._keep)
 
     def release(self) -> None:
         """Let another call use the folder."""
+        self._forget_end()
         self._folder.release()
+
+    def _forget_end(self) -> None:
+        if self._at_the_end is not None:
+            self._at_the_end.detach()
+            self._at_the_end = None
 
     def _forget_cotangents(self) -> None:
         # In this order, because rows without cotangents are harmless.
@@ -322,6 +330,16 @@ class DiskJournal(Journal):
 
     def _forms_of_consts(self) -> list[Form]:
         return [Form.of(tensor) for tensor in tensors_of(self._loop.consts)]
+
+
+def _done(folder: Folder, *, keep: bool) -> None:
+    """Empty a folder whose backward pass has ended, or leave the results in it."""
+    if not keep:
+        folder.empty()
+        return
+    if 0 in folder.numbers('cotangents'):
+        folder.forget('step')
+    folder.release()
 
 
 def _hash_of(tensors: Sequence[torch.Tensor | None]) -> str:
