@@ -324,6 +324,7 @@ def test_one_folder_after_the_other(tmp_path: Path) -> None:
     for w in (W, 2 * W):
         end, _ = variant(w=w)(Disk(tmp_path))
         assert torch.autograd.grad(end['w'].sum(), BASE['k'])[0].any()
+        del end
         assert not os.listdir(tmp_path)
 
 
