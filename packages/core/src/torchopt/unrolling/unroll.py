@@ -69,12 +69,14 @@ def unroll(
     Raises:
         TypeError: an argument has the wrong type, or the step returns what cannot be stored.
         ValueError: the number of steps is missing or contradictory, or the carry changes its
-            structure, shapes or dtypes.
+            structure, shapes or dtypes, or the folder of ``Disk`` belongs to another run.
         RuntimeError: the step writes into its arguments; or it draws from a generator that
             ``backward`` does not replay (a ``torch.Generator``, Python's ``random``, NumPy); or it
             depends on a tensor that requires grad, or has a tangent, and is not an argument, whose
             gradient ``backward`` would lose; or ``backward`` cannot run where ``unroll`` is called;
-            or it uses a module that ``fully_shard`` has wrapped.
+            or it uses a module that ``fully_shard`` has wrapped; or a step that is run again after
+            a kill gives another result than before.
+        OSError: a file of :class:`~torchopt.unrolling.Disk` cannot be written or read.
 
     Example:
         >>> import torch, torchopt

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import platform
 import types
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -169,6 +172,8 @@ def _held_by(value: Any) -> Iterator[Any]:
         yield type(value)
         yield from (part for part in vars(value).values() if callable(part))
         yield from value._modules.values()
+    elif is_dataclass(value) or isinstance(value, (SimpleNamespace, argparse.Namespace)):
+        yield from vars(value).values()
     elif not isinstance(value, (torch.Tensor, types.ModuleType)) and callable(value):
         yield type(value)
         yield from getattr(value, '__dict__', {}).values()

@@ -58,7 +58,7 @@ def vjp_step_by_step(
     returned = journal.go_back(cotangents, xs_cotangents, needed)
     if returned is not None:
         taken, carry_cotangents, consts_cotangents, kept = returned
-        tape.retain(number for number in tape.numbers if number in kept)
+        tape.retain(sorted({*tape.numbers} & {*kept}))
     for checkpoint in record.schedule.reverse(tape, taken, advance):
         number = checkpoint.number
         if checkpoint.is_modified():
