@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchopt.authoring.describe import describe
-from torchopt.unrolling.context.fully_sharded import require_no_fully_sharded
+from torchopt.unrolling.context.wrappers import require_no_wrapped_modules
 from torchopt.unrolling.leaves import Leaves, flatten, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import require_storable
@@ -72,7 +72,7 @@ def unroll(
             ``backward`` does not replay (a ``torch.Generator``, Python's ``random``, NumPy); or it
             depends on a tensor that requires grad, or has a tangent, and is not an argument, whose
             gradient ``backward`` would lose; or ``backward`` cannot run where ``unroll`` is called;
-            or it uses a module that ``fully_shard`` has wrapped.
+            or it uses a module that ``fully_shard`` or DDP has wrapped.
 
     Example:
         >>> import torch, torchopt
@@ -96,7 +96,7 @@ def unroll(
     require_storable(carry_leaves, carry_structure)
     xs_leaves, _ = flatten(xs)
     consts_leaves, _ = flatten(consts)
-    require_no_fully_sharded(step, consts_leaves)
+    require_no_wrapped_modules(step, consts_leaves)
     steps = _number_of_steps(xs_leaves, length)
     if steps is None and until is None:
         raise ValueError('unroll needs xs, length or until to know when to end')
