@@ -6,6 +6,7 @@ right, or torch or ``unroll`` raises.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -106,6 +107,27 @@ def torch_tree_map(fn: Callable[[Any], Any], tree: Any) -> Any:
     if tree_map is None:
         return pytree.tree_map(fn, tree, none_is_leaf=True)
     return tree_map(fn, tree)
+
+
+def step_is_observed(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether an optimizer's step has hooks to call, or a profiler to report to.
+
+    Where that is unknown the answer is yes, and torch finds out.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    profiling = getattr(torch.autograd, '_profiler_enabled', None)
+    if profiling is None or profiling():
+        return True
+    # torch.optim has no attribute of this name.
+    module = sys.modules.get('torch.optim.optimizer')
+    places = (
+        (module, '_global_optimizer_pre_hooks'),
+        (module, '_global_optimizer_post_hooks'),
+        (optimizer, '_optimizer_step_pre_hooks'),
+        (optimizer, '_optimizer_step_post_hooks'),
+    )
+    return any([getattr(place, name, True) for place, name in places])
 
 
 def recompile_limit_errors() -> tuple[type[Exception], ...]:
