@@ -140,3 +140,19 @@ def test_predicted_changes_come_true(example, tmp_path, capsys):
     assert 0.5 < slope < 2
     assert (tmp_path / 'attribute_documents.png').stat().st_size > 0
     assert 'most helpful' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('example', ['python_text'], indirect=True)
+def test_the_query_follows_the_learned_texts_of_its_document(example):
+    corpus = example.load(65, 2, 'exceptions')
+    assert corpus.tokens.shape == (len(corpus.pieces), 65)
+    assert corpus.tokens.max() < example.VOCABULARY
+    known = [piece.text for piece in corpus.pieces if piece.document == 'exceptions']
+    whole = example.tokens_of([example.documents()['exceptions']])[0]
+    learned = example.tokens_of(known).flatten()
+    assert whole[: 6 * 65].equal(torch.cat([learned, corpus.query.flatten()]))
+
+    with pytest.raises(ValueError, match='there is no document'):
+        example.load(65, 2, 'nothing')
+    with pytest.raises(ValueError, match="'break' is too short"):
+        example.load(65, 8, 'break')

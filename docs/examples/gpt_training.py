@@ -17,7 +17,21 @@ from torchopt.unrolling import ModuleStep, Snapshots, Stored, Strategy
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a training run depends on, but for the weights."""
+    """Everything that a training run depends on, but for the weights.
+
+    Attributes:
+        query: Document whose beginning is learned; the query is what follows.
+        length: Characters of a text.
+        pieces: Texts taken from each document, at most.
+        batch: Texts in a batch.
+        steps: Steps of AdamW.
+        width: Width of the model.
+        layers: Number of its blocks.
+        rate: Highest learning rate.
+        eps_root: Added to AdamW's second moment under its root.
+        seed: Of the initial parameters and the order of the texts.
+        dtype: Of the parameters.
+    """
 
     query: str = 'exceptions'
     length: int = 65

@@ -53,16 +53,23 @@ def load(length: int, most: int, query: str, query_pieces: int = 4) -> Corpus:
         most: Pieces taken from the beginning of each document, at most.
         query: The document from which the query is taken; the query is what follows the pieces.
         query_pieces: Number of pieces of the query.
+
+    Raises:
+        ValueError: there is no such document, or it is too short.
     """
     cut = {
         name: [text[start : start + length] for start in range(0, len(text) - length + 1, length)]
         for name, text in documents().items()
     }
     if query not in cut:
-        raise ValueError(f'there is no document {query!r}; there are {", ".join(cut)}')
+        some = ', '.join(list(cut)[:5])
+        raise ValueError(f'there is no document {query!r} among the {len(cut)}: {some}, ...')
     asked = cut[query][most : most + query_pieces]
     if len(asked) < query_pieces:
-        raise ValueError(f'{query!r} has too few pieces: {len(cut[query])}')
+        raise ValueError(
+            f'{query!r} is too short for {most} texts and a query: it has {len(cut[query])} pieces '
+            f'of {length} characters, {most + query_pieces} are needed'
+        )
     pieces = [Piece(name, text) for name, texts in cut.items() for text in texts[:most]]
     return Corpus(tokens_of([piece.text for piece in pieces]), pieces, tokens_of(asked))
 
