@@ -74,8 +74,8 @@ def unroll(
             ``backward`` does not replay (a ``torch.Generator``, Python's ``random``, NumPy); or it
             depends on a tensor that requires grad, or has a tangent, and is not an argument, whose
             gradient ``backward`` would lose; or ``backward`` cannot run where ``unroll`` is called;
-            or it uses a module that ``fully_shard`` or DDP has wrapped; or a step that is run again after
-            a kill gives another result than before.
+            or it uses a module that ``fully_shard`` or DDP has wrapped; or a step that is run again
+            after a kill gives another result than before.
         OSError: a file of :class:`~torchopt.unrolling.Disk` cannot be written or read.
 
     Example:
