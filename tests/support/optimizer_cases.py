@@ -100,6 +100,11 @@ class OptimizerCase:
     def __str__(self) -> str:
         return f'{self.entry.name}-{self.label}'
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether ``use_accelerated_op`` finds a kernel for these options."""
+        return self.entry.fused and not {'amsgrad', 'mask'} & self.options.keys()
+
     def make(self, **overrides: Any) -> torchopt.GradientTransformation:
         """Make the transformation, with some options replaced, such as ``lr=schedule``."""
         return self.entry.factory(**{**self.options, **overrides})

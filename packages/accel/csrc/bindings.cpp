@@ -5,12 +5,13 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "cpu/dlpack.h"
 #include "cpu/driver.h"
 #include "cpu/pool.h"
 #ifdef TORCHOPT_WITH_CUDA
 #include "cuda/driver.h"
 #endif
+#include "dlpack.h"
+#include "exchange.h"
 #include "problem.h"
 
 namespace nb = nanobind;
@@ -108,6 +109,7 @@ NB_MODULE(_C, m) {
   m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"));
   m.def("waiting_bytes", &torchopt::waiting_bytes);
   m.def("overlap", &overlap, nb::arg("starts"), nb::arg("bytes"));
+  m.def("addresses", &torchopt::addresses, nb::arg("type"), nb::arg("roles"));
   m.def("supported_isas", &torchopt::supported_isas);
   m.def("current_isa", &torchopt::current_isa);
   m.def("use_isa", &torchopt::use_isa, nb::arg("name"));

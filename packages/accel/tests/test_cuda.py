@@ -27,7 +27,7 @@ from torchopt_accel.platform import obstacle
 _REASON = obstacle(torch.device('cuda'))
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(_REASON), reason=_REASON)]
 
-FUSED = [case for case in MAIN_CASES if not {'amsgrad', 'mask'} & case.options.keys()]
+FUSED = [case for case in MAIN_CASES if case.has_kernel]
 ADAM = next(case for case in FUSED if str(case) == 'adam-defaults')
 each_case = pytest.mark.parametrize('case', FUSED, ids=str)
 

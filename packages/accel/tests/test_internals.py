@@ -14,6 +14,8 @@ import torchopt
 from torchopt.authoring import torch_internals
 from torchopt_accel import internals, kernels
 
+pytestmark = pytest.mark.newer_torch
+
 NAMES = {
     'forward_mode': (forward_ad, '_current_level'),
     'transforming': (torch._C, '_are_functorch_transforms_active'),

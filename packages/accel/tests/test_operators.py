@@ -56,6 +56,7 @@ def operator(rule: str, kind: str) -> Any:
     return getattr(torch.ops.torchopt, f'{rule}_{kind}').default
 
 
+@pytest.mark.newer_torch
 @pytest.mark.slow
 @pytest.mark.parametrize('rule', RULES)
 @pytest.mark.parametrize('lr', [False, True])

@@ -15,7 +15,7 @@ from torchopt import pytree
 from torchopt_accel.platform import C
 
 INF, NAN = float('inf'), float('nan')
-FUSED = [case for case in CASES if not {'amsgrad', 'mask'} & case.options.keys()]
+FUSED = [case for case in CASES if case.has_kernel]
 
 
 def one_step(case: OptimizerCase, gradient: Any, moment: float, **options: Any) -> list[Any]:

@@ -21,12 +21,6 @@ from support.trees import (
 from torchopt import pytree
 
 STEPS = 4
-# Options that no kernel supports.
-COMPOSITE = {'amsgrad', 'mask'}
-
-
-def fused(case: OptimizerCase) -> bool:
-    return not COMPOSITE & case.options.keys()
 
 
 def unrolled(
@@ -64,8 +58,8 @@ def test_values_and_derivatives(case: OptimizerCase, device: str, launches: list
     expected = derivatives(case, device)
     assert not launches
     actual = derivatives(case, device, use_accelerated_op=True)
-    assert bool(launches) == fused(case)
-    assert any(name.endswith('_backward') for name in launches) == fused(case)
+    assert bool(launches) == case.has_kernel
+    assert any(name.endswith('_backward') for name in launches) == case.has_kernel
     assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -78,7 +72,7 @@ def test_learnable_learning_rate(
     for accelerated in (False, True):
         lr = torch.tensor(0.03, dtype=dtype, device=device, requires_grad=True)
         results.append(derivatives(case, device, lr=lr, use_accelerated_op=accelerated))
-    assert bool(launches) == fused(case)
+    assert bool(launches) == case.has_kernel
     # The learning rate's gradient is rounded to its own dtype.
     tolerance = 1e-11 if dtype == torch.float64 else 1e-4
     assert_trees_close(*results, rtol=tolerance, atol=tolerance)
@@ -95,7 +89,7 @@ def test_schedule(case: OptimizerCase, device: str, launches: list[str]) -> None
         )
         loss = sum(x.square().sum() for x in pytree.tree_leaves(params))
         results.append((params, torch.autograd.grad(loss, start)))
-    assert bool(launches) == fused(case)
+    assert bool(launches) == case.has_kernel
     assert_trees_close(*results, rtol=1e-12, atol=1e-12)
 
 
@@ -125,7 +119,7 @@ def test_inplace(case: OptimizerCase, device: str, launches: list[str]) -> None:
     for accelerated in (False, True):
         optimizer = case.make(use_accelerated_op=accelerated)
         results.append(unrolled(optimizer, sample_params(device=device), inplace=True))
-    assert bool(launches) == fused(case)
+    assert bool(launches) == case.has_kernel
     assert_trees_close(*results)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import torchopt
 from support.optimizer_cases import CASES, MAIN_CASES, TORCH_CASES, OptimizerCase
@@ -217,6 +218,38 @@ def test_state_can_be_edited() -> None:
     assert optimizer.state[kept]['step'].item() == 3
 
 
+def test_hooks_of_all_optimizers_run() -> None:
+    seen = []
+    handle = register_optimizer_step_post_hook(lambda optimizer, *_: seen.append(type(optimizer)))
+    try:
+        torchopt.SGD([nn.Parameter(torch.ones(1))]).step()
+    finally:
+        handle.remove()
+    torchopt.SGD([nn.Parameter(torch.ones(1))]).step()
+    assert seen == [torchopt.SGD]
+
+
+def test_hooks_of_a_subclass_run_once() -> None:
+    class Twice(torchopt.SGD):
+        def step(self, closure: Any = None) -> Any:
+            super().step()
+            return super().step(closure)
+
+    weight = nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    optimizer, seen = Twice([weight], lr=0.25), []
+    optimizer.register_step_pre_hook(lambda *_: seen.append('before'))
+    optimizer.step()
+    assert seen == ['before'] and weight.item() == 0.5
+
+
+def test_a_profiler_sees_steps() -> None:
+    optimizer = torchopt.SGD([nn.Parameter(torch.ones(1))])
+    with torch.profiler.profile() as profile:
+        optimizer.step()
+    assert 'Optimizer.step#SGD.step' in {event.key for event in profile.key_averages()}
+
+
 def test_hooks_run() -> None:
     params = two_params()
     optimizer = torchopt.SGD(params)
@@ -246,6 +279,7 @@ def test_grad_scaler_and_clipping() -> None:
     assert_trees_close(mine, theirs)
 
 
+@pytest.mark.newer_torch
 def test_takes_named_parameters() -> None:
     net = nn.Linear(2, 1)
     optimizer = torchopt.Adam(net.named_parameters())

@@ -126,6 +126,7 @@ def test_schedule_equals_torchs_scheduler(
     assert_trees_close(actual, run_torch(case, params, dense, theirs, lr=0.1))
 
 
+@pytest.mark.newer_torch
 @pytest.mark.parametrize(
     'case', [case for case in TORCH_CASES if case.label.startswith('all')], ids=str
 )

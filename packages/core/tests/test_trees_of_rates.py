@@ -79,6 +79,7 @@ def test_numbers_and_tensors_can_stand_side_by_side() -> None:
     assert torch.equal(torch.autograd.grad(updates['w'].sum(), rate)[0], -torch.ones(2))
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     'lr', [RATES, lambda count: RATES, lambda count: {'w': 0.5**count, 'b': 0.1}]
 )

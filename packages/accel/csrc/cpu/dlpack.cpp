@@ -1,4 +1,4 @@
-#include "dlpack.h"
+#include "../dlpack.h"
 
 #include <memory>
 

@@ -259,12 +259,23 @@ def _read(
     present = [leaf for leaf, grad in enumerate(grads) if grad is not None]
     if not {type(row[leaf]) for row in (grads, *columns, *flat) for leaf in present} <= _PLAIN:
         return None
-    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for leaf in present:
-        groups.setdefault((grads[leaf].dtype, grads[leaf].device), []).append(leaf)
+    groups = _by_kind(grads, present)
     # The CPU's kernels are in every build.
     if not all(dtype in DTYPES and (d.type == 'cpu' or runs_on(d)) for dtype, d in groups):
         return None
     return _Step(
         spec, updates, state, parts, structure, grads, flat, columns, list(groups.values())
     )
+
+
+def _by_kind(
+    grads: list[Any], present: list[int]
+) -> dict[tuple[torch.dtype, torch.device], list[int]]:
+    """Return the leaves that go into one call, by dtype and device."""
+    kinds = [(grads[leaf].dtype, grads[leaf].device) for leaf in present]
+    if len({*kinds}) == 1:
+        return {kinds[0]: present}
+    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for leaf, kind in zip(present, kinds):
+        groups.setdefault(kind, []).append(leaf)
+    return groups

@@ -5,15 +5,38 @@ Each function has an answer for a future torch without the name: steps stay righ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 from torch.utils import dlpack
 
 # Takes capsules only. The public function first asks what it was given, which doubles its time.
 from_dlpack: Callable[[Any], torch.Tensor] = getattr(torch._C, '_from_dlpack', dlpack.from_dlpack)
+
+
+def increment_versions(tensors: Sequence[torch.Tensor]) -> None:
+    """Tell autograd that ``tensors`` are written; inference tensors have no versions."""
+    versioned = [tensor for tensor in tensors if not tensor.is_inference()]
+    if _COUNTS_LISTS:
+        increment_version(versioned)
+    else:
+        for tensor in versioned:
+            increment_version(tensor)
+
+
+def _counts_lists() -> bool:
+    try:
+        increment_version([])
+    except TypeError:
+        return False
+    return True
+
+
+# Since torch 2.5.
+_COUNTS_LISTS = _counts_lists()
 
 
 def forward_mode() -> bool:

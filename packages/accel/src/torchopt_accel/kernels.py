@@ -45,6 +45,10 @@ class Layout(NamedTuple):
     dtype: torch.dtype
     device: torch.device
 
+    def sizes(self) -> list[int]:
+        """Return the number of elements of each leaf."""
+        return [shape.numel() for shape in self.shapes]
+
 
 class StepArgs(NamedTuple):
     """What every operator, and the kernel behind it, takes.
@@ -89,19 +93,20 @@ def compute(
     rule: str,
     layout: Layout,
     args: StepArgs,
-    inputs: Sequence[Role],
+    inputs: Sequence[list[int]],
     wanted: Sequence[bool],
     *,
     backward: bool = False,
     lr_grad: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
-    """Run a kernel that writes its results into new tensors.
+    """Run a kernel that writes its results into new tensors; see :func:`launch`.
 
     Args:
         rule: Name of the rule.
         layout: The layout of all tensors, which have been compared.
         args: The step's scalars, on the device.
-        inputs: By role, in the order of ``csrc/problem.h``; None for a tensor of zeros.
+        inputs: Addresses of plain tensors, by role in the order of ``csrc/problem.h``; 0 for a
+            tensor of zeros.
         wanted: Which results to compute, by role in the order of ``csrc/problem.h``.
         backward: Run the derivative.
         lr_grad: Where the cotangent of ``args.lr`` is added, laid out as ``args.lr``.
@@ -115,7 +120,6 @@ def compute(
         tensors, addresses = _allocate(layout) if want else ([], [])
         results += tensors
         outputs.append(addresses)
-    inputs = [*map(plain, inputs)]
     launch(rule, layout, args, inputs, outputs, backward=backward, lr_grad=lr_grad)
     return results
 
@@ -124,35 +128,34 @@ def launch(
     rule: str,
     layout: Layout,
     args: StepArgs,
-    inputs: Sequence[Role],
+    inputs: Sequence[list[int]],
     outputs: Sequence[list[int]],
     *,
     backward: bool = False,
     apply: bool = False,
     lr_grad: torch.Tensor | None = None,
 ) -> None:
-    """Run a kernel that writes its results to given addresses.
+    """Run a kernel on given addresses; the caller keeps their tensors alive.
 
     Args:
         rule: Name of the rule.
         layout: The layout of all tensors, which have been compared.
         args: The step's scalars, on the device.
-        inputs: Plain tensors by role, in the order of ``csrc/problem.h``; None for a tensor
-            of zeros.
+        inputs: Addresses of plain tensors, by role in the order of ``csrc/problem.h``; 0 for a
+            tensor of zeros.
         outputs: Addresses of plain tensors, by role in the order of ``csrc/problem.h``.
         backward: Run the derivative.
         apply: Write the new parameters in place of the updates.
         lr_grad: Where the cotangent of ``args.lr`` is added, laid out as ``args.lr``.
     """
-    sizes = [shape.numel() for shape in layout.shapes]
-    lr = args.lr
+    sizes, lr = layout.sizes(), args.lr
     problem = C.Problem(
         RULES[rule].number,
         DTYPES[layout.dtype],
         backward,
         apply,
         sizes,
-        [*map(pointers, inputs)],
+        inputs,
         outputs,
         args.hyper,
         0 if args.steps is None else args.steps.data_ptr(),
@@ -173,30 +176,29 @@ def launch(
         C.run_on_cuda(problem, device.index, stream, 0 if scratch is None else scratch.data_ptr())
 
 
-def is_plain(tensor: torch.Tensor) -> bool:
-    """Tell whether memory holds the elements in their order, and with their sign.
+def read(roles: Sequence[Role]) -> tuple[list[Role], list[list[int]]]:
+    """Return the roles, with copies in place of tensors that are not plain, and their addresses."""
+    roles = [*map(_plain, roles)]
+    return roles, [[0 if x is None else x.data_ptr() for x in role] for role in roles]
 
-    The gradient of a real tensor that a complex one was made of may be a view whose elements torch
-    negates when it reads them.
+
+def _plain(role: Role) -> Role:
+    """Return the tensors, with copies in place of tensors that are not plain.
+
+    In a plain tensor, memory holds the elements in their order, and with their sign. The gradient
+    of a real tensor that a complex one was made of may be a view whose elements torch negates when
+    it reads them.
     """
-    return tensor.is_contiguous() and not tensor.is_neg()
-
-
-def plain(role: Role) -> Role:
-    """Return the tensors, with copies in place of tensors that are not plain."""
-    if all([x is None or is_plain(x) for x in role]):
+    if all([x is None or (x.is_contiguous() and not x.is_neg()) for x in role]):
         return role
     return [None if x is None else x.resolve_neg().contiguous() for x in role]
 
 
-def pointers(role: Role) -> list[int]:
-    """Return the tensors' addresses, 0 for None."""
-    return [0 if x is None else x.data_ptr() for x in role]
-
-
-def overlap(tensors: Sequence[torch.Tensor]) -> bool:
-    """Tell whether any two of these plain tensors share memory."""
-    shared: bool = C.overlap(pointers(tensors), [tensor.nbytes for tensor in tensors])
+def overlap(layout: Layout, roles: Sequence[list[int]]) -> bool:
+    """Tell whether any two of these plain tensors share memory, given their addresses by role."""
+    sizes = [size * layout.dtype.itemsize for size in layout.sizes()]
+    addresses = [address for role in roles for address in role]
+    shared: bool = C.overlap(addresses, sizes * len(roles))
     return shared
 
 
@@ -211,4 +213,4 @@ def _allocate(layout: Layout) -> tuple[list[torch.Tensor], list[int]]:
     tensors = [
         torch.empty(shape, dtype=layout.dtype, device=layout.device) for shape in layout.shapes
     ]
-    return tensors, pointers(tensors)
+    return tensors, [tensor.data_ptr() for tensor in tensors]

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from torchopt.authoring.describe import alike, describe
 from torchopt_accel import kernels
-from torchopt_accel.internals import dispatching
+from torchopt_accel.internals import dispatching, increment_versions
 from torchopt_accel.kernels import (
     DTYPES,
     RULES,
@@ -25,12 +25,9 @@ from torchopt_accel.kernels import (
     Role,
     StepArgs,
     compute,
-    is_plain,
     overlap,
-    plain,
-    pointers,
 )
-from torchopt_accel.platform import HAS_CUDA
+from torchopt_accel.platform import HAS_CUDA, C
 from torchopt_accel.roles import Call, Mismatch, Tensors, join, split
 
 Commit = Callable[[], None]
@@ -107,9 +104,8 @@ def prepare(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors, *, apply: boo
 def _forward(rule: str, args: StepArgs) -> list[torch.Tensor]:
     if not args.grads:
         return []
-    layout, args = _compared(args)
-    inputs = (args.grads, args.params, *args.states)
-    return compute(rule, layout, args, inputs, [True] * (1 + len(args.states)))
+    read = _read(args)
+    return compute(rule, read.layout, read.args, read.addresses, [True] * (1 + len(args.states)))
 
 
 def _backward(
@@ -117,21 +113,22 @@ def _backward(
 ) -> list[torch.Tensor]:
     if not args.grads:
         return []
-    given = args.lr
     received = split(cotangents, 1 + len(args.states))
-    layout, args = _compared(args, *received)
+    _require_as_many(args.grads, received)
+    # A role without cotangents counts as zeros; the kernel need not look at its leaves.
+    received = [role if any([x is not None for x in role]) else [] for role in received]
+    read = _read(args, *received)
     *roles, want_lr = wanted
     lr_grad = None
     if want_lr:
-        if args.lr is None:
+        if read.args.lr is None:
             raise ValueError('the cotangent of lr is wanted, but lr is not given')
-        lr_grad = torch.zeros_like(args.lr)
-    # A role without cotangents counts as zeros; the kernel need not look at its leaves.
-    received = [role if any([x is not None for x in role]) else [] for role in received]
-    inputs = (*received, args.grads, args.params, *args.states)
-    results = compute(rule, layout, args, inputs, roles, backward=True, lr_grad=lr_grad)
-    if lr_grad is not None and given is not None:
-        results.append(lr_grad.to(given.device, given.dtype))
+        lr_grad = torch.zeros_like(read.args.lr)
+    taken = len(read.addresses) - len(received)
+    inputs = [*read.addresses[taken:], *read.addresses[:taken]]
+    results = compute(rule, read.layout, read.args, inputs, roles, backward=True, lr_grad=lr_grad)
+    if lr_grad is not None and args.lr is not None:
+        results.append(lr_grad.to(args.lr.device, args.lr.dtype))
     return results
 
 
@@ -140,35 +137,41 @@ def _prepare(rule: str, args: StepArgs, *, apply: bool) -> Commit:
         return lambda: None
     if apply and not args.params:
         raise Mismatch('only a step with params can be applied')
-    layout, args = _compared(args)
-    grads, params = args.grads, args.params
-    target: Role
-    read: Role
-    if apply:
-        target, grads = params, plain(grads)
-        read = grads
-    else:
-        target, params = grads, plain(params)
-        read = params
-    written = [*target, *join(args.states)]
-    if not all([is_plain(tensor) for tensor in written]):
+    read = _read(args)
+    target, other = (1, 0) if apply else (0, 1)
+    given = (args.grads, args.params, *args.states)
+    if any([read.roles[role] is not given[role] for role in range(len(given)) if role != other]):
         raise Mismatch('only contiguous tensors, not negative views, can be written in place')
-    if overlap([*written, *read]):
+    written = join(role for number, role in enumerate(given) if number != other)
+    outputs = [read.addresses[target], *read.addresses[2:]]
+    if overlap(read.layout, [*outputs, *([read.addresses[other]] if given[other] else [])]):
         raise Mismatch('tensors that share memory cannot be written in place')
 
     def commit() -> None:
-        for tensor in written:
-            # Lists are taken since torch 2.5 only.
-            if not tensor.is_inference():
-                torch.autograd.graph.increment_version(tensor)
-        inputs, outputs = (grads, params, *args.states), map(pointers, (target, *args.states))
-        kernels.launch(rule, layout, args, inputs, [*outputs], apply=apply)
+        increment_versions(written)
+        kernels.launch(rule, read.layout, read.args, read.addresses, outputs, apply=apply)
 
     return commit
 
 
-def _compared(args: StepArgs, *cotangents: Role) -> tuple[Layout, StepArgs]:
-    """Compare all that a step takes; return its layout, and its scalars on its device.
+class _Read(NamedTuple):
+    """What a kernel needs to know of a step's tensors.
+
+    Attributes:
+        layout: What they have in common.
+        args: The step's scalars, on the device.
+        roles: Gradients, parameters, states, then cotangents; copies of tensors that are not plain.
+        addresses: Where they lie.
+    """
+
+    layout: Layout
+    args: StepArgs
+    roles: Sequence[Role]
+    addresses: list[list[int]]
+
+
+def _read(args: StepArgs, *cotangents: Role) -> _Read:
+    """Compare all that a step takes, and find out where it lies.
 
     Raises:
         Mismatch: roles differ in length or shape, tensors in dtype or device, or no kernel takes
@@ -176,39 +179,62 @@ def _compared(args: StepArgs, *cotangents: Role) -> tuple[Layout, StepArgs]:
         ValueError: ``steps``, ``positions`` or ``lr`` do not fit the tensors.
     """
     grads, params, states, steps, positions, lr, hyper = args
-    shapes = [tensor.shape for tensor in grads]
-    dtype, device = grads[0].dtype, grads[0].device
-    if dtype not in DTYPES:
-        raise Mismatch(f'the kernels take {", ".join(map(str, DTYPES))}, not {dtype}')
-    roles = (params, *states, *cotangents)
-    for role in roles:
-        if role and len(role) != len(grads):
-            raise Mismatch(f'{len(role)} tensors do not go with {len(grads)} gradients')
-        if role and [y if x is None else x.shape for x, y in zip(role, shapes)] != shapes:
-            raise _misfit(grads, role)
-    tensors = [x for role in (grads, *roles) for x in role if x is not None]
-    if {x.layout for x in tensors} != {torch.strided}:
-        raise Mismatch('the kernels take dense tensors, not sparse ones')
-    if {x.dtype for x in tensors} != {dtype} or {x.device for x in tensors} != {device}:
-        raise _misfit(grads, *roles)
-    count = len(shapes)
+    layout = Layout([tensor.shape for tensor in grads], grads[0].dtype, grads[0].device)
+    if layout.dtype not in DTYPES:
+        raise Mismatch(f'the kernels take {", ".join(map(str, DTYPES))}, not {layout.dtype}')
+    roles: Sequence[Role] = (grads, params, *states, *cotangents)
+    addresses = _read_at_once(roles)
+    if addresses is None:
+        _require_alike(layout, roles)
+        roles, addresses = kernels.read(roles)
+    count = len(grads)
     if steps is not None:
         fits = len(positions) == count and 0 <= min(positions) <= max(positions)
         if not fits or max(positions) >= steps.numel() or steps.dtype != torch.int64:
             raise ValueError(
                 f'each of the {count} tensors needs its position in the int64 vector steps'
             )
-        steps = _moved(steps, device, torch.int64)
+        steps = _moved(steps, layout.device, torch.int64)
     if lr is not None:
         if lr.shape not in ((), (count,)) or not lr.is_floating_point():
             raise ValueError(
                 f'lr must be a floating-point scalar or vector of {count}, '
                 f'got {lr.dtype} of shape {tuple(lr.shape)}'
             )
-        lr = _moved(lr, device, torch.float64)
-    return Layout(shapes, dtype, device), StepArgs(
-        grads, params, states, steps, positions, lr, hyper
-    )
+        lr = _moved(lr, layout.device, torch.float64)
+    args = StepArgs(grads, params, states, steps, positions, lr, hyper)
+    return _Read(layout, args, roles, addresses)
+
+
+def _read_at_once(roles: Sequence[Role]) -> list[list[int]] | None:
+    """Return addresses by role, 0 for None, if all tensors are alike and plain.
+
+    The answer is None also where torch does not tell, before 2.10: :func:`kernels.read` asks every
+    tensor in Python, which takes longer than a small kernel.
+    """
+    addresses = C.addresses(torch.Tensor, [*roles])
+    if addresses is None or any([x is not None and x.is_neg() for role in roles for x in role]):
+        return None
+    return addresses
+
+
+def _require_alike(layout: Layout, roles: Sequence[Role]) -> None:
+    grads, *others = roles
+    _require_as_many(grads, others)
+    for role in others:
+        if any(x is not None and x.shape != y for x, y in zip(role, layout.shapes)):
+            raise _misfit(grads, role)
+    tensors = [x for role in roles for x in role if x is not None]
+    if {x.layout for x in tensors} != {torch.strided}:
+        raise Mismatch('the kernels take dense tensors, not sparse ones')
+    if {(x.dtype, x.device) for x in tensors} != {(layout.dtype, layout.device)}:
+        raise _misfit(grads, *others)
+
+
+def _require_as_many(grads: Role, roles: Sequence[Role]) -> None:
+    for role in roles:
+        if role and len(role) != len(grads):
+            raise Mismatch(f'{len(role)} tensors do not go with {len(grads)} gradients')
 
 
 def _misfit(grads: Role, *roles: Role) -> Mismatch:

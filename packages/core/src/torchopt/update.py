@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 
-from torchopt.authoring.inplace import must_not_write, write_back
+from torchopt.authoring.describe import alike
+from torchopt.authoring.inplace import must_not_write, require_writable, write_back
 from torchopt.authoring.per_tensor import add_updates
 from torchopt.typing import TreeT, Updates
 
@@ -40,3 +44,34 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
         with torch.no_grad():
             new = write_back(params, add_updates(params, updates))
     return new
+
+
+def prepare_addition(params: Sequence[torch.Tensor], updates: Any) -> Callable[[], None]:
+    """Validate the addition of ``updates`` to ``params``; return the function that does it.
+
+    It adds in place, one parameter after the other, as the optimizers of ``torch.optim`` do.
+
+    Raises:
+        ValueError, TypeError: as :func:`apply_updates`.
+    """
+    if not isinstance(updates, (list, tuple)) or len(updates) != len(params):
+        raise _misfit(params, updates)
+    pairs = [(p, u) for p, u in zip(params, updates) if u is not None]
+    if not all([alike(p, u, device=True) for p, u in pairs]):
+        raise _misfit(params, updates)
+    for param, _ in pairs:
+        require_writable(param)
+
+    def add() -> None:
+        for param, update in pairs:
+            param.add_(update)
+
+    return add
+
+
+def _misfit(params: Sequence[torch.Tensor], updates: Any) -> Exception:
+    try:
+        add_updates(params, updates)
+    except (TypeError, ValueError) as error:
+        return error
+    return ValueError('updates do not fit the parameters')

@@ -12,6 +12,8 @@ import torch
 from support.unrolls import assert_equal, problem
 from torchopt.unrolling import ForwardMode, Recomputed, Snapshots, Stored, Strategy
 
+pytestmark = pytest.mark.newer_torch
+
 WITHOUT_NAMES = """
 import torch
 del torch._C._functorch.get_interpreter_stack

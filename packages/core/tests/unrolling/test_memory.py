@@ -104,6 +104,7 @@ def test_keep_gradients_adds_one_gradient_per_step(order: Any) -> None:
     assert 40 * CARRY <= grown <= 40 * (CARRY + SLACK)
 
 
+@pytest.mark.newer_torch
 @pytest.mark.parametrize('count', [1, 3, 8])
 @pytest.mark.parametrize('stops', [False, True])
 def test_a_number_of_snapshots_bounds_the_number_of_carries(count: int, stops: bool) -> None:
@@ -113,6 +114,7 @@ def test_a_number_of_snapshots_bounds_the_number_of_carries(count: int, stops: b
         assert most <= graph_of_a_step + (count + 1) * (CARRY + SLACK)
 
 
+@pytest.mark.newer_torch
 @pytest.mark.parametrize('stops', [False, True])
 def test_snapshots_are_about_the_root_of_the_number_of_steps(stops: bool) -> None:
     graph_of_a_step = peak(Recomputed(), 1)
@@ -172,6 +174,7 @@ def test_without_grad_mode_nothing_is_kept(backward: Strategy) -> None:
     assert run(10) == run(50)
 
 
+@pytest.mark.newer_torch
 @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize(
     'backward', [Recomputed(), Recomputed(keep_gradients=True), Snapshots(3)], ids=str

@@ -166,6 +166,7 @@ def test_torch_func(backward: Strategy) -> None:
     assert hessian(fn)(RATE) != 0
 
 
+@pytest.mark.newer_torch
 @pytest.mark.parametrize('backward', [Recomputed(), Snapshots(2), ForwardMode()], ids=str)
 def test_nodes_refuse_torch_func_and_compile(backward: Strategy) -> None:
     def fn(rate: torch.Tensor) -> torch.Tensor:

@@ -127,8 +127,13 @@ def params(tree: Params) -> tuple[list[torch.Tensor | None], pytree.PyTreeSpec]:
     for position, leaf in enumerate(leaves):
         if leaf is not None and not _is_floating(leaf):
             name = structure.accessors()[position].codify('params')
-            raise TypeError(f'{name} must be a floating-point tensor or None, got {describe(leaf)}')
+            raise wrong_leaf(name, leaf)
     return leaves, structure
+
+
+def wrong_leaf(name: str, leaf: Any) -> TypeError:
+    """Return the error for a leaf that is neither a floating-point tensor nor None."""
+    return TypeError(f'{name} must be a floating-point tensor or None, got {describe(leaf)}')
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -92,18 +92,24 @@ def write_back(old: TensorTree, new: TensorTree) -> Any:
         ValueError: elements of a tensor of ``old`` share memory, so that it cannot hold the
             result. Nothing has been written in that case.
     """
-    pytree.tree_map_(_require_writable, old, new, none_is_leaf=True)
+    pytree.tree_map_(_require_writable_if_new, old, new, none_is_leaf=True)
     return pytree.tree_map(_write, old, new, none_is_leaf=True)
 
 
-def _require_writable(old: Any, new: Any) -> None:
-    if old is new or not isinstance(old, torch.Tensor) or old.is_contiguous():
+def require_writable(tensor: torch.Tensor) -> None:
+    """Raise ValueError if elements of ``tensor`` share memory."""
+    if tensor.is_contiguous():
         return
-    if any(stride == 0 and size > 1 for stride, size in zip(old.stride(), old.shape)):
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
         raise ValueError(
-            f'inplace=True cannot write into an expanded tensor (shape {tuple(old.shape)}, '
-            f'strides {old.stride()}): pass a copy, or inplace=False'
+            f'inplace=True cannot write into an expanded tensor (shape {tuple(tensor.shape)}, '
+            f'strides {tensor.stride()}): pass a copy, or inplace=False'
         )
+
+
+def _require_writable_if_new(old: Any, new: Any) -> None:
+    if old is not new and isinstance(old, torch.Tensor):
+        require_writable(old)
 
 
 def _write(old: Any, new: Any) -> Any:

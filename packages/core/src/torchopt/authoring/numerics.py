@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 
 from torchopt.typing import Scalar
+
+Average: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""``average(old, new)``, the next value of a moving average."""
 
 # Low enough that its root is negligible next to every eps in use, high enough that the second and
 # third derivatives of the root do not overflow. Both are normal numbers, because some processors
@@ -19,11 +25,37 @@ def ema(old: torch.Tensor, new: torch.Tensor, decay: Scalar) -> torch.Tensor:
     return torch.lerp(old, new, 1 - decay)
 
 
-def ema_of_square(old: torch.Tensor, new: torch.Tensor, decay: Scalar) -> torch.Tensor:
-    """Exponential moving average of a square: ``decay * old + (1 - decay) * new**2``."""
+def ema_of_square(decay: Scalar) -> Average:
+    """Return the average of a square: ``average(old, new) = decay * old + (1 - decay) * new**2``.
+
+    Once a square overflows, the average stays infinite, as in torch.
+    """
     if isinstance(decay, torch.Tensor):
-        return decay * old + (1 - decay) * (new * new)
-    return torch.addcmul(old * decay, new, new, value=1 - decay)
+        return lambda old, new: decay * old + (1 - decay) * (new * new)
+    faded, weight = multiplication(decay), 1 - decay
+    return lambda old, new: torch.addcmul(faded(old), new, new, value=weight)
+
+
+def multiplication(factor: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function that multiplies a tensor by a number.
+
+    torch converts a Python number at every multiplication and in every derivative, which takes as
+    long as a small product. A 0-dim tensor is converted once, here.
+    """
+    constants = [
+        torch.tensor(factor, dtype=d, device='cpu') for d in (torch.float32, torch.float64)
+    ]
+    # 16-bit tensors get the number: it must not be rounded. A fake tensor takes no real constant,
+    # and a real tensor no fake one.
+    as_tensor = {c.dtype: c for c in constants if type(c) is torch.Tensor}
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        # A compiler folds the number into its kernel, where a CPU tensor would prevent CUDA graphs.
+        if type(x) is not torch.Tensor or torch.compiler.is_compiling():
+            return x * factor
+        return x * as_tensor.get(x.dtype, factor)
+
+    return multiply
 
 
 def add_scaled(x: torch.Tensor, y: torch.Tensor, factor: Scalar) -> torch.Tensor:

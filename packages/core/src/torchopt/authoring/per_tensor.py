@@ -274,10 +274,7 @@ def _require_alike(
         if leaf is None:
             continue
         if not (isinstance(leaf, torch.Tensor) and leaf.is_floating_point()):
-            where = structure.accessors()[position].codify('updates')
-            raise TypeError(
-                f'{where} must be a floating-point tensor or None, got {describe(leaf)}'
-            )
+            raise checks.wrong_leaf(structure.accessors()[position].codify('updates'), leaf)
         if not sparse and leaf.layout is not torch.strided:
             where = structure.accessors()[position].codify('updates')
             raise TypeError(

@@ -6,6 +6,7 @@ right, or torch or ``unroll`` raises.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -92,6 +93,27 @@ def retains_graph() -> bool:
     tell = getattr(getattr(torch._C, '_autograd', None), '_get_current_graph_task_keep_graph', None)
     retained: bool = tell is None or tell()
     return retained
+
+
+def step_is_observed(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether an optimizer's step has hooks to call, or a profiler to report to.
+
+    Where that is unknown the answer is yes, and torch finds out.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    profiling = getattr(torch.autograd, '_profiler_enabled', None)
+    if profiling is None or profiling():
+        return True
+    # torch.optim has no attribute of this name.
+    module = sys.modules.get('torch.optim.optimizer')
+    places = (
+        (module, '_global_optimizer_pre_hooks'),
+        (module, '_global_optimizer_post_hooks'),
+        (optimizer, '_optimizer_step_pre_hooks'),
+        (optimizer, '_optimizer_step_post_hooks'),
+    )
+    return any([getattr(place, name, True) for place, name in places])
 
 
 def recompile_limit_errors() -> tuple[type[Exception], ...]:

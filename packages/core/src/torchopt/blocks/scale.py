@@ -9,6 +9,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.numerics import multiplication
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, pointwise
 from torchopt.authoring.transformation import stateless
@@ -36,19 +37,7 @@ def _multiply(
     factor: Scalar | TensorTree, name: str, sign: Callable[[torch.Tensor], torch.Tensor] = _same
 ) -> GradientTransformation:
     if isinstance(factor, (int, float)):
-        # torch converts a Python number at every multiplication and in every derivative, which
-        # takes as long as a small product. 16-bit tensors get the number: it must not be rounded.
-        as_tensor = {
-            dtype: torch.tensor(factor, dtype=dtype, device='cpu')
-            for dtype in (torch.float32, torch.float64)
-        }
-
-        def multiply(g: torch.Tensor) -> torch.Tensor:
-            # A compiler folds the number into its kernel; a CPU tensor would prevent CUDA graphs.
-            return g * (factor if torch.compiler.is_compiling() else as_tensor.get(g.dtype, factor))
-
-        return pointwise(multiply)
-
+        return pointwise(multiplication(factor))
     if isinstance(factor, torch.Tensor) and factor.dim() == 0:
 
         def update(updates: Updates, params: Params | None) -> Updates:

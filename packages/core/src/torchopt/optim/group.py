@@ -10,11 +10,11 @@ import torch
 
 from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.describe import describe
-from torchopt.authoring.per_tensor import in_container_of
 from torchopt.authoring.steps import next_steps, shared_device
 from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.typing import OptState
+from torchopt.update import prepare_addition
 
 Group = Mapping[str, Any]
 Entries = MutableMapping[torch.Tensor, Entry]
@@ -74,7 +74,7 @@ class GroupStep:
         params = group['params']
         layout = self.layout(group)
         entries = [state.get(param, {}) for param in params]
-        if not all(entries) or any(name not in e for name in layout.names for e in entries):
+        if not all(entries) or not all([name in e for e in entries for name in layout.names]):
             entries = self._filled(group, layout, entries)
             state.update(zip(params, entries))
         counts = [entry.get(STEP) for entry in entries]
@@ -85,10 +85,8 @@ class GroupStep:
                 entry[STEP] = count
         return entries
 
-    def prepare(
-        self, group: Group, state: Entries, *, keep_state: bool
-    ) -> tuple[Any, Callable[[], None]]:
-        """Validate a step without taking it; the returned ``commit`` takes it.
+    def prepare(self, group: Group, state: Entries, *, keep_state: bool) -> Callable[[], None]:
+        """Validate a step; return the function that takes it.
 
         Args:
             group: One of ``param_groups``.
@@ -96,8 +94,7 @@ class GroupStep:
             keep_state: Whether the tensors of the state are lent out, and must not be changed.
 
         Returns:
-            The updates to apply to the parameters, and ``commit``, a function that writes the new
-            state. If ``commit`` writes the parameters, too, the updates are None.
+            The function that writes the parameters and the new state.
         """
         transformation = self.transformation(group)
         params = group['params']
@@ -106,16 +103,20 @@ class GroupStep:
         layout = self.layout(group)
         old = layout.read(entries, self._steps)
         if isinstance(transformation, FusedTransformation):
-            commit = transformation.prepare(gradients, old, params, keep_state)
-            if commit is not None:
-                return None, lambda: self._write(layout, entries, commit(), gradients)
+            fused = transformation.prepare(gradients, old, params, keep_state)
+            if fused is not None:
+                return lambda: self._write(layout, entries, fused(), gradients)
         try:
             updates, new = transformation.update(gradients, old, params=params, inplace=False)
         except (TypeError, RuntimeError) as error:
             raise _naming_sparse(group, gradients, error) from error
-        # A transformation may answer a list of gradients with a tuple.
-        updates = in_container_of(gradients, updates)
-        return updates, lambda: self._write(layout, entries, new, gradients)
+        add = prepare_addition(params, updates)
+
+        def commit() -> None:
+            add()
+            self._write(layout, entries, new, gradients)
+
+        return commit
 
     def _write(
         self, layout: StateLayout, entries: list[Entry], state: OptState, gradients: list[Any]

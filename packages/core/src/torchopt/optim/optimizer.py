@@ -10,11 +10,11 @@ import torch
 from torchopt.authoring import checks
 from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.describe import describe
+from torchopt.authoring.torch_internals import step_is_observed
 from torchopt.authoring.torch_state import STEP, require_fitting
 from torchopt.base import GradientTransformation
 from torchopt.optim.group import GroupStep, keeping_tensors, name_of
 from torchopt.typing import ParamsLike
-from torchopt.update import apply_updates
 
 # Keys that torch and its schedulers put into groups. They choose between torch's implementations
 # or belong to a scheduler, and have no effect here.
@@ -133,6 +133,15 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: a hyperparameter of a group is out of its range, or tensors do not fit.
                 No group has changed in that case.
         """
+        # torch has wrapped the step of a subclass, and calls its hooks there.
+        if type(self).step is not Optimizer.step or not step_is_observed(self):
+            return self._step(closure)
+        return _observed(self) if closure is None else _observed(self, closure)
+
+    # torch wraps every step that is not marked so, and its wrapper takes longer than a small step.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
         if closure is not None and not callable(closure):
             raise TypeError(
                 f'step takes a function that returns the loss, got {describe(closure)}: call '
@@ -143,19 +152,12 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            prepared = [
+            # All groups are validated before the first is written.
+            commits = [
                 worker.prepare(group, self.state, keep_state=self._state_is_lent)
                 for worker, group in self._workers()
             ]
-            # One call for all groups: if a tensor cannot be written, no group changes.
-            composite = [
-                (group['params'], updates)
-                for group, (updates, _) in zip(self.param_groups, prepared)
-                if updates is not None
-            ]
-            if composite:
-                apply_updates(*map(list, zip(*composite)))
-            for _, commit in prepared:
+            for commit in commits:
                 commit()
         self._state_is_lent = False
         return loss
@@ -286,3 +288,7 @@ class Optimizer(torch.optim.Optimizer):
         with torch.no_grad():
             for old, loaded_value in writes:
                 old.copy_(loaded_value)
+
+
+# Calls hooks and profilers, as torch does around the steps of its own optimizers.
+_observed = Optimizer.profile_hook_step(Optimizer._step)

@@ -56,11 +56,12 @@ def scale_by_adadelta(
     """
     checks.decay_rate('rho', rho)
     checks.nonnegative('eps', eps)
+    mean_square = ema_of_square(rho)
 
     def rule(g: torch.Tensor, nu: torch.Tensor, delta: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        nu = ema_of_square(nu, g, rho)
+        nu = mean_square(nu, g)
         update = safe_sqrt(delta, eps) / safe_sqrt(nu, eps) * g
-        return update, nu, ema_of_square(delta, update, rho)
+        return update, nu, mean_square(delta, update)
 
     return elementwise(
         ScaleByAdadeltaState,

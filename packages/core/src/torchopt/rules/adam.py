@@ -75,13 +75,14 @@ def scale_by_adam(
     beta1, beta2 = checks.decay_rates('betas', betas)
     checks.nonnegative('eps', eps)
     checks.nonnegative('eps_root', eps_root)
+    mean_square = ema_of_square(beta2)
 
     def rule(
         g: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor, *rest: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         *nu_max, correction1, correction2, shift = rest
         mu = ema(mu, g, beta1)
-        nu = ema_of_square(nu, g, beta2)
+        nu = mean_square(nu, g)
         nu_max = [torch.maximum(largest, nu) for largest in nu_max]
         (bound,) = nu_max or (nu,)
         # The correction of mu is in the denominator, where it costs no operation of its own.

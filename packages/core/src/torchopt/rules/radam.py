@@ -71,6 +71,7 @@ def scale_by_radam(
     beta1, beta2 = checks.decay_rates('betas', betas)
     checks.nonnegative('eps', eps)
     checks.nonnegative('eps_root', eps_root)
+    mean_square = ema_of_square(beta2)
 
     def rule(
         g: torch.Tensor,
@@ -81,7 +82,7 @@ def scale_by_radam(
         plain: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         mu = ema(mu, g, beta1)
-        nu = ema_of_square(nu, g, beta2)
+        nu = mean_square(nu, g)
         factor = adaptive / (safe_sqrt(nu, eps_root) + eps) + plain
         return mu / correction * factor, mu, nu
 

@@ -74,9 +74,10 @@ def scale_by_rms(
     checks.decay_rate('alpha', alpha)
     checks.nonnegative('eps', eps)
     checks.nonnegative('initial_scale', initial_scale)
+    mean_square = ema_of_square(alpha)
 
     def rule(g: torch.Tensor, nu: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        nu = ema_of_square(nu, g, alpha)
+        nu = mean_square(nu, g)
         return g / (safe_sqrt(nu) + eps), nu
 
     return elementwise(
@@ -118,10 +119,11 @@ def scale_by_stddev(
     checks.decay_rate('alpha', alpha)
     checks.nonnegative('eps', eps)
     checks.nonnegative('initial_scale', initial_scale)
+    mean_square = ema_of_square(alpha)
 
     def rule(g: torch.Tensor, mu: torch.Tensor, nu: torch.Tensor) -> tuple[torch.Tensor, ...]:
         mu = ema(mu, g, alpha)
-        nu = ema_of_square(nu, g, alpha)
+        nu = mean_square(nu, g)
         return g / (safe_sqrt(torch.addcmul(nu, mu, mu, value=-1)) + eps), mu, nu
 
     return elementwise(

@@ -15,6 +15,13 @@ Leaves: TypeAlias = list[Any]
 """The leaves of a tree in order; None is a leaf."""
 
 
+IMMUTABLE: tuple[type, ...] = (
+    *(bool, int, float, complex, str, bytes, type(None), enum.Enum),
+    *(torch.dtype, torch.device, torch.Size, torch.memory_format),
+)
+"""Types of values that cannot change, so that keeping a reference keeps the value."""
+
+
 class _Placeholder(enum.Enum):
     TENSOR = enum.auto()
 

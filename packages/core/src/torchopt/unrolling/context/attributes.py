@@ -10,13 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 
 from torchopt.unrolling.context.reachable import captured_state
+from torchopt.unrolling.leaves import IMMUTABLE
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum)
-_PLAIN_OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.memory_format)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 
 
@@ -121,4 +119,4 @@ class PlainAttributes:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_plain, value))
-    return isinstance(value, (*_PLAIN, *_PLAIN_OF_TORCH, *_FUNCTIONS))
+    return isinstance(value, (*IMMUTABLE, *_FUNCTIONS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,12 +10,10 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.describe import describe, unlike
-from torchopt.unrolling.leaves import Leaves, flatten
+from torchopt.unrolling.leaves import IMMUTABLE, Leaves, flatten
 from torchopt.unrolling.loop import Loop
 
 # A checkpoint may hold a reference to such a value, because nothing can change it.
-_IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), enum.Enum)
-_IMMUTABLE_TYPES = (torch.dtype, torch.device, torch.Size)
 
 
 class StepResult(NamedTuple):
@@ -101,7 +98,7 @@ def require_storable(leaves: Leaves, structure: pytree.PyTreeSpec) -> None:
         TypeError: a leaf is mutable, so that a checkpoint could not keep its value.
     """
     for position, leaf in enumerate(leaves):
-        if not isinstance(leaf, (torch.Tensor, *_IMMUTABLE, *_IMMUTABLE_TYPES)):
+        if not isinstance(leaf, (torch.Tensor, *IMMUTABLE)):
             where = structure.accessors()[position].codify('carry')
             raise TypeError(
                 f'{where} must be a tensor or an immutable value such as a number, '

@@ -1,10 +1,11 @@
-// The part of DLPack (https://dmlc.github.io/dlpack) through which torch takes over memory.
+// The part of DLPack (https://dmlc.github.io/dlpack) through which torch takes over memory, and
+// tells where a tensor lies.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "../problem.h"
+#include "problem.h"
 
 namespace torchopt {
 
