@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+import torchopt
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 PAGES = sorted(
@@ -54,6 +56,25 @@ def test_long_unrolls(sample: str) -> None:
     names: dict[str, Any] = {}
     exec(sample, names)
     assert names['weights'].grad.any()
+
+
+@pytest.mark.slow
+def test_data_that_workers_load() -> None:
+    """In rising order, in falling order, and after a jump."""
+    names: dict[str, Any] = {}
+    (sample,) = [sample for sample in samples('long-unrolls.md') if 'class Loaded' in sample]
+    exec(sample, names)
+    loaded = names['Loaded'](names['dataset'], names['order'], workers=2)
+    for number in (0, 1, 2, 3, 3, 2, 1, 7, 8, 0):
+        torch.testing.assert_close(loaded(number), names['stream'].fn(number))
+    found = []
+    for xs in (names['stream'], names['Stream'](loaded, length=10)):
+        weights = torch.ones(4, requires_grad=True)
+        w, _ = torchopt.unroll(
+            names['step'], torch.zeros(3), xs, weights, backward=torchopt.unrolling.Recomputed()
+        )
+        found.append(torch.autograd.grad(w.sum(), weights)[0])
+    assert torch.equal(*found)
 
 
 @pytest.mark.compile

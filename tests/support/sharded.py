@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,11 +141,18 @@ def unroll_sharded(folder: Path) -> None:
     assert [part.shape for leaf in carry for part in leaf] == [(2, 3)]
 
 
+class Watch:
+    """What a step notes; numbers and lists would be a part of the step, whose folder it is."""
+
+    def __init__(self) -> None:
+        self.calls, self.stops_at = 0, -1
+        self.seen: list[int] = []
+
+
 def resume_sharded(folder: Path) -> None:
     """Ranks that were interrupted at different steps go on from the same one."""
     place, rank = sharded(), dist.get_rank()
-    # Not numbers or lists, which would be part of the step that the folder is for.
-    state = SimpleNamespace(calls=0, stops_at=-1, seen=[])
+    state = Watch()
 
     def step(w: torch.Tensor, x: torch.Tensor, k: torch.Tensor) -> Any:
         if int(x) == state.stops_at:

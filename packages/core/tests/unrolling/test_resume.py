@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 W = torch.ones(3, dtype=DTYPE)
+
+
+@dataclass
+class Config:
+    decay: float = 0.0
+
+
 BASE: dict[str, Any] = {
+    'config': Config(),
+    'table': {'scale': [1.0]},
     'rate': 0.1,
     'w': W,
     'xs': torch.ones(6, 3, dtype=DTYPE),
@@ -255,10 +265,11 @@ BASE: dict[str, Any] = {
 def variant(**changes: Any) -> Callable[[Any], Any]:
     """Return a run like that of the base, but for ``changes``."""
     given = {**BASE, **changes}
-    rate, captured = given['rate'], given['captured']
+    rate, captured, config, table = (given[n] for n in ('rate', 'captured', 'config', 'table'))
 
     def step(carry: Any, x: torch.Tensor, k: torch.Tensor) -> Any:
-        return {'w': carry['w'] - rate * k * (x + captured) * carry['w']}, None
+        w = carry['w'] * (1 - config.decay) * table['scale'][0]
+        return {'w': w - rate * k * (x + captured) * carry['w']}, None
 
     def other(carry: Any, x: torch.Tensor, k: torch.Tensor) -> Any:
         return {'w': carry['w'] - rate * k * (x - captured) * carry['w']}, None
@@ -280,6 +291,8 @@ def variant(**changes: Any) -> Callable[[Any], Any]:
     ('change', 'mark'),
     [
         ({'rate': 0.2}, 'code of the step'),
+        ({'config': Config(0.1)}, 'code of the step'),
+        ({'table': {'scale': [0.9]}}, 'code of the step'),
         ({'other': True}, 'step'),
         ({'w': 2 * W}, 'values of carry, xs and consts'),
         ({'w': W.float(), 'xs': BASE['xs'].float()}, 'shapes and dtypes'),
@@ -303,6 +316,14 @@ def test_a_folder_of_another_run(change: dict[str, Any], mark: str, tmp_path: Pa
     assert contents(tmp_path) == before
     end, _ = variant()(Disk(tmp_path))
     assert torch.equal(end['w'], expected)
+
+
+def test_one_folder_after_the_other(tmp_path: Path) -> None:
+    """A folder is free when its backward pass has ended."""
+    for w in (W, 2 * W):
+        end, _ = variant(w=w)(Disk(tmp_path))
+        assert torch.autograd.grad(end['w'].sum(), BASE['k'])[0].any()
+        assert not os.listdir(tmp_path)
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:

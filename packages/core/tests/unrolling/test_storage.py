@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import gc
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from torchopt.unrolling import Disk, Recomputed, Snapshots, Stored, Strategy, Tr
 from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.storage import host
 from torchopt.unrolling.storage.encoding import Form, decode, encode
+from torchopt.unrolling.storage.identity import update_with_tensor
 from torchopt.unrolling.storage.transfers import Transfers
 
 LENGTH = 7
@@ -315,6 +317,28 @@ def test_what_disk_cannot_keep(tmp_path: Path) -> None:
     tagged.tag = 'lost'  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match=r'Tagged with attributes, which would be lost'):
         written_and_read([tagged], tmp_path)
+
+
+def test_hashes_take_in_every_kind_of_tensor() -> None:
+    def found(tensor: torch.Tensor) -> str:
+        result = hashlib.sha256()
+        update_with_tensor(result, tensor)
+        return result.hexdigest()
+
+    for tensor in (
+        torch.tensor([True, False]),
+        torch.tensor([1 + 2j, 3 - 1j]),
+        torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex128).conj(),
+        torch.randn(3).bfloat16(),
+        torch.arange(6).reshape(2, 3).t(),
+        torch.eye(2).to_sparse(),
+        torch.tensor(2.0).expand(3),
+    ):
+        other = tensor.clone()
+        assert found(tensor) == found(other)
+        if tensor.layout is torch.strided:
+            other[0] = 0
+            assert found(tensor) != found(other)
 
 
 @pytest.mark.parametrize('storage', ['disk', 'gpu', None, Disk])

@@ -9,10 +9,12 @@ Where a change belongs, from top to bottom; each file imports only files of lowe
     sweep.py            all steps in order
     steps/              one step: called, stored, run again, differentiated (eager, compiled, vmap)
     loop.py             one call of unroll as data
+    stream.py           data by the number of a step
     inner_gradients/    gradients that a step takes: grad, their cache, their derivative
     vjp.py              vector-Jacobian products of lists of tensors
     context/            what a step depends on beside its arguments: replayed or watched
     functional_loss.py  a loss of a module as a function of the module's tensors
+    hashing.py          hashes of tensors
     leaves.py           trees as flat lists of leaves
 """
 
@@ -29,6 +31,7 @@ from torchopt.unrolling.strategies.recomputed import Recomputed as Recomputed
 from torchopt.unrolling.strategies.snapshots import Snapshots as Snapshots
 from torchopt.unrolling.strategies.stored import Stored as Stored
 from torchopt.unrolling.strategies.truncated import Truncated as Truncated
+from torchopt.unrolling.stream import Stream as Stream
 from torchopt.unrolling.unroll import unroll as unroll
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     'Snapshots',
     'Stored',
     'Strategy',
+    'Stream',
     'Truncated',
     'grad',
     'grad_and_value',

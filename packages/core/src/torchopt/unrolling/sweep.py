@@ -67,7 +67,7 @@ def sweep(loop: Loop, advance: Advance | None = None, start: Start | None = None
     """
     first, carry, ys_by_step = start or Start(0, loop.carry, [])
     structure = None
-    row = rows_of(loop.xs)
+    row = loop.rows()
     numbers = range(first, loop.length) if loop.length is not None else itertools.count(first)
     for number in numbers:
         if _stops(loop, carry):
@@ -90,13 +90,6 @@ def sweep(loop: Loop, advance: Advance | None = None, start: Start | None = None
 def stacked(ys: Iterable[Leaves]) -> Leaves:
     """Return the leaves of all ``y``, each stacked along a new first dimension."""
     return [None if column[0] is None else torch.stack(column) for column in zip(*ys)]
-
-
-def rows_of(xs: Leaves) -> Callable[[int], Leaves]:
-    """Return the function that gives the leaves of ``x`` for the step of a number."""
-    # One unbind, because the derivative of K selections would fill K tensors the size of xs.
-    columns = [None if leaf is None else leaf.unbind(0) for leaf in xs]
-    return lambda number: [None if column is None else column[number] for column in columns]
 
 
 def _stops(loop: Loop, carry: Leaves) -> bool:

@@ -21,16 +21,19 @@ Excuse: TypeAlias = Callable[[Callable[..., Any] | None], Any]
 
 @contextmanager
 def require_no_draws(
-    step: Callable[..., Any], consts: Leaves, tensors: Iterable[torch.Tensor]
+    step: Callable[..., Any],
+    consts: Leaves,
+    tensors: Iterable[torch.Tensor],
+    data: Callable[..., Any] | None = None,
 ) -> Iterator[Excuse]:
     """Raise if ``step`` draws, in the block, numbers that a second run would not draw again.
 
     Replayed are torch's own generators of the CPU and of the devices of ``tensors``. Watched are
     Python's ``random``, NumPy's global generator, torch's own generators of other CUDA devices, and
-    every generator of torch, NumPy or Python that :func:`reachable` finds from ``step`` and
-    ``consts``. Not found is one that only an object of a C extension holds, or a module that no
-    function of the step names. One that the step makes itself, from a seed, draws the same numbers
-    again, and may be used.
+    every generator of torch, NumPy or Python that :func:`reachable` finds from ``step``, ``consts``
+    and ``data``, a function that makes data. Not found is one that only an object of a C extension
+    holds, or a module that no function of the step names. One that the step makes itself, from a
+    seed, draws the same numbers again, and may be used.
 
     The states are read once before and once after the block.
 
@@ -40,7 +43,7 @@ def require_no_draws(
     Raises:
         RuntimeError: one of these generators has advanced.
     """
-    watch = _Watch(list(_sources(step, consts, {tensor.device for tensor in tensors})))
+    watch = _Watch(list(_sources(step, [*consts, data], {tensor.device for tensor in tensors})))
     yield watch.excuse
     watch.require_unchanged()
 

@@ -24,6 +24,8 @@ from torchopt.unrolling.context.watched import (
 from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.leaves import Leaves
 
+_OF_DATA = 'xs: '
+
 
 class Surroundings:
     """The modules and tensors that a step sees, from the forward to the backward pass.
@@ -32,8 +34,21 @@ class Surroundings:
     refused if the step uses it; a module that has changed is refused.
     """
 
-    def __init__(self, step: Callable[..., Any], consts: Leaves) -> None:
+    def __init__(
+        self,
+        step: Callable[..., Any],
+        consts: Leaves,
+        data: Callable[..., Any] | None = None,
+    ) -> None:
+        """Look around.
+
+        Args:
+            step: The step.
+            consts: Leaves that it receives, among them modules.
+            data: A function that makes data for it.
+        """
         self._step = step
+        self._data = data
         self._consts_modules = [leaf for leaf in consts if isinstance(leaf, nn.Module)]
         self._tensors, modules, own = self._seen()
         self._tensors = [watched for watched in self._tensors if id(watched.tensor) not in own]
@@ -42,8 +57,12 @@ class Surroundings:
 
     @property
     def tensors(self) -> list[tuple[str, torch.Tensor]]:
-        """The tensors that the step sees, and their names; not those that the carry replaces."""
-        return [(watched.name, watched.tensor) for watched in self._tensors]
+        """The tensors that the step sees, and their names; not those that the carry replaces.
+
+        Neither are those here that its data are made from, which may be a whole data set.
+        """
+        found = ((watched.name, watched.tensor) for watched in self._tensors)
+        return [(name, tensor) for name, tensor in found if not name.startswith(_OF_DATA)]
 
     @property
     def attributes(self) -> PlainAttributes:
@@ -108,7 +127,9 @@ class Surroundings:
         modules: dict[int, tuple[str, nn.Module]] = {}
         own: set[int] = set()
         consts = (('consts', module) for module in self._consts_modules)
-        for found, value in (*consts, *captured_state(self._step)):
+        data = () if self._data is None else captured_state(self._data)
+        made_from = ((_OF_DATA + found, value) for found, value in data)
+        for found, value in (*consts, *captured_state(self._step), *made_from):
             if isinstance(value, torch.Tensor):
                 tensors[found, id(value)] = value
                 continue

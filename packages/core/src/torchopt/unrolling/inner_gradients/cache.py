@@ -28,7 +28,7 @@ class GradientCache:
     """The results of one step's inner gradients, in the order in which the step took them."""
 
     def __init__(self, order: Order) -> None:
-        self._order = order
+        self._order: Order = order
         self._entries: list[CacheEntry] = []
         self._position: int | None = None
 

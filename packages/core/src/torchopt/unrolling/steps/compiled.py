@@ -118,7 +118,7 @@ def _let_losses_find_unused(loop: Loop) -> None:
     tensors = loop.tensors()
     checkpoint = Checkpoint.capture(0, loop.carry, tensors, None)
     with preserved(tensors):
-        Eager().run(loop, checkpoint, map_tensors(lambda x: x[0], loop.xs))
+        Eager().run(loop, checkpoint, loop.rows()(0))
 
 
 def _places(arguments: Leaves, needed: Sequence[bool]) -> Leaves:

@@ -50,7 +50,6 @@ class Disk(Storage):
             ``Snapshots`` a carry to go on from; None: a sixteenth of all steps.
         keep: Keep the results when the backward pass has ended: the last carry, ``ys`` and the
             gradient. A process that is killed after that finds them.
-
         together: On several ranks, go on from what all of them have written, as steps with
             collectives need. Every rank then calls ``unroll`` equally often. False: each alone.
 
@@ -78,7 +77,9 @@ class Disk(Storage):
         ranks = Ranks(together=self.together)
         identity = {**identity_of(loop, circumstances), 'number of ranks': str(ranks.total)}
         random = RandomState.capture(loop.tensors())
-        folder = Folder(Path(self.folder) / ranks.name, identity, {'random': encode_random(random)})
+        folder = Folder(
+            Path(self.folder).absolute() / ranks.name, identity, {'random': encode_random(random)}
+        )
         store = DiskStore(folder, loop, circumstances, is_alone=ranks.count == 1)
         attributes = circumstances.surroundings.attributes
         journal = DiskJournal(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from torchopt.unrolling.inner_gradients.cache import CacheEntry, GradientCache
+from torchopt.unrolling.inner_gradients.gradient_vjp import Order
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, versions
@@ -35,7 +36,7 @@ class DiskStore:
     ) -> None:
         self.forms = [Form.of(leaf) for leaf in loop.carry]
         self._folder = folder
-        self._order = circumstances.order
+        self._order: Order | None = circumstances.order
         self._attributes = circumstances.surroundings.attributes
         # The structures of inner gradients, which a file holds as a text.
         self._gradients: dict[str, tuple[Any, list[Form]]] = {}

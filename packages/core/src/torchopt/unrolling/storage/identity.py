@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import platform
 import types
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,13 +19,13 @@ from torchopt.authoring.describe import describe
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.closures import function_of
 from torchopt.unrolling.context.surroundings import Surroundings
+from torchopt.unrolling.hashing import update_with
 from torchopt.unrolling.inner_gradients.gradient_vjp import Order
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.storage.parts import take_apart
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _MOST_OBJECTS = 10_000
-_CHUNK = 2**24  # elements that are hashed at a time
 
 
 class Circumstances(NamedTuple):
@@ -61,6 +64,7 @@ def identity_of(loop: Loop, circumstances: Circumstances) -> dict[str, str]:
         'structure of (carry, x, consts)': str(loop.structure),
         'shapes and dtypes': '; '.join(_kind_of(leaf) for leaf in arguments),
         'values of carry, xs and consts': _hash_of_values(arguments),
+        'Stream': '' if loop.data is None else loop.data.digest + _hash_of_code(loop.data.fn),
         'tensors that the step captures': _hash_of_values(
             [tensor for _, tensor in circumstances.surroundings.tensors]
         ),
@@ -98,9 +102,7 @@ def _hash_of_values(values: Iterable[Any]) -> str:
 def update_with_tensor(found: Any, tensor: torch.Tensor) -> None:
     """Let a hash of :mod:`hashlib` take in the elements of ``tensor``."""
     for part in take_apart(tensor.detach())[0]:
-        dense = part if part.layout is torch.strided else part.to_dense()
-        for chunk in dense.resolve_conj().resolve_neg().reshape(-1).split(_CHUNK):
-            found.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
+        update_with(found, part)
 
 
 def _hash_of_code(fn: Callable[..., Any]) -> str:
@@ -170,6 +172,8 @@ def _held_by(value: Any) -> Iterator[Any]:
         yield type(value)
         yield from (part for part in vars(value).values() if callable(part))
         yield from value._modules.values()
+    elif is_dataclass(value) or isinstance(value, (SimpleNamespace, argparse.Namespace)):
+        yield from vars(value).values()
     elif not isinstance(value, (torch.Tensor, types.ModuleType)) and callable(value):
         yield type(value)
         yield from getattr(value, '__dict__', {}).values()

@@ -48,7 +48,9 @@ class Transfers:
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             target.copy_(source, non_blocking=True)
-            self._under_way.append((device, stream.record_event(), source))
+        done = torch.cuda.Event()
+        done.record(stream)
+        self._under_way.append((device, done, source))
 
 
 def _is_streamed(tensor: torch.Tensor, device: torch.device) -> bool:

@@ -15,7 +15,8 @@ from torchopt.unrolling.storage.choice import Place, storage_named
 from torchopt.unrolling.storage.tape import Tape
 from torchopt.unrolling.strategies import revolve
 from torchopt.unrolling.strategies.base import Strategy, options_of
-from torchopt.unrolling.strategies.checkpointed import Schedule, run_checkpointed
+from torchopt.unrolling.strategies.checkpointed import run_checkpointed
+from torchopt.unrolling.strategies.record import Schedule
 from torchopt.unrolling.strategies.reversal import Advance, reversed_checkpoints
 
 
