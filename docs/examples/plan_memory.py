@@ -18,7 +18,7 @@ from torchopt.unrolling.strategies.revolve import evaluations
 
 GIB = 2**30
 FLOAT = 4  # bytes
-HEAD, CHUNK = 12, 512  # tokens that a rematerialized head takes at a time
+CHUNK = 512  # tokens that a rematerialized head takes at a time
 USABLE = 0.9  # of a card's memory; the rest is the driver's and lost between tensors
 # Time of a step with its derivative, and of one with remat, in plain training steps.
 WITH_GRAPH, WITH_REMAT = 4.0, 6.0
@@ -49,28 +49,16 @@ MODELS = {
 
 
 class Plan(NamedTuple):
-    """One way through a run. Sizes are in bytes, and of one card.
-
-    Attributes:
-        call: The strategy.
-        remat: Whether blocks and head are rematerialized.
-        parts: The number of micro-batches.
-        device: Memory of the card.
-        host: Memory of the host.
-        disk: Files.
-        forward: Evaluations of a step without a graph, in the whole run; each step is evaluated
-            once more with its graph.
-        time: Of the metagradient, in plain training runs.
-    """
+    """One way through a run; bytes are of one card."""
 
     call: str
     remat: bool
-    parts: int
+    parts: int  # micro-batches
     device: float
     host: float
     disk: float
-    forward: int
-    time: float
+    forward: int  # evaluations of a step without a graph, beside one of each step with it
+    time: float  # in plain training runs
 
     def __str__(self) -> str:
         remat = ', `remat`' if self.remat else ''
@@ -90,9 +78,10 @@ def step_memory(shape: Shape, texts: int, *, remat: bool, cards: int = 1) -> flo
     if remat:
         tokens = texts * length
         kept = 2 * layers * width * tokens  # inputs of the blocks, and their cotangents
-        activations = kept + max(block * tokens, HEAD * min(CHUNK, length) * vocabulary)
+        head = (6.7 * min(CHUNK, length) + 3.4 * width) * vocabulary
+        activations = kept + max(block * tokens, head)
     else:
-        graph = (layers - 1) * (30 * width + 5 * scores) + block + 5 * vocabulary
+        graph = (layers - 1) * (33 * width + 4.3 * scores) + block + 5 * vocabulary
         activations = texts * length * graph
     # The next carry, its cotangents, those of the carry before: 3 P each; the inner gradient: P.
     return FLOAT * (10 * shape.params / cards + activations)
@@ -102,12 +91,13 @@ def plans(shape: Shape, steps: int, batch: int, cards: int = 1) -> Iterator[Plan
     """Yield what can be done, the simplest first, for batches of ``batch`` texts."""
     carry = 3 * FLOAT * shape.params / cards
     root = math.ceil(math.sqrt(steps))
+    files = root + 2 * math.ceil(steps / 16) + 5
     modes = [  # the call, the carries on card, host and disk, evaluations without a graph
         ('Recomputed()', steps, 0, 0, steps),
         ('Snapshots()', root + 1, 0, 0, evaluations(steps, root) + 1),
         ("Snapshots(storage='cpu')", 3, root + 1, 0, evaluations(steps, root) + 1),
-        # The files also hold a carry to go on from, and two states of the cotangents.
-        ('Snapshots(storage=Disk(...))', 3, 0, root + 4, evaluations(steps, root) + 1),
+        # Files that a backward pass is done with stay until it has written its cotangents.
+        ('Snapshots(storage=Disk(...))', 3, 0, files, evaluations(steps, root) + 1),
         ('Snapshots(4)', 5, 0, 0, evaluations(steps, 4) + 1),
     ]
     for call, on_card, on_host, on_disk, forward in modes:
@@ -122,15 +112,7 @@ def plans(shape: Shape, steps: int, batch: int, cards: int = 1) -> Iterator[Plan
 
 
 def best(shape: Shape, steps: int, batch: int, memory: float, host: float) -> tuple[int, Plan]:
-    """Return the least number of cards, and the fastest plan for them.
-
-    Args:
-        shape: The model.
-        steps: Length of the run.
-        batch: Texts a step, on every card.
-        memory: GiB of a card.
-        host: GiB of the host, for each card.
-    """
+    """Return the least number of cards, each with so many GiB, and the fastest plan for them."""
     for cards in (2**power for power in range(20)):
         fitting = [
             plan
@@ -162,22 +144,20 @@ def main() -> None:
     """Print what fits."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--params', type=float, default=124e6, help='takes the nearest model')
-    parser.add_argument('--shape', type=int, nargs=5, metavar=Shape._fields, help='instead')
     parser.add_argument('--memory', type=float, default=24, help='GiB of a card')
     parser.add_argument('--host', type=float, default=128, help='GiB of the host, for each card')
     parser.add_argument('--steps', type=int, default=1000)
     parser.add_argument('--batch', type=int, default=8, help='texts a step, on every card')
     parser.add_argument('--table', action='store_true', help="print the documentation's table")
-    options = parser.parse_args()
-    if options.table:
+    given = parser.parse_args()
+    if given.table:
         print(markdown_table())
         return
-    nearest = min(MODELS.values(), key=lambda shape: abs(math.log(shape.params / options.params)))
-    shape = Shape(*options.shape) if options.shape else nearest
-    cards, fastest = best(shape, options.steps, options.batch, options.memory, options.host)
-    print(f'{shape}, {shape.params / 1e6:,.0f} M parameters, {cards} cards; GiB on each:')
-    print(f'{"card":>7}{"host":>7}{"files":>7}{"time":>6}')
-    for plan in plans(shape, options.steps, options.batch, cards):
+    shape = min(MODELS.values(), key=lambda shape: abs(math.log(shape.params / given.params)))
+    cards, fastest = best(shape, given.steps, given.batch, given.memory, given.host)
+    print(f'{shape}, {shape.params / 1e6:,.0f} M parameters, {cards} cards; GiB of each:')
+    print('   card   host  files  time')
+    for plan in plans(shape, given.steps, given.batch, cards):
         sizes = ''.join(f'{size / GIB:7.0f}' for size in (plan.device, plan.host, plan.disk))
         mark = '  <- the fastest that fits' if plan == fastest else ''
         print(f'{sizes}{plan.time:5.1f}x  {plan}{mark}')
