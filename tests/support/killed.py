@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-LIMIT = 100  # seconds for one program
+LIMIT = 600  # seconds for one program
 
 
 class _Events:
@@ -96,7 +96,7 @@ def _in_a_child(run: Callable[[Path], Any], folder: Path, killed_at: int) -> tup
     out.unlink(missing_ok=True)
     child = os.fork()
     if not child:
-        faulthandler.dump_traceback_later(20, exit=True)  # rather than hang
+        faulthandler.dump_traceback_later(LIMIT / 5, exit=True)  # rather than hang
         _Events.killed_at = killed_at
         counter = os.open(counted, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         begin = _Events.steps

@@ -38,20 +38,21 @@ makes = pytest.mark.parametrize(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('function', 'stride', 'kills'),
+    'function',
     [
-        ('recomputed', 31, 12),
-        ('recomputed_and_kept', 31, 12),
-        ('with_gradients', 31, 9),
-        ('snapshots', 31, 12),
-        ('snapshots_and_kept', 31, 7),
-        ('until', 37, 12),
-        ('module', 29, 9),
+        'recomputed',
+        'recomputed_and_kept',
+        'with_gradients',
+        'snapshots',
+        'snapshots_and_kept',
+        'until',
+        'module',
     ],
 )
-def test_killed_at_any_moment(function: str, stride: int, kills: int, tmp_path: Path) -> None:
-    report = killed_runs(f'support.resumed:{function}', tmp_path, stride=stride)
-    assert report.kills >= kills
+def test_killed_at_any_moment(function: str, tmp_path: Path) -> None:
+    # With stride=1, at every event: some hundred kills, which takes minutes.
+    report = killed_runs(f'support.resumed:{function}', tmp_path, stride=41)
+    assert report.kills >= 6
     assert all(report.equal)
     if 'kept' in function:
         assert report.most <= 1.4 * report.steps
@@ -81,7 +82,7 @@ def test_another_interpreter_goes_on(tmp_path: Path) -> None:
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=100,
+            timeout=300,
         )
 
     plain = run(-1, '1')
@@ -323,6 +324,7 @@ def test_one_folder_after_the_other(tmp_path: Path) -> None:
     for w in (W, 2 * W):
         end, _ = variant(w=w)(Disk(tmp_path))
         assert torch.autograd.grad(end['w'].sum(), BASE['k'])[0].any()
+        del end
         assert not os.listdir(tmp_path)
 
 

@@ -83,11 +83,27 @@ def test_two_backward_passes_and_none(make: Make, place: str, tmp_path: Path) ->
     first = torch.autograd.grad(loss, example.wanted, retain_graph=True)
     again = torch.autograd.grad(loss.sin(), example.wanted, retain_graph=True)
     assert_equal([g * loss.detach().cos() for g in first], list(again))
+    if place == 'disk':
+        assert 'end.pt' in os.listdir(tmp_path / 'run')
     assert_equal(list(torch.autograd.grad(loss, example.wanted)), list(first))
     with pytest.raises(RuntimeError, match='second time'):
         torch.autograd.grad(loss, example.wanted)
-    if place == 'disk':
+    # An older torch does not tell whether a graph is retained.
+    if place == 'disk' and hasattr(torch._C._autograd, '_get_current_graph_task_keep_graph'):
         assert not os.listdir(tmp_path / 'run')
+
+
+def test_a_retained_graph_takes_its_folder_along(tmp_path: Path) -> None:
+    example = problem(length=LENGTH)
+    for keep in (True, False):
+        folder = tmp_path / str(keep)
+        loss = example.outer_loss(Snapshots(storage=Disk(folder, keep=keep)))
+        found = torch.autograd.grad(loss, example.wanted, retain_graph=True)
+        assert list(folder.glob('step-*'))
+        del loss
+        assert not list(folder.glob('step-*'))
+        assert bool(os.listdir(folder)) == keep
+        assert_equal(list(found), example.gradients(Stored()))
 
 
 @places

@@ -29,8 +29,8 @@ class Disk(Storage):
     its result compared. ``progress`` is called for the steps that are run, and not for the others.
 
     One folder serves one call of ``unroll``: give each its own, named by the outer iteration. It is
-    emptied when a backward pass has ended that did not retain the graph. Until then it stays, also
-    where no backward pass comes. Where nothing requires grad, nothing is written.
+    emptied when a backward pass has ended; if the graph was retained, when the graph is freed.
+    Where no backward pass comes, it stays. Where nothing requires grad, nothing is written.
 
     Files (``torch.load(file, weights_only=True)`` reads each):
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from torchopt.authoring.torch_internals import is_mapped_by_autograd
 from torchopt.unrolling.context.attributes import PlainAttributes
 from torchopt.unrolling.leaves import Leaves, tensors_of
 from torchopt.unrolling.loop import Loop
@@ -18,6 +16,7 @@ from torchopt.unrolling.steps.call import StepResult, versions
 from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.storage import files
 from torchopt.unrolling.storage.base import End, Journal, Resumed, Returned
+from torchopt.unrolling.storage.disk_cotangents import CURE, DiskCotangents, distance
 from torchopt.unrolling.storage.disk_store import DiskStore
 from torchopt.unrolling.storage.encoding import (
     Form,
@@ -29,16 +28,12 @@ from torchopt.unrolling.storage.encoding import (
     encode_random,
 )
 from torchopt.unrolling.storage.folder import Folder
-from torchopt.unrolling.storage.identity import update_with_tensor
 from torchopt.unrolling.storage.ranks import Ranks
 from torchopt.unrolling.storage.sample import require_same, sample_of
 from torchopt.unrolling.vjp import Cotangents
 
-# What a kill costs at most, as a part of a pass, where `every` is not given.
-_PARTS = 16
 # How far ranks may be apart.
 _MOST_POINTS = 4
-_CURE = 'empty the folder to begin again'
 
 
 class DiskJournal(Journal):
@@ -78,10 +73,8 @@ class DiskJournal(Journal):
         self._first_sample: list[torch.Tensor] | None = None
         self._taken = 0
         self._is_after_the_end = False
-        # Of the backward pass: what it began with, and the last number on disk.
-        self._given: dict[str, Any] = {}
-        self._returned = 0
-        self._is_writing = True
+        self._cotangents = DiskCotangents(folder, store, loop, ranks, every=every, keep=keep)
+        self._at_the_end: weakref.finalize[..., Any] | None = None
 
     def resume(self, kept_before: Callable[[int], list[int]]) -> Resumed | None:
         """Find the last step to go on from."""
@@ -117,13 +110,13 @@ class DiskJournal(Journal):
 
     def _forget_what_follows(self, number: int | None, kept: list[int]) -> None:
         """Remove what is not needed to go on before the step of a number; None: everything."""
-        self._forget_cotangents()
+        self._cotangents.forget()
         files.remove(self._folder.end)
         written = self._folder.numbers('step')
         self._folder.remove('step', [n for n in written if n not in (*kept, number)])
 
     def _resume_at_the_end(self) -> Resumed:
-        content = files.read(self._folder.end, _CURE)
+        content = files.read(self._folder.end, CURE)
         self._taken = content['taken']
         self._is_after_the_end = True
         carry, random = self._loop.carry, self._first_random()
@@ -144,7 +137,7 @@ class DiskJournal(Journal):
         """Tell whether every y before the step of a file is on disk."""
         first, written = content['number'], self._folder.numbers('ys')
         while content['has_ys'] and first in written:
-            first = files.read(self._folder.file('ys', first), _CURE)['first']
+            first = files.read(self._folder.file('ys', first), CURE)['first']
         return first == 0 or not content['has_ys']
 
     def earlier_ys(self, number: int, checkpoint: Checkpoint, result: StepResult) -> list[Leaves]:
@@ -158,7 +151,7 @@ class DiskJournal(Journal):
         parts = []
         end = number
         while end:
-            content = files.read(self._folder.file('ys', end), _CURE)
+            content = files.read(self._folder.file('ys', end), CURE)
             parts.append([decode(row, self._y_forms) for row in content['rows']])
             end = content['first']
         return [row for part in reversed(parts) for row in part]
@@ -197,10 +190,7 @@ class DiskJournal(Journal):
 
     def _is_due(self, number: int) -> bool:
         length = self._loop.length
-        return length is not None and number > 0 and number % self._distance(length) == 0
-
-    def _distance(self, length: int) -> int:
-        return self._every or math.ceil(length / _PARTS)
+        return length is not None and number > 0 and number % distance(self._every, length) == 0
 
     def _write_ys(self, end: int) -> None:
         if self._ys and tensors_of(self._ys[0]):
@@ -218,116 +208,44 @@ class DiskJournal(Journal):
         self, cotangents: Cotangents, xs: Cotangents, needed: tuple[bool, ...]
     ) -> Returned | None:
         """Find the last cotangents to go on from."""
-        # torch maps over such cotangents: they can be written nowhere.
-        self._is_writing = not any(map(is_mapped_by_autograd, cotangents))
-        self._returned = self._taken
-        if not self._is_writing:
-            return None
-        self._given = {'given': _hash_of(cotangents), 'needed': list(needed)}
-        if not self._is_after_the_end:
-            self._forget_cotangents()
-            return None
-        mine = [
-            number for number in self._folder.numbers('cotangents') if self._is_usable(number, xs)
-        ]
-        common = self._ranks.common(mine)
-        kept = self._ranks.common(self._folder.numbers('step'))
-        if not common:
-            self._forget_cotangents()
-            carry_end = len(self._forms_of_carry())
-            unknown = [None for _ in self._forms_of_consts()]
-            return Returned(self._taken, cotangents[:carry_end], unknown, kept)
-        number = self._returned = common[0]
-        self._read_rows(number, xs)
-        content = files.read(self._folder.file('cotangents', number), _CURE)
-        carry = decode(content['carry'], self._forms_of_carry())
-        consts = decode(content['consts'], self._forms_of_consts())
-        return Returned(number, carry, consts, [n for n in kept if n < number])
-
-    def _is_usable(self, number: int, xs: Cotangents) -> bool:
-        """Tell whether cotangents are of this backward pass, and whether all rows are there."""
-        content = files.read(self._folder.file('cotangents', number), _CURE)
-        written = self._folder.numbers('rows')
-        while tensors_of(xs) and number < self._taken:
-            if number not in written:
-                return False
-            number = files.read(self._folder.file('rows', number), _CURE)['end']
-        return all(content[name] == value for name, value in self._given.items())
-
-    def _read_rows(self, number: int, xs: Cotangents) -> None:
-        """Fill in the rows of the cotangents of xs from ``number`` on."""
-        while tensors_of(xs) and number < self._taken:
-            content = files.read(self._folder.file('rows', number), _CURE)
-            parts = [None if total is None else total[number : content['end']] for total in xs]
-            found = decode(content['rows'], [Form.of(part) for part in parts])
-            for part, row in zip(parts, found):
-                if part is not None:
-                    part.copy_(row)
-            number = content['end']
+        return self._cotangents.go_back(
+            self._taken, cotangents, xs, needed, is_resumed=self._is_after_the_end
+        )
 
     def stepped_back(
         self, number: int, carry: Cotangents, xs: Cotangents, consts: Cotangents
     ) -> None:
         """Write the cotangents, every so often."""
-        is_due = self._returned - number >= self._distance(self._taken)
-        is_last = number == 0
-        if not self._is_writing or not (self._keep if is_last else is_due):
-            return
-        rows = [None if total is None else total[number : self._returned] for total in xs]
-        try:
-            content = {
-                'number': number,
-                'carry': encode(carry, self._forms_of_carry()),
-                'consts': encode(consts, self._forms_of_consts()),
-                **self._given,
-            }
-            encoded = encode(rows, [Form.of(row) for row in rows])
-        except TypeError:
-            # A cotangent with other placements than its tensor: the next may be like it.
-            return
-        if any(row is not None for row in rows):
-            rows_content = {'end': self._returned, 'rows': encoded}
-            files.write(self._folder.file('rows', number), rows_content)
-        files.write(self._folder.file('cotangents', number), content)
-        # Other ranks may not have come as far.
-        last = number if self._ranks.count == 1 else self._returned
-        older = [n for n in self._folder.numbers('cotangents') if n > last]
-        self._folder.remove('cotangents', older)
-        self._returned = number
-        self._store.purge()
+        self._cotangents.stepped_back(number, carry, xs, consts)
 
     def close(self, *, is_retained: bool) -> None:
         """Empty the folder, or leave what is to be kept."""
+        self._forget_end()
         if is_retained:
-            self._forget_cotangents()
+            if not self._keep:
+                self._cotangents.forget()
             self._store.purge()
-        elif not self._keep:
-            self._folder.empty()
+            # Nobody may go back again; then the folder is done with when the graph is.
+            self._at_the_end = weakref.finalize(self, _done, self._folder, keep=self._keep)
         else:
-            if self._returned == 0:
-                self._folder.forget('step')
-            self._folder.release()
+            _done(self._folder, keep=self._keep)
 
     def release(self) -> None:
         """Let another call use the folder."""
+        self._forget_end()
         self._folder.release()
 
-    def _forget_cotangents(self) -> None:
-        # In this order, because rows without cotangents are harmless.
-        self._folder.forget('cotangents')
-        self._folder.forget('rows')
-
-    def _forms_of_carry(self) -> list[Form]:
-        return [form for form in self._store.forms if form.recipe is not None]
-
-    def _forms_of_consts(self) -> list[Form]:
-        return [Form.of(tensor) for tensor in tensors_of(self._loop.consts)]
+    def _forget_end(self) -> None:
+        if self._at_the_end is not None:
+            self._at_the_end.detach()
+            self._at_the_end = None
 
 
-def _hash_of(tensors: Sequence[torch.Tensor | None]) -> str:
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(b'|')
-        if tensor is not None:
-            update_with_tensor(found, tensor)
-    return found.hexdigest()
+def _done(folder: Folder, *, keep: bool) -> None:
+    """Empty a folder whose backward pass has ended, or leave the results in it."""
+    if not keep:
+        folder.empty()
+        return
+    if 0 in folder.numbers('cotangents'):
+        folder.forget('step')
+    folder.release()

@@ -13,7 +13,7 @@ from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.storage.parts import Recipe, take_apart
 
-_PLAIN_VALUES = (bool, int, float, str, bytes, type(None))
+_PLAIN_VALUES = (bool, int, float, str, type(None))
 
 
 class Form(NamedTuple):
@@ -68,6 +68,8 @@ def _encoded(leaf: Any, form: Form, compacted: dict[Any, Any]) -> Any:
         return [_compact_once(part, compacted) for part in plain]
     if type(leaf) in _PLAIN_VALUES:
         return leaf
+    if type(leaf) is bytes:
+        return {'bytes': leaf.hex()}
     if leaf is form.value or (type(leaf) is type(form.value) and leaf == form.value):
         return {}
     raise TypeError(
@@ -83,7 +85,7 @@ def decode(values: Iterable[Any], forms: Iterable[Form]) -> Leaves:
 
 def _decoded(value: Any, form: Form) -> Any:
     if isinstance(value, dict):
-        return form.value
+        return bytes.fromhex(value['bytes']) if value else form.value
     if not isinstance(value, list):
         return value
     assert form.recipe is not None
