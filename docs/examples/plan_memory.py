@@ -73,18 +73,18 @@ def step_memory(shape: Shape, texts: int, *, remat: bool, cards: int = 1) -> flo
     """
     layers, width, heads, vocabulary, length = shape
     scores = heads * length  # of a token's attention
-    # What the outer backward pass of one block holds: its graph and its own intermediate results.
+    # What the outer backward pass of one block, and of the head, holds: graph and own results.
     block = max(50 * width + 11.5 * scores, 118 * width)
+    tokens = texts * length
     if remat:
-        tokens = texts * length
         kept = 2 * layers * width * tokens  # inputs of the blocks, and their cotangents
-        head = (6.7 * min(CHUNK, length) + 3.4 * width) * vocabulary
-        activations = kept + max(block * tokens, head)
+        own = max(block * tokens, (6.7 * min(CHUNK, length) + 3.4 * width) * vocabulary)
     else:
-        graph = (layers - 1) * (33 * width + 4.3 * scores) + block + 5 * vocabulary
-        activations = texts * length * graph
+        graph = 33 * width + 4.3 * scores
+        kept = tokens * (layers * graph + 5 * vocabulary)
+        own = max((block - graph) * tokens, (1.7 * tokens + 3.4 * width) * vocabulary)
     # The next carry, its cotangents, those of the carry before: 3 P each; the inner gradient: P.
-    return FLOAT * (10 * shape.params / cards + activations)
+    return FLOAT * (10 * shape.params / cards + kept + own)
 
 
 def plans(shape: Shape, steps: int, batch: int, cards: int = 1) -> Iterator[Plan]:
