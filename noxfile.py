@@ -198,7 +198,7 @@ OLDEST_WARNS = ('FutureWarning', 'DeprecationWarning', 'UserWarning')
 def oldest(session: nox.Session) -> None:
     """All but ``compile`` and ``newer_torch``, with the lowest torch and optree allowed."""
     session.install('torch==2.4.0', 'optree==0.13.0', 'numpy<2.3', 'nanobind-backend')
-    session.install('--no-deps', *build_wheels(session).values())
+    session.install('--no-deps', '--force-reinstall', *build_wheels(session).values())
     session.install('pytest', 'pytest-xdist', 'hypothesis', 'expecttest', 'packaging')
     tests = [f'{package}/tests' for package in PACKAGES]
     ignored = [f'-Wignore::{category}' for category in OLDEST_WARNS]
@@ -215,11 +215,22 @@ NEWEST = '2.14.1'
 def newest(session: nox.Session) -> None:
     """The packages' tests, with the newest torch and the newest of everything else."""
     session.install(f'torch=={NEWEST}', 'optree', 'numpy', 'nanobind-backend', 'graphviz')
-    session.install('--no-deps', *build_wheels(session).values())
+    session.install('--no-deps', '--force-reinstall', *build_wheels(session).values())
     session.install('pytest', 'pytest-xdist', 'hypothesis', 'expecttest', 'packaging')
     everything = [f'{package}/tests' for package in PACKAGES]
     everything.append('tests/test_distributed_checkpoint.py')
     session.run('pytest', *WORKERS, *(session.posargs or everything), env=ONE_THREAD)
+
+
+@nox.session
+def distributed(session: nox.Session) -> None:
+    """All checks on 2 and on 4 ranks that torchrun starts; ``-- N ...`` for other numbers."""
+    install(session, *editable(PACKAGES), 'pytest', 'numpy')
+    local = ['--rdzv-backend=c10d', '--rdzv-endpoint=127.0.0.1:0', '--local-addr=127.0.0.1']
+    env = {**ONE_THREAD, 'GLOO_SOCKET_IFNAME': 'lo', 'PYTHONPATH': 'tests'}
+    for ranks in session.posargs or ('2', '4'):
+        torchrun = ['python', '-m', 'torch.distributed.run', f'--nproc-per-node={ranks}', *local]
+        session.run(*torchrun, '-m', 'distributed', env=env)
 
 
 @nox.session

@@ -84,3 +84,12 @@ def test_meta_learned_parameters_adapt_to_held_out_digits(example, capsys):
 
     example.run(seeds=2, iterations=1, compiled=False)
     assert 'meta-learned' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('example', ['meta_batch'], indirect=True)
+def test_a_meta_batch_learns_in_one_process_too(example, capsys):
+    """On several ranks it is run by ``distributed/checks_meta_batch.py``."""
+    errors = example.learn(200, spread=False)
+    assert sum(errors[-20:]) < 0.8 * sum(errors[:20])
+    example.run(iterations=1)
+    assert 'mean squared error' in capsys.readouterr().out

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import torchopt
 
@@ -27,6 +29,7 @@ def samples(page: str) -> list[str]:
 def test_every_page_with_samples_is_tested() -> None:
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob('*.md') if samples(page)} == {
         'long-unrolls.md',
+        'many-ranks.md',
         'training-runs.md',
         'what-raises.md',
         'which-way.md',
@@ -89,6 +92,30 @@ def test_training_runs() -> None:
     # The first texts are the held-out ones: more weight on them lowers the loss.
     assert weights.grad[:8].mean() < weights.grad[8:].mean()
     assert not any(param.isnan().any() for param in net.parameters())
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('one_rank')
+def test_many_ranks() -> None:
+    """With one rank; ``distributed/`` has the same recipes with several."""
+    names: list[dict[str, Any]] = []
+    for sample in samples('many-ranks.md'):
+        names.append({})
+        exec(sample, names[-1])
+    tasks, data, parameters, checkpoint = names
+    assert all(param.grad.any() for param in tasks['meta_loss'].parameters())
+    assert data['lr'].grad != 0
+    assert parameters['weights'].grad.any()
+    saved, loaded = (checkpoint[name].state_dict() for name in ('inner', 'other'))
+    assert saved[0][0].mu['weight'].any()
+    torch.testing.assert_close(loaded[0][0].mu, saved[0][0].mu)
 
 
 @pytest.mark.compile

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +24,11 @@ from plan_memory import FLOAT, MODELS, Shape, plans, step_memory  # noqa: E402
 TOLERANCE = 0.1
 """How far a formula may be from what is measured; the page says so."""
 
-remat: Callable[[Any], Any] | None = getattr(unrolling, 'remat', None)
-needs_remat = pytest.mark.skipif(remat is None, reason='no remat yet')
-needs_parts = pytest.mark.skipif(
-    'micro_batches' not in inspect.signature(unrolling.ModuleStep).parameters,
-    reason='no micro-batches yet',
-)
-
 
 def measured(shape: Shape, texts: int, *, is_remat: bool = False, parts: int = 1) -> int:
     """The peak of the backward pass of two steps, without the carry that the first begins with."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        net = LanguageModel(*shape, wrap=remat if is_remat else None)
+        net = LanguageModel(*shape, wrap=unrolling.remat if is_remat else None)
         assert sum(param.numel() for param in net.parameters()) == shape.params
         batches = torch.zeros(2, texts, shape.length + 1, dtype=torch.long)
         weight = torch.ones((), requires_grad=True)
@@ -63,14 +54,13 @@ WORDS = Shape(layers=1, width=32, heads=1, vocabulary=4000, length=64)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:Accessing the data pointer of FakeTensor:UserWarning')
-@pytest.mark.parametrize('is_remat', [False, pytest.param(True, marks=needs_remat)])
+@pytest.mark.parametrize('is_remat', [False, True])
 @pytest.mark.parametrize(('shape', 'texts'), [(WIDE, 4), (LONG, 1), (WORDS, 2)])
 def test_the_graph_of_a_step(shape: Shape, texts: int, is_remat: bool) -> None:
     expected = step_memory(shape, texts, remat=is_remat)
     assert measured(shape, texts, is_remat=is_remat) == pytest.approx(expected, rel=TOLERANCE)
 
 
-@needs_parts
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:Accessing the data pointer of FakeTensor:UserWarning')
 def test_micro_batches_need_the_graph_of_one() -> None:

@@ -95,7 +95,7 @@ def names_for_type_checkers() -> dict[str, set[str]]:
 
 
 def test_type_checkers_see_the_names_that_resolve() -> None:
-    resolved: dict[str, set[str]] = {}
+    resolved: dict[str, set[str]] = {'torchopt': {*_siblings.LATE_MODULES}}
     for name, module in _siblings._OWNERS.items():
         resolved.setdefault(module, set()).add(name)
     assert names_for_type_checkers() == resolved
@@ -112,6 +112,24 @@ def test_everything_that_is_listed_exists() -> None:
     assert len(set(dir(torchopt))) == len(dir(torchopt))
     for name in [*dir(torchopt), *torchopt.__all__]:
         getattr(torchopt, name)
+
+
+def test_late_modules_are_listed_and_found() -> None:
+    for name in _siblings.LATE_MODULES:
+        assert name in dir(torchopt)
+        assert getattr(torchopt, name) is importlib.import_module(f'torchopt.{name}')
+
+
+@pytest.mark.slow
+def test_late_modules_are_not_imported_with_torchopt() -> None:
+    code = 'import sys, torchopt; print(*[name for name in sys.modules if name[:8] == "torchopt"])'
+    code += '; print("torch._dynamo" in sys.modules)'
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    loaded, dynamo = result.stdout.splitlines()
+    assert not {f'torchopt.{name}' for name in _siblings.LATE_MODULES} & {*loaded.split()}
+    assert dynamo == 'False'
 
 
 @pytest.mark.slow

@@ -67,6 +67,7 @@ WAYS: dict[str, Way] = {
             'Truncated(10)',
         )
     },
+    'Snapshots(), micro_batches=4': unrolled('Snapshots()', micro_batches=4),
     HAND_WRITTEN: hand_written.meta_gradient,
 }
 

@@ -23,6 +23,7 @@ from torchopt_accel.operators import prepare as prepare_call
 from torchopt_accel.platform import runs_on
 from torchopt_accel.roles import Call, Mismatch, gather, scatter
 from torchopt_accel.specs import Spec, StateParts, spec_of
+from torchopt_accel.spread import Spread
 
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
 
@@ -39,6 +40,9 @@ def fuse(
       learning rates;
     - leaves of a dtype other than float32, float64, bfloat16 and float16, on a device other than
       the CPU and CUDA, of a subclass of Tensor, or sparse;
+    - DTensors, unless gradient, states and parameter of each leaf are placed alike, none of them
+      is a partial sum, and the learning rate requires no grad: kernels then run on each rank's
+      part;
     - whatever ``torch.compile`` traces, since its compiler fuses the rule itself;
     - arguments that do not fit together, so that the error is the same.
 
@@ -101,6 +105,7 @@ class _Step:
         params: No row, or one with a parameter per leaf.
         columns: One row per state, with one entry per leaf.
         groups: The leaves that go into one call, by position: one dtype, one device.
+        spread: How the leaves are spread over ranks, if they are; the rows hold local parts.
     """
 
     spec: Spec
@@ -112,6 +117,7 @@ class _Step:
     params: list[list[Any]]
     columns: list[list[Any]]
     groups: list[list[int]]
+    spread: Spread | None = None
 
     def update(self, inplace: bool) -> tuple[Any, OptState]:
         """Return updates and the next state.
@@ -148,6 +154,8 @@ class _Step:
             raise Mismatch('what is written must lose its graph')
         for commit in self._prepared(lr, parts.steps, self.columns, apply=False):
             commit()
+        if self.spread is not None:
+            self.spread.count_writes()
         for old, new in (
             (self.parts.steps, parts.steps),
             (self.parts.updates_seen, parts.updates_seen),
@@ -169,6 +177,8 @@ class _Step:
         for group in self.groups:
             call = Call(self.spec, group, bool(self.params))
             scatter(step(call, lr, parts.steps, gather(rows, group)), group, results)
+        if self.spread is not None:
+            results = [*map(self.spread.whole, results)]
         updates, *trees = unflatten_like(self.structure, results, [self.updates, *parts.trees])
         return updates, self.spec.replace(self.state, parts._replace(trees=trees))
 
@@ -189,12 +199,15 @@ class _Step:
                 for group in self.groups:
                     for leaf in group:
                         column[leaf] = column[leaf].clone()
-            parts = parts._replace(trees=unflatten_like(self.structure, columns, parts.trees))
+            whole = columns if self.spread is None else [*map(self.spread.whole, columns)]
+            parts = parts._replace(trees=unflatten_like(self.structure, whole, parts.trees))
         commits = self._prepared(lr, parts.steps, columns, apply=True)
 
         def commit() -> OptState:
             for commit_group in commits:
                 commit_group()
+            if self.spread is not None:
+                self.spread.count_writes()
             return self.spec.replace(self.state, parts)
 
         return commit
@@ -217,7 +230,11 @@ class _Step:
         ]
 
     def _advanced(self) -> tuple[Maybe, StateParts]:
-        """Return the learning rate if it is a tensor, and the parts with this step counted."""
+        """Return the learning rate if it is a tensor, and the parts with this step counted.
+
+        Raises:
+            Mismatch: kernels can't take the learning rate.
+        """
         trees, steps, seen = self.parts
         lr = self.spec.lr if isinstance(self.spec.lr, torch.Tensor) else None
         if steps is not None:
@@ -225,6 +242,8 @@ class _Step:
         if seen is not None and self.spec.schedule is not None:
             lr = _rate(self.spec.schedule(as_float(seen)), seen.device)
             seen = seen + 1
+        if self.spread is not None and lr is not None:
+            self.spread.require_constant(lr)
         return lr, StateParts(trees, steps, seen)
 
 
@@ -257,14 +276,28 @@ def _read(
     except ValueError:
         return None
     present = [leaf for leaf, grad in enumerate(grads) if grad is not None]
+    spread = None
     if not {type(row[leaf]) for row in (grads, *columns, *flat) for leaf in present} <= _PLAIN:
-        return None
+        spread = Spread.found_in((grads, *columns, *flat), present)
+        if spread is None:
+            return None
+        grads, *rows = (spread.local(row) for row in (grads, *columns, *flat))
+        columns, flat = rows[: len(columns)], rows[len(columns) :]
     groups = _by_kind(grads, present)
     # The CPU's kernels are in every build.
     if not all(dtype in DTYPES and (d.type == 'cpu' or runs_on(d)) for dtype, d in groups):
         return None
     return _Step(
-        spec, updates, state, parts, structure, grads, flat, columns, list(groups.values())
+        spec,
+        updates,
+        state,
+        parts,
+        structure,
+        grads,
+        flat,
+        columns,
+        list(groups.values()),
+        spread,
     )
 
 

@@ -39,6 +39,7 @@ from torchopt.unrolling import unroll as unroll
 from torchopt.update import apply_updates as apply_updates
 
 if TYPE_CHECKING:
+    from torchopt import distributed as distributed
     from torchopt_meta import MetaOptimizer as MetaOptimizer
     from torchopt_meta.classes import *  # noqa: F403
     from torchopt_utils import extract_state_dict as extract_state_dict

@@ -1,4 +1,4 @@
-"""Which sibling package owns which name of ``torchopt``."""
+"""Which names of ``torchopt`` are found on first use: modules of its own, names of siblings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ UTILS = (
     'recover_state_dict',
     'stop_gradient',
 )
+# Modules of core that take long to import, and that most programs don't need.
+LATE_MODULES = ('distributed',)
 _OWNERS = {
     **dict.fromkeys(META, 'torchopt_meta'),
     **dict.fromkeys(UTILS, 'torchopt_utils'),
@@ -25,21 +27,23 @@ _OWNERS = {
 
 
 def installed_names() -> list[str]:
-    """Return the names that the installed siblings own."""
+    """Return the names that are found on first use: late modules, and what siblings own."""
     found = {
         module: importlib.util.find_spec(module) is not None for module in set(_OWNERS.values())
     }
-    return [name for name, module in _OWNERS.items() if found[module]]
+    return [*LATE_MODULES, *(name for name, module in _OWNERS.items() if found[module])]
 
 
 def resolve(name: str) -> Any:
-    """Import ``name`` from the sibling that owns it.
+    """Import a late module, or ``name`` from the sibling that owns it.
 
     Raises:
         AttributeError: no sibling owns the name; the message suggests one that resembles it.
         ModuleNotFoundError: the sibling is not installed. An AttributeError would lose its
             message in ``from torchopt import ...``.
     """
+    if name in LATE_MODULES:
+        return importlib.import_module(f'torchopt.{name}')
     module = _OWNERS.get(name)
     if module is None:
         # Tools look for names such as __wrapped__ and expect no answer.

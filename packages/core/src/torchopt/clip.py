@@ -11,6 +11,7 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates
+from torchopt.authoring.shards import filled_on_all_ranks
 from torchopt.authoring.transformation import stateless
 from torchopt.base import GradientTransformation
 from torchopt.typing import Params, Scalar, Updates
@@ -61,7 +62,7 @@ def _total_norm(gradients: Sequence[torch.Tensor], order: float) -> torch.Tensor
     """Return the joint norm of all gradients; its derivative is 0 if all gradients are 0."""
     # The gradients may lie on several devices: add their norms on the device of the first.
     device = gradients[0].device
-    magnitudes = torch.stack([g.abs().amax().to(device) for g in gradients])
+    magnitudes = torch.stack([filled_on_all_ranks(g).abs().amax().to(device) for g in gradients])
     largest = magnitudes.amax()
     if order == math.inf:
         return largest

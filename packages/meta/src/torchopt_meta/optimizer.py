@@ -14,6 +14,7 @@ from torchopt.authoring.describe import describe
 from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
+from torchopt.authoring.shards import require_not_fully_sharded
 from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
@@ -49,6 +50,7 @@ class MetaOptimizer:
     Raises:
         TypeError: ``module`` is not a module, or ``impl`` is not a transformation.
         ValueError: the module has no parameter that requires grad.
+        RuntimeError: ``fully_shard`` has wrapped a part of it.
 
     Example:
         >>> import torch, torchopt
@@ -145,6 +147,7 @@ class MetaOptimizer:
         Raises:
             TypeError: ``module`` is not a module, or a hyperparameter does not exist.
             ValueError: there is nothing new to optimise.
+            RuntimeError: ``fully_shard`` has wrapped a part of ``module``.
         """
         if not isinstance(module, nn.Module):
             raise TypeError(
@@ -156,6 +159,7 @@ class MetaOptimizer:
                 'the parameters of a TorchScript module cannot be replaced: use the module that it '
                 'was made from'
             )
+        require_not_fully_sharded(module, type(self).__name__)
         source = self._source(impl, hyperparameters)
 
         known = {id(tensor): slots for tensor, slots in self._current()}

@@ -7,11 +7,15 @@ from typing import Any
 
 import torch
 
+from torchopt.authoring.shards import PLAIN, placement_of
+
 
 def describe(value: Any) -> str:
     """Describe ``value`` for an error message; for a tensor, its kind and not its elements."""
     if isinstance(value, torch.Tensor):
-        return f'a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}'
+        placement = placement_of(value)
+        placed = '' if placement is None else f', placed as {placement.placements}'
+        return f'a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}{placed}'
     if isinstance(value, type):
         return f'the class {value.__name__}'
     return 'None' if value is None else f'{type(value).__name__} {value!r:.40}'
@@ -23,11 +27,18 @@ def alike(old: Any, new: Any, *, device: bool = False) -> bool:
     Args:
         old: A tensor or any other value.
         new: A tensor must have the shape and dtype of ``old``, any other value its type.
-        device: Whether tensors must be on the same device, too.
+        device: Whether tensors must be on the same device, too; and the parts of DTensors on the
+            same ranks.
     """
     if isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor):
-        same = old.shape == new.shape and old.dtype == new.dtype
-        return same and (not device or old.device == new.device)
+        if old.shape != new.shape or old.dtype != new.dtype:
+            return False
+        if type(old) in PLAIN and type(new) in PLAIN:
+            return not device or old.device == new.device
+        placements = placement_of(old), placement_of(new)
+        if not device:
+            return placements.count(None) != 1
+        return old.device == new.device and placements[0] == placements[1]
     return type(old) is type(new)
 
 

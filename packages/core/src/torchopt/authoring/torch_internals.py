@@ -7,9 +7,12 @@ right, or torch or ``unroll`` raises.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
+
+from torchopt import pytree
 
 Transform: TypeAlias = Literal['none', 'vmap', 'derivative', 'unknown']
 """The innermost transform of torch.func that is active."""
@@ -38,6 +41,21 @@ def active_transforms() -> list[str] | None:
     return [interpreter.key().name for interpreter in interpreters() or ()]
 
 
+def vmap_randomness() -> list[str] | None:
+    """Return the ``randomness`` of the active vmaps, the innermost last; None where unknown."""
+    functorch = getattr(torch._C, '_functorch', None)
+    view = getattr(functorch, 'CVmapInterpreterPtr', None)
+    names = active_transforms()
+    if view is None or names is None:
+        return None
+    interpreters = functorch.get_interpreter_stack() if functorch is not None and names else []
+    return [
+        view(interpreter).randomness().name.lower()
+        for interpreter, name in zip(interpreters or (), names)
+        if name == 'Vmap'
+    ]
+
+
 def active_transform() -> Transform:
     """Return the innermost transform of torch.func that is active.
 
@@ -50,6 +68,17 @@ def active_transform() -> Transform:
     if not names:
         return 'none'
     return 'vmap' if names[-1] == 'Vmap' else 'derivative'
+
+
+def is_transformed(tensor: torch.Tensor) -> bool:
+    """Tell whether a transform of torch.func differentiates or maps ``tensor``.
+
+    Where that is unknown it counts as transformed, and whoever cannot follow it must refuse.
+    """
+    functorch = getattr(torch._C, '_functorch', None)
+    tell = getattr(functorch, 'is_functorch_wrapped_tensor', None)
+    transformed: bool = tell is None or tell(tensor)
+    return transformed
 
 
 def forward_grad_switch() -> Any:
@@ -116,6 +145,17 @@ def step_is_observed(optimizer: torch.optim.Optimizer) -> bool:
     return any([getattr(place, name, True) for place, name in places])
 
 
+def torch_tree_map(fn: Callable[[Any], Any], tree: Any) -> Any:
+    """Map the leaves of a tree of torch, whose nodes are known to torch.func; None is a leaf.
+
+    Where torch has no such trees, they are trees of optree.
+    """
+    tree_map = getattr(getattr(torch.utils, '_pytree', None), 'tree_map', None)
+    if tree_map is None:
+        return pytree.tree_map(fn, tree, none_is_leaf=True)
+    return tree_map(fn, tree)
+
+
 def recompile_limit_errors() -> tuple[type[Exception], ...]:
     """Return what Dynamo raises when one function was compiled too often.
 
@@ -124,3 +164,20 @@ def recompile_limit_errors() -> tuple[type[Exception], ...]:
     errors = getattr(getattr(torch, '_dynamo', None), 'exc', None)
     names = ('FailOnRecompileLimitHit', 'FailOnCacheLimitHit')
     return tuple(getattr(errors, name) for name in names if hasattr(errors, name))
+
+
+def process_group(name: str) -> Any:
+    """Return the process group of this name; '' is the default group, for which torch takes None.
+
+    Raises:
+        RuntimeError: torch no longer tells groups by their names.
+    """
+    if not name:
+        return None
+    resolve = getattr(torch.distributed.distributed_c10d, '_resolve_process_group', None)
+    if resolve is None:
+        raise RuntimeError(
+            f'this torch cannot find the process group {name!r} by its name: use the default '
+            'group, group=None'
+        )
+    return resolve(name)

@@ -4,6 +4,7 @@ Where a change belongs, from top to bottom; each file imports only files of lowe
 
     unroll.py           the public function: its arguments
     module_step.py      steps made from modules
+    rematerialized/     blocks whose activations are in no graph: remat, its derivatives
     strategies/         the backward pass of a whole loop: what is stored, what is run again
     storage/            where carries are kept: on their device, in host memory, on disk
     sweep.py            all steps in order
@@ -23,6 +24,7 @@ from torchopt.unrolling.inner_gradients.grad import grad_and_value as grad_and_v
 from torchopt.unrolling.inner_gradients.gradient_vjp import Order as Order
 from torchopt.unrolling.module_step import ModuleCarry as ModuleCarry
 from torchopt.unrolling.module_step import ModuleStep as ModuleStep
+from torchopt.unrolling.rematerialized.remat import remat as remat
 from torchopt.unrolling.storage.choice import Place as Place
 from torchopt.unrolling.storage.disk import Disk as Disk
 from torchopt.unrolling.strategies.base import Strategy as Strategy
@@ -49,5 +51,6 @@ __all__ = [
     'Truncated',
     'grad',
     'grad_and_value',
+    'remat',
     'unroll',
 ]

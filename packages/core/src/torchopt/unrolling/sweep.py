@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.describe import describe
+from torchopt.authoring.shards import is_whole
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, call_step, require_alike
@@ -96,6 +98,12 @@ def _stops(loop: Loop, carry: Leaves) -> bool:
     if loop.until is None:
         return False
     answer = loop.until(pytree.tree_unflatten(loop.carry_structure, carry))
+    if not is_whole(answer):
+        raise RuntimeError(
+            f'until returned {describe(answer)}, of which each rank has a part, so that ranks '
+            'would end the loop at different steps and wait for each other: return '
+            'answer.full_tensor()'
+        )
     try:
         return bool(answer)
     except RuntimeError as error:

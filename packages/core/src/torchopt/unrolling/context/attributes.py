@@ -46,7 +46,7 @@ class PlainAttributes:
             (owner, key)
             for owner in map(vars, modules)
             for key, value in owner.items()
-            if _is_plain(value)
+            if is_plain(value)
         ]
         self._first = self._read()
         self._last = self._first
@@ -66,7 +66,7 @@ class PlainAttributes:
                 if new is not old:
                     numbers, values = self.changes.setdefault(position, ([], []))
                     numbers.append(number)
-                    values.append(new if new is Mark.ABSENT or _is_plain(new) else Mark.KEPT)
+                    values.append(new if new is Mark.ABSENT or is_plain(new) else Mark.KEPT)
             self._last = found
 
     def resume(self, changes: AttributeChanges, number: int) -> None:
@@ -116,7 +116,8 @@ class PlainAttributes:
                 owner[key] = value
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Tell whether a value cannot change, or is a function."""
     if isinstance(value, tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return isinstance(value, (*IMMUTABLE, *_FUNCTIONS))

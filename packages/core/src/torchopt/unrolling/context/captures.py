@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torchopt.authoring.torch_internals import (
     forward_grad_switch,
     in_dual_level,
 )
+from torchopt.unrolling.context.graph import leaves_of_graph
 from torchopt.unrolling.context.reachable import reachable
 
 _CURE = 'Pass it (or what is computed from it) through consts, detach it, or use backward=Stored()'
@@ -119,25 +120,3 @@ def _tensors_of(fn: Any) -> Iterator[tuple[str, torch.Tensor]]:
 def _described(name: str | None, tensor: torch.Tensor) -> str:
     kind = describe(tensor)
     return kind if name is None else f'{name} ({kind})'
-
-
-def leaves_of_graph(
-    roots: Iterable[Any], stops: Mapping[Any, torch.Tensor] | None = None
-) -> Iterator[torch.Tensor]:
-    """Yield the leaves behind ``roots``; at a node in ``stops``, yield its tensor instead."""
-    stops = stops or {}
-    seen: set[Any] = set()
-    waiting = list(roots)
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, torch.Tensor):
-            yield node
-        elif node in stops:
-            yield stops[node]
-        elif parents := node.next_functions:
-            waiting.extend([parent for parent, _ in parents])
-        elif hasattr(node, 'variable'):
-            yield node.variable

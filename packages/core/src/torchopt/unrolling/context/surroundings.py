@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from torchopt.unrolling.context.watched import (
     require_unchanged,
     written,
 )
+from torchopt.unrolling.context.wording import STEP, Wording
 from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.leaves import Leaves
 
@@ -39,18 +40,24 @@ class Surroundings:
         step: Callable[..., Any],
         consts: Leaves,
         data: Callable[..., Any] | None = None,
+        arguments: Iterable[torch.Tensor] = (),
+        wording: Wording = STEP,
     ) -> None:
         """Look around.
 
         Args:
-            step: The step.
-            consts: Leaves that it receives, among them modules.
+            step: The step, or another function that is run again.
+            consts: Leaves of its constant arguments, among them modules.
             data: A function that makes data for it.
+            arguments: Tensors that the step sees, but also receives as arguments.
+            wording: How errors name the step.
         """
         self._step = step
         self._data = data
+        self._wording = wording
         self._consts_modules = [leaf for leaf in consts if isinstance(leaf, nn.Module)]
         self._tensors, modules, own = self._seen()
+        own.update(map(id, arguments))
         self._tensors = [watched for watched in self._tensors if id(watched.tensor) not in own]
         self._modules = [WatchedModule.of(name, module) for name, module in modules]
         self._attributes = PlainAttributes(module for _, module in modules)
@@ -73,7 +80,7 @@ class Surroundings:
         """Note what the step of this number finds."""
         self._attributes.observe(number)
 
-    def require_not_written(self, step: int) -> None:
+    def require_not_written(self, step: int | None = None) -> None:
         """Raise if a tensor was written to since the loop began.
 
         Args:
@@ -85,11 +92,16 @@ class Surroundings:
         found = written(self._tensors)
         if found:
             name, tensor, *_ = found[0]
+            place = self._wording.place if step is None else f'step {step}'
+            cure = self._wording.otherwise
+            if step is not None:
+                cure = (
+                    'let the carry hold the tensor (ModuleStep does that for the buffers of a '
+                    f'module), return what is to be recorded as y, or {cure}'
+                )
             raise RuntimeError(
-                f'step {step} writes in place into {name}, {describe(tensor)}, which it does not '
-                'receive as an argument, so that a second run of the step would find another '
-                'value: let the carry hold the tensor (ModuleStep does that for the buffers of a '
-                'module), return what is to be recorded as y, or use backward=Stored()'
+                f'{place} writes in place into {name}, {describe(tensor)}, which it does not '
+                f'receive as an argument, so that a second run would find another value: {cure}'
             )
 
     def changes(self) -> list[Change]:
@@ -98,7 +110,7 @@ class Surroundings:
         Raises:
             RuntimeError: a module has changed.
         """
-        require_unchanged(self._modules)
+        require_unchanged(self._modules, self._wording)
         return changes(self._tensors, self._seen()[0])
 
     @contextmanager
@@ -115,7 +127,7 @@ class Surroundings:
         with ExitStack() as stack:
             stack.enter_context(self._attributes.replayed(number))
             if refused:
-                stack.enter_context(RefusedUse(refused))
+                stack.enter_context(RefusedUse(refused, self._wording))
             yield
 
     def _seen(self) -> tuple[list[WatchedTensor], list[tuple[str, nn.Module]], set[int]]:

@@ -20,10 +20,18 @@ def differentiable_attention() -> AbstractContextManager[Any]:
     The fused kernels have no second derivative. torch's own composition has one, but under
     ``torch.func.grad`` and autocast it mixes dtypes. A traced function keeps what it calls.
     """
-    return nullcontext() if torch.compiler.is_compiling() else _Composed()
+    return nullcontext() if torch.compiler.is_compiling() else ComposedAttention()
 
 
-class _Composed(TorchFunctionMode):
+class ComposedAttention(TorchFunctionMode):
+    """The mode of :func:`differentiable_attention`.
+
+    Attributes:
+        replaced: The functions that it replaces.
+    """
+
+    replaced = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -31,6 +39,7 @@ class _Composed(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        """Call ``func``, or its composition."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return attention(*args, **kwargs)
@@ -80,7 +89,8 @@ def attention(
         scores = scores.masked_fill(~attn_mask, -math.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
-    if attn_mask is None:
+    # Under is_causal, every query looks at the first key.
+    if attn_mask is None or is_causal:
         weights = scores.softmax(-1)
     else:
         # torch gives a query that may look at nothing an output of 0.

@@ -15,6 +15,7 @@ from torchopt.unrolling.context.captures import require_no_captures
 from torchopt.unrolling.context.forward_grad import like_reverse_mode
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.inner_gradients.attention import differentiable_attention
+from torchopt.unrolling.inner_gradients.by_autograd import grad_and_value_of
 from torchopt.unrolling.leaves import (
     Leaves,
     fill,
@@ -71,8 +72,8 @@ class InnerGradient(NamedTuple):
     def compute(self, tensors: Sequence[torch.Tensor]) -> Any:
         """Return what ``torch.func.grad_and_value`` returns."""
         args, kwargs = self._arguments(tensors)
-        with self.autocast.applied(), differentiable_attention():
-            return torch.func.grad_and_value(self.fn, self.argnums, self.has_aux)(*args, **kwargs)
+        with self.autocast.applied():
+            return grad_and_value_of(self.fn, self.argnums, self.has_aux, args, kwargs)
 
     def evaluate(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the value and the auxiliary tensors, without the gradient."""

@@ -126,7 +126,7 @@ def require_alike(
         step: Number of the step.
 
     Raises:
-        ValueError: structure, type, shape, dtype or device differ.
+        ValueError: structure, type, shape, dtype, device or placement differ.
     """
     if structure != structure_after:
         raise ValueError(
@@ -139,7 +139,8 @@ def require_alike(
         where = structure.accessors()[position].codify(name)
         raise ValueError(
             f'step {step} changes {where} from {describe(before[position])} '
-            f'to {describe(after[position])}: type, shape, dtype and device must stay the same'
+            f'to {describe(after[position])}: type, shape, dtype, device and placement must stay '
+            'the same'
         )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from torchopt.authoring.shards import local_part
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.loop import Loop
 
@@ -26,8 +27,8 @@ class Outcome(NamedTuple):
 
     @classmethod
     def of(cls, positions: list[int], carry: Leaves) -> Outcome:
-        """Take the tensors at ``positions`` from ``carry``."""
-        return cls(positions, [carry[position] for position in positions])
+        """Take the tensors at ``positions`` from ``carry``; of a DTensor this rank's part."""
+        return cls(positions, [local_part(carry[position]) for position in positions])
 
     def require_same(self, loop: Loop, number: int, before: Leaves, after: Leaves) -> None:
         """Raise if a second run of a step gave another result than the first.
@@ -44,10 +45,10 @@ class Outcome(NamedTuple):
             RuntimeError: a tensor differs by more; the message names it.
         """
         for position, expected in zip(self.positions, self.tensors):
-            found = after[position].detach()
+            found = local_part(after[position].detach())
             if torch.equal(found, expected):
                 continue
-            step = _norm(expected - before[position])
+            step = _norm(expected - local_part(before[position]))
             rounding = 64 * torch.finfo(expected.dtype).eps * _norm(expected)
             # Where the run went to infinity or NaN, the comparison is False.
             if _norm(found - expected) > 1e-3 * step + rounding:

@@ -103,7 +103,7 @@ class DiskStore:
 
     def learn(self, checkpoint: Checkpoint) -> None:
         """Note the structures of the inner gradients of a step that was run."""
-        for entry in checkpoint.cache.entries if checkpoint.cache is not None else ():
+        for entry in () if checkpoint.cache is None else _storable(checkpoint.cache):
             name = str(entry.structure)
             if name not in self._gradients:
                 self._gradients[name] = (entry.structure, [Form.of(leaf) for leaf in entry.leaves])
@@ -118,7 +118,7 @@ class DiskStore:
                 'before': encode_random(entry.before),
                 'after': encode_random(entry.after),
             }
-            for entry in cache.entries
+            for entry in _storable(cache)
         ]
 
     def _decoded_gradients(self, values: list[dict[str, Any]] | None) -> GradientCache | None:
@@ -131,5 +131,21 @@ class DiskStore:
         for value in values:
             structure, forms = self._gradients[value['structure']]
             before, after = decode_random(value['before']), decode_random(value['after'])
-            entries.append(CacheEntry(decode(value['leaves'], forms), structure, before, after))
+            leaves = decode(value['leaves'], forms)
+            entries.append(CacheEntry(leaves, structure, before, after, None))
         return GradientCache.of(self._order, entries)
+
+
+def _storable(cache: GradientCache) -> list[CacheEntry]:
+    """Return the entries of a cache.
+
+    Raises:
+        ValueError: some were taken of parts of a batch, and depend on attributes of modules.
+    """
+    entries = [entry for entry in cache.entries if isinstance(entry, CacheEntry)]
+    if len(entries) < len(cache.entries) or any(e.attributes is not None for e in entries):
+        raise ValueError(
+            'Recomputed(keep_gradients=True) cannot store gradients of micro-batches on disk: '
+            'leave out keep_gradients, or micro_batches of the ModuleStep'
+        )
+    return entries

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from torchopt.authoring.shards import placement_of
 from torchopt.unrolling.context.captures import (
     require_no_captures,
     require_no_tangents,
     tangents_recorded,
 )
 from torchopt.unrolling.context.forward_grad import like_reverse_mode
+from torchopt.unrolling.context.ranks import noting_tangents, require_same_on_ranks
 from torchopt.unrolling.leaves import Leaves, fill, is_differentiable, template_of, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, call_step
@@ -38,6 +40,8 @@ class ForwardMode(Strategy):
 
     Raises:
         ValueError: more elements than ``limit`` require grad, or one of them is complex.
+        RuntimeError: an argument is a DTensor; or the step sums over ranks, which have different
+            meta-parameters.
     """
 
     limit: int = 64
@@ -45,6 +49,11 @@ class ForwardMode(Strategy):
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
         inputs = loop.tensors()
+        if any(placement_of(tensor) is not None for tensor in inputs):
+            raise RuntimeError(
+                'ForwardMode() moves tangents with torch.func, which refuses DTensors: use '
+                'Recomputed() or Snapshots()'
+            )
         self._require_few([tensor for tensor in inputs if tensor.requires_grad])
         results: list[Sweep] = []
         apply: Any = _ForwardModeLoop.apply
@@ -80,7 +89,10 @@ class _ForwardModeLoop(torch.autograd.Function):
         ]
         loop = template.filled(detached)._replace(until=loop.until, progress=loop.progress)
         tangents = _Tangents(loop, needed)
-        final = sweep(loop, tangents.advance)
+        with noting_tangents() as groups:
+            final = sweep(loop, tangents.advance)
+        differentiated = [tensor for tensor, need in zip(detached, needed) if need]
+        require_same_on_ranks([*groups], differentiated)
         results.append(final._replace(carry=template_of(final.carry), ys=template_of(final.ys)))
         ctx.kinds = [
             (tensor.shape, tensor.dtype) if need else None for tensor, need in zip(inputs, needed)
