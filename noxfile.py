@@ -249,6 +249,6 @@ def crosscheck(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks: all, or ``-- PART`` of steps, kernels, meta-steps, unrolls; see ``-- --help``."""
+    """Benchmarks: all, or ``-- PART``, a folder of tests/benchmarks; see ``-- --help``."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib')
     session.run('python', 'tests/benchmarks', *session.posargs)

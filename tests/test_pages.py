@@ -30,6 +30,7 @@ def test_every_page_with_samples_is_tested() -> None:
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob('*.md') if samples(page)} == {
         'long-unrolls.md',
         'many-ranks.md',
+        'training-runs.md',
         'what-raises.md',
         'which-way.md',
     }
@@ -78,6 +79,19 @@ def test_data_that_workers_load() -> None:
         )
         found.append(torch.autograd.grad(w.sum(), weights)[0])
     assert torch.equal(*found)
+
+
+@pytest.mark.slow
+def test_training_runs() -> None:
+    names: dict[str, Any] = {}
+    (sample,) = samples('training-runs.md')
+    exec(sample, names)
+    weights, net, batch = names['weights'], names['net'], names['batch']
+    seen = torch.cat([batch(number)[0] for number in range(100)]).unique()
+    assert weights.grad.nonzero().flatten().equal(seen)
+    # The first texts are the held-out ones: more weight on them lowers the loss.
+    assert weights.grad[:8].mean() < weights.grad[8:].mean()
+    assert not any(param.isnan().any() for param in net.parameters())
 
 
 @pytest.fixture
