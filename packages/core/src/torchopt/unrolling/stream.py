@@ -113,7 +113,8 @@ class Batches:
         return leaves
 
     def _called(self, number: int) -> tuple[Leaves, pytree.PyTreeSpec]:
-        if torch.compiler.is_compiling():
+        # Under a transform of torch.func no step is run again, and states can't be compared.
+        if torch.compiler.is_compiling() or transforming():
             return flatten(self.fn(number))
         elsewhere = [torch.empty(0, device=device) for device in self._devices]
         before = RandomState.capture(elsewhere)
