@@ -181,7 +181,7 @@ def test_completion_shows_what_users_call() -> None:
     shown = {name for name in dir(torchopt) if isinstance(getattr(torchopt, name), ModuleType)}
     assert shown == {
         *('base', 'clip', 'hook', 'optim', 'pytree', 'registry', 'schedule', 'transform'),
-        *('typing', 'unrolling'),
+        *('typing', 'unrolling', 'distributed'),
     }
     assert {*FACTORIES, *CLASSES, *METAS, *UTILITIES, 'make_dot', 'unroll'} <= {*dir(torchopt)}
 
