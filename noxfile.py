@@ -59,6 +59,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def attribution(session: nox.Session) -> None:
+    """Which texts a small GPT owes its answer to, predicted and tried out; takes minutes."""
+    install(session, *editable(PURE), 'matplotlib', 'tqdm')
+    session.run('python', 'docs/examples/attribute_documents.py', *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests and doctests, with line coverage; ``-- ARGUMENTS`` replaces pytest's arguments."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis')
@@ -198,7 +205,7 @@ OLDEST_WARNS = ('FutureWarning', 'DeprecationWarning', 'UserWarning')
 def oldest(session: nox.Session) -> None:
     """All but ``compile`` and ``newer_torch``, with the lowest torch and optree allowed."""
     session.install('torch==2.4.0', 'optree==0.13.0', 'numpy<2.3', 'nanobind-backend')
-    session.install('--no-deps', *build_wheels(session).values())
+    session.install('--no-deps', '--force-reinstall', *build_wheels(session).values())
     session.install('pytest', 'pytest-xdist', 'hypothesis', 'expecttest', 'packaging')
     tests = [f'{package}/tests' for package in PACKAGES]
     ignored = [f'-Wignore::{category}' for category in OLDEST_WARNS]
@@ -215,7 +222,7 @@ NEWEST = '2.14.1'
 def newest(session: nox.Session) -> None:
     """The packages' tests, with the newest torch and the newest of everything else."""
     session.install(f'torch=={NEWEST}', 'optree', 'numpy', 'nanobind-backend', 'graphviz')
-    session.install('--no-deps', *build_wheels(session).values())
+    session.install('--no-deps', '--force-reinstall', *build_wheels(session).values())
     session.install('pytest', 'pytest-xdist', 'hypothesis', 'expecttest', 'packaging')
     everything = [f'{package}/tests' for package in PACKAGES]
     everything.append('tests/test_distributed_checkpoint.py')
@@ -242,6 +249,6 @@ def crosscheck(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks: all, or ``-- PART`` of steps, kernels, meta-steps, unrolls; see ``-- --help``."""
+    """Benchmarks: all, or ``-- PART``, a folder of tests/benchmarks; see ``-- --help``."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib')
     session.run('python', 'tests/benchmarks', *session.posargs)

@@ -13,6 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import torchopt
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 PAGES = sorted(
@@ -28,6 +30,7 @@ def test_every_page_with_samples_is_tested() -> None:
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob('*.md') if samples(page)} == {
         'long-unrolls.md',
         'many-ranks.md',
+        'training-runs.md',
         'what-raises.md',
         'which-way.md',
     }
@@ -57,6 +60,38 @@ def test_long_unrolls(sample: str) -> None:
     names: dict[str, Any] = {}
     exec(sample, names)
     assert names['weights'].grad.any()
+
+
+@pytest.mark.slow
+def test_data_that_workers_load() -> None:
+    """In rising order, in falling order, and after a jump."""
+    names: dict[str, Any] = {}
+    (sample,) = [sample for sample in samples('long-unrolls.md') if 'class Loaded' in sample]
+    exec(sample, names)
+    loaded = names['Loaded'](names['dataset'], names['order'], workers=2)
+    for number in (0, 1, 2, 3, 3, 2, 1, 7, 8, 0):
+        torch.testing.assert_close(loaded(number), names['stream'].fn(number))
+    found = []
+    for xs in (names['stream'], names['Stream'](loaded, length=10)):
+        weights = torch.ones(4, requires_grad=True)
+        w, _ = torchopt.unroll(
+            names['step'], torch.zeros(3), xs, weights, backward=torchopt.unrolling.Recomputed()
+        )
+        found.append(torch.autograd.grad(w.sum(), weights)[0])
+    assert torch.equal(*found)
+
+
+@pytest.mark.slow
+def test_training_runs() -> None:
+    names: dict[str, Any] = {}
+    (sample,) = samples('training-runs.md')
+    exec(sample, names)
+    weights, net, batch = names['weights'], names['net'], names['batch']
+    seen = torch.cat([batch(number)[0] for number in range(100)]).unique()
+    assert weights.grad.nonzero().flatten().equal(seen)
+    # The first texts are the held-out ones: more weight on them lowers the loss.
+    assert weights.grad[:8].mean() < weights.grad[8:].mean()
+    assert not any(param.isnan().any() for param in net.parameters())
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import torchopt
+from torchopt import unrolling
 from torchopt.authoring.state import state_from_dict, state_to_dict
 
 Place = Callable[[torch.Tensor], torch.Tensor]
@@ -112,3 +113,88 @@ def save_and_resume_plain(folder: Path) -> None:
     plain_steps(expected, torchopt.Adam(expected.parameters(), lr=0.1), 5)
     torch.testing.assert_close(whole(again.w), expected.w.detach())
     torch.testing.assert_close(whole(again.b), expected.b.detach())
+
+
+def unroll_sharded(folder: Path) -> None:
+    """An unroll over shards, which are kept elsewhere, against one process."""
+
+    def step(w: torch.Tensor, x: Any, k: torch.Tensor) -> Any:
+        return (w * k).sin() + w, None
+
+    def gradient(place: Place, storage: Any) -> torch.Tensor:
+        k = torch.linspace(0.5, 1.5, 12, dtype=torch.float64).reshape(4, 3)
+        k = place(k).requires_grad_()
+        w = place(torch.ones(4, 3, dtype=torch.float64))
+        end, _ = torchopt.unroll(
+            step, w, consts=k, length=6, backward=unrolling.Snapshots(2, storage=storage)
+        )
+        weights = place(torch.arange(12.0, dtype=torch.float64).reshape(4, 3))
+        return torch.autograd.grad(end, k, weights)[0]
+
+    expected = gradient(torch.clone, 'device')
+    for storage in ('device', 'cpu', unrolling.Disk(folder / 'run', keep=True)):
+        found = gradient(sharded(), storage)
+        assert isinstance(found, DTensor)
+        torch.testing.assert_close(whole(found), expected)
+    own = folder / 'run' / f'rank-{dist.get_rank():04}'
+    carry = torch.load(own / 'end.pt', weights_only=True)['carry']
+    assert [part.shape for leaf in carry for part in leaf] == [(2, 3)]
+
+
+class Watch:
+    """What a step notes; numbers and lists would be a part of the step, whose folder it is."""
+
+    def __init__(self) -> None:
+        self.calls, self.stops_at = 0, -1
+        self.seen: list[int] = []
+
+
+def resume_sharded(folder: Path) -> None:
+    """Ranks that were interrupted at different steps go on from the same one."""
+    place, rank = sharded(), dist.get_rank()
+    state = Watch()
+
+    def step(w: torch.Tensor, x: torch.Tensor, k: torch.Tensor) -> Any:
+        if int(x) == state.stops_at:
+            raise InterruptedError
+        state.calls += 1
+        return (w * k).sin() + w, None
+
+    def gradient(storage: Any, own: str = '') -> torch.Tensor:
+        state.calls, state.seen = 0, []
+        k = place(torch.linspace(0.5, 1.5, 12, dtype=torch.float64).reshape(4, 3)).requires_grad_()
+        w = place(torch.ones(4, 3, dtype=torch.float64))
+        end, _ = torchopt.unroll(
+            step,
+            w,
+            torch.arange(9),
+            k,
+            # Recomputed compares steps with their first run, which takes all ranks.
+            backward=unrolling.Snapshots(9, storage=storage),
+            progress=lambda taken, carry, y: reached(taken, own),
+        )
+        weights = place(torch.arange(12.0, dtype=torch.float64).reshape(4, 3))
+        return torch.autograd.grad(end, k, weights)[0]
+
+    def reached(taken: int, own: str) -> None:
+        state.seen.append(taken)
+        if own == 'backward' and taken == 9:
+            state.stops_at = 4 - rank
+
+    expected = gradient('device')
+    disk = unrolling.Disk(folder / 'run', every=1)
+    state.stops_at = 3 + rank
+    with pytest.raises(InterruptedError):
+        gradient(disk)
+    dist.barrier()
+    state.stops_at = -1
+    with pytest.raises(InterruptedError):
+        gradient(disk, 'backward')
+    assert state.seen[0] == 3  # step 2, which is the last that rank 0 has written
+    dist.barrier()
+    state.stops_at = -1
+    found = gradient(disk)
+    assert torch.equal(whole(found), whole(expected))
+    # The first step, and those of the backward pass that rank 0 has not written.
+    assert state.calls == 1 + 5
+    assert not (folder / 'run' / f'rank-{rank:04}' / 'run.pt').exists()

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import torchopt
 from torchopt import unrolling
-from torchopt.unrolling import Recomputed, Snapshots, Stored
+from torchopt.unrolling import ModuleStep, Recomputed, Snapshots, Stored
 
 DTYPE = torch.float64
 
@@ -45,6 +46,28 @@ def _step(carry: Any, x: torch.Tensor, weights: torch.Tensor) -> Any:
     return (torchopt.apply_updates(params, updates, inplace=False), state), loss
 
 
+class _Net(nn.Module):
+    def __init__(self, params: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        for name, param in params.items():
+            self.register_parameter(name, nn.Parameter(param))
+
+    def forward(self, batch: dict[str, torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+        params = {'first': self.first, 'second': self.second}
+        return _loss(params, batch['x'], weights[batch['indices']])
+
+
+def _meta_gradients_of_module(
+    params: dict[str, torch.Tensor], xs: torch.Tensor, weights: torch.Tensor, backward: Any
+) -> list[torch.Tensor]:
+    net, weights = _Net(params), weights.detach().requires_grad_()
+    step = ModuleStep(net, torchopt.adam(0.1), _Net.__call__, micro_batches=3)
+    batches = {'x': xs, 'indices': torch.arange(6).expand(4, 6)}
+    end, losses = torchopt.unroll(step, step.init(), batches, weights, backward=backward)
+    outer = _loss(end.params, xs[0], torch.ones_like(weights)) + losses.sum()
+    return list(torch.autograd.grad(outer, [*net.parameters(), weights]))
+
+
 def _meta_gradients(params: Any, xs: Any, weights: Any, backward: Any) -> list[torch.Tensor]:
     params = {name: param.detach().requires_grad_() for name, param in params.items()}
     weights = weights.detach().requires_grad_()
@@ -60,8 +83,9 @@ def gather_in_the_loss(folder: Path) -> None:
     mesh = init_device_mesh('cpu', (dist.get_world_size(),))
     sharded = {name: distribute_tensor(p, mesh, (Shard(0),)) for name, p in params.items()}
     for backward in (Stored(), Recomputed(), Recomputed(keep_gradients=True), Snapshots(2)):
-        expected = _meta_gradients(params, xs, weights, Stored())
-        found = _meta_gradients(sharded, xs, weights, backward)
-        assert all(isinstance(gradient, DTensor) for gradient in found[:-1])
-        whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in found]
-        torch.testing.assert_close(whole, expected, rtol=1e-12, atol=1e-12)
+        for gradients in (_meta_gradients, _meta_gradients_of_module):
+            expected = gradients(params, xs, weights, Stored())
+            found = gradients(sharded, xs, weights, backward)
+            assert all(isinstance(gradient, DTensor) for gradient in found[:-1])
+            whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in found]
+            torch.testing.assert_close(whole, expected, rtol=1e-12, atol=1e-12)

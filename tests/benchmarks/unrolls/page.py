@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from plots import COLORS, Line, save_plot
 from report import machine, table, versions
+from rounds import Result, device_name, last_difference
 from unrolls.problems import PROBLEMS
 from unrolls.ways import PLAIN, PLOTTED, reference
 
@@ -15,28 +16,13 @@ PLOT = 'unrolls.png'
 Way = tuple[str, str]
 
 
-class Result(NamedTuple):
-    """Medians over the rounds.
-
-    Attributes:
-        mebibytes: Peak memory.
-        seconds: Time; None if the memory is extrapolated.
-        difference: Relative difference of the meta-gradient from ``Stored()``; None if one of the
-            two was not measured.
-    """
-
-    mebibytes: float
-    seconds: float | None
-    difference: float | None
-
-
 # {way: {number of steps: result}}
 Results = dict[Way, dict[int, Result]]
 
 
 def heading(device: str) -> list[str]:
     """Return the date, the machine and the versions."""
-    return [f'{machine()}, {_device(device)}', f'{versions()}, float32']
+    return [f'{machine()}, {device_name(device)}', f'{versions()}, float32']
 
 
 def markdown(stored: dict[str, Any]) -> str:
@@ -77,7 +63,7 @@ def _by_problem(stored: dict[str, Any]) -> dict[str, Results]:
     for record in stored['records']:
         ways = found.setdefault(record['problem'], {})
         row = ways.setdefault((record['library'], record['way']), {})
-        row[record['steps']] = Result(*(record[field] for field in Result._fields))
+        row[record['steps']] = Result.of(record)
     return found
 
 
@@ -89,26 +75,12 @@ def _table(results: Results) -> list[str]:
         [
             [
                 f'{library}: `{way}`' if library != PLAIN[0] else f'`{way}`',
-                *(_cell(row.get(length)) for length in lengths),
-                _difference(row),
+                *(str(row.get(length, '')) for length in lengths),
+                last_difference(row),
             ]
             for (library, way), row in results.items()
         ],
     )
-
-
-def _cell(result: Result | None) -> str:
-    if result is None:
-        return ''
-    if result.seconds is None:
-        return f'*{result.mebibytes:,.0f} MiB*'
-    return f'{result.mebibytes:,.0f} MiB, {result.seconds:.3g} s'
-
-
-def _difference(row: dict[int, Result]) -> str:
-    """Return the difference at the largest number of steps where it is known."""
-    known = [result.difference for result in row.values() if result.difference is not None]
-    return f'{known[-1]:.0e}' if known else ''
 
 
 def _promises(results: Results) -> list[str]:
@@ -132,14 +104,6 @@ def _promises(results: Results) -> list[str]:
         line('Snapshots()', longest, plain.get(64), '`Stored()` with 64 steps', plain_seconds),
         line('ForwardMode(), by lr', longest, by_lr.get(2), '`Stored(), by lr` with 2 steps', None),
     ]
-
-
-def _device(device: str) -> str:
-    if device == 'cuda':
-        import torch
-
-        return torch.cuda.get_device_name()
-    return 'one thread'
 
 
 def draw(stored: dict[str, Any], path: Path) -> None:

@@ -81,17 +81,18 @@ def mlp(steps: int) -> Problem:
         nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10)
     )
     inputs, targets = torch.randn(640, 64), torch.randint(10, (640,))
-    return _problem(net, inputs, targets, steps, batch=64)
+    return problem_of(net, inputs, targets, steps, batch=64)
 
 
 def transformer(steps: int) -> Problem:
     """4 layers of width 128 with 4 heads, batches of 16 of 128 sequences of 32 tokens."""
     net = Transformer(vocabulary=64, length=32, width=128, heads=4, layers=4)
     tokens = torch.randint(64, (160, 33))
-    return _problem(net, tokens[:, :-1], tokens[:, 1:], steps, batch=16)
+    return problem_of(net, tokens[:, :-1], tokens[:, 1:], steps, batch=16)
 
 
-def _problem(net: nn.Module, inputs: Tensor, targets: Tensor, steps: int, batch: int) -> Problem:
+def problem_of(net: nn.Module, inputs: Tensor, targets: Tensor, steps: int, batch: int) -> Problem:
+    """Hold out a fifth of the examples, and draw the batches."""
     held_out = len(inputs) // 5
     weights = torch.ones(len(inputs) - held_out, requires_grad=True)
     return Problem(

@@ -24,9 +24,15 @@ def outer_loss(problem: Problem, logits: Tensor) -> Tensor:
 
 
 def functional_step(
-    problem: Problem, gradient: Callable[..., Any], lr: Any
+    problem: Problem, gradient: Callable[..., Any], optimizer_of: Callable[[Any], Any]
 ) -> Callable[..., tuple[Any, None]]:
-    """Return an inner step of Adam that takes its gradient by ``gradient``."""
+    """Return an inner step.
+
+    Args:
+        problem: What is trained.
+        gradient: Takes the inner gradient.
+        optimizer_of: Makes the optimizer from consts.
+    """
     import torchopt
 
     def loss(params: dict[str, Tensor], batch: Tensor, weights: Tensor) -> Tensor:
@@ -36,19 +42,28 @@ def functional_step(
     def step(carry: Any, batch: Tensor, consts: Any) -> tuple[Any, None]:
         params, state = carry
         grads = gradient(loss)(params, batch, consts['weights'])
-        optimizer = torchopt.adam(consts.get('lr', lr), eps_root=EPS_ROOT)
-        updates, state = optimizer.update(grads, state, params=params, inplace=False)
+        updates, state = optimizer_of(consts).update(grads, state, params=params, inplace=False)
         return (torchopt.apply_updates(params, updates, inplace=False), state), None
 
     return step
 
 
-def start(problem: Problem) -> Any:
+def start(problem: Problem, optimizer: Any) -> Any:
     """Return the carry before the first step."""
+    params = {name: param.detach() for name, param in problem.net.named_parameters()}
+    return params, optimizer.init(params)
+
+
+def held_out_loss(problem: Problem, params: dict[str, Tensor]) -> Tensor:
+    """Return the outer loss of trained parameters."""
+    return outer_loss(problem, functional_call(problem.net, params, (problem.held_out[0],)))
+
+
+def adam(consts: Any) -> Any:
+    """Return Adam, with the learning rate of ``consts`` if there is one."""
     import torchopt
 
-    params = {name: param.detach() for name, param in problem.net.named_parameters()}
-    return params, torchopt.adam(LR).init(params)
+    return torchopt.adam(consts.get('lr', LR), eps_root=EPS_ROOT)
 
 
 def unrolled(mode: str, by: str = 'weights') -> Way:
@@ -63,12 +78,11 @@ def unrolled(mode: str, by: str = 'weights') -> Way:
         if by == 'weights':
             del consts['lr']
         consts[by].requires_grad_()
-        step = functional_step(problem, unrolling.grad, LR)
+        step = functional_step(problem, unrolling.grad, adam)
         (params, _), _ = torchopt.unroll(
-            step, start(problem), problem.batches, consts, backward=backward
+            step, start(problem, adam(consts)), problem.batches, consts, backward=backward
         )
-        logits = functional_call(problem.net, params, (problem.held_out[0],))
-        return torch.autograd.grad(outer_loss(problem, logits), consts[by])[0]
+        return torch.autograd.grad(held_out_loss(problem, params), consts[by])[0]
 
     return run
 
@@ -86,13 +100,12 @@ def checkpointed(problem: Problem) -> Tensor:
 
         return compute
 
-    step = functional_step(problem, gradient, LR)
-    params, state = start(problem)
+    step = functional_step(problem, gradient, adam)
+    params, state = start(problem, adam({}))
     carry = {name: param.requires_grad_() for name, param in params.items()}, state
     for batch in problem.batches:
         carry, _ = checkpoint(step, carry, batch, {'weights': problem.weights}, use_reentrant=False)
-    logits = functional_call(problem.net, carry[0], (problem.held_out[0],))
-    return torch.autograd.grad(outer_loss(problem, logits), problem.weights)[0]
+    return torch.autograd.grad(held_out_loss(problem, carry[0]), problem.weights)[0]
 
 
 def meta_adam(problem: Problem) -> Tensor:

@@ -177,7 +177,7 @@ def test_generators_of_python_and_numpy(name: str, backward: Strategy) -> None:
     draw, match = OTHERS[name]
     states = random.getstate(), np.random.get_state()
     try:
-        with pytest.raises(RuntimeError, match=f'the step draws from .*{match}'):
+        with pytest.raises(RuntimeError, match=f'the step of unroll draws from .*{match}'):
             run(lambda w, x, consts: (w * consts[0] * draw(), None), backward)
     finally:
         random.setstate(states[0])

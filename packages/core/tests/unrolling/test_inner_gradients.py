@@ -334,6 +334,23 @@ def test_checkpointed_blocks(backward: Strategy) -> None:
     assert_equal(found[1], found[0])
 
 
+@pytest.mark.parametrize('reentrant', [False, True])
+def test_checkpoints_that_torch_refuses(reentrant: bool) -> None:
+    """A block that is run again would compute attention in another way."""
+
+    def block(w: torch.Tensor) -> torch.Tensor:
+        rows = torch.outer(vector(1.0), w).expand(1, 1, 3, 3)
+        return nn.functional.scaled_dot_product_attention(rows, rows, rows)
+
+    def fn(w: torch.Tensor) -> torch.Tensor:
+        hidden: Any = checkpoint(block, w, use_reentrant=reentrant)
+        total: torch.Tensor = hidden.square().sum()
+        return total
+
+    with pytest.raises(RuntimeError, match=r'torch\.utils\.checkpoint'):
+        unrolling.grad(fn)(vector(0.7))
+
+
 @pytest.mark.parametrize('backward', REVERSE, ids=str)
 def test_saved_tensors_hooks(backward: Strategy) -> None:
     packed = []

@@ -310,3 +310,15 @@ def test_the_peak_is_the_graph_of_one_part(backward: Strategy) -> None:
             peaks[number] = live.peak
     assert peaks[2] < 0.62 * peaks[1]
     assert peaks[8] < 0.3 * peaks[1]
+
+
+@pytest.mark.parametrize('backward', [Recomputed(), Recomputed(keep_gradients=True)], ids=str)
+def test_a_captured_tensor_is_named(backward: Strategy) -> None:
+    captured = torch.ones((), dtype=DTYPE, requires_grad=True)
+
+    def fn(net: Any, x: Any, consts: Any) -> torch.Tensor:
+        return captured * loss(net, x, consts)
+
+    step = ModuleStep(Net(), torchopt.sgd(0.1), fn, micro_batches=2)
+    with pytest.raises(RuntimeError, match=r'lost: .*captured \(a tensor of shape \(\)'):
+        torchopt.unroll(step, step.init(), batches(), make_consts(), backward=backward)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +13,8 @@ import torchopt
 from torchopt.unrolling import Snapshots
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.storage.device import OnDevice
+from torchopt.unrolling.storage.tape import Tape
 from torchopt.unrolling.strategies import revolve
 from torchopt.unrolling.strategies.snapshots import OfflineSchedule, OnlineSchedule
 
@@ -45,12 +47,12 @@ RANDOM = RandomState.capture([])
 
 def reversal(schedule: Any, length: int) -> tuple[int, list[int], int]:
     """Run a schedule alone; return evaluations, order of the steps, and most checkpoints held."""
-    held: list[Checkpoint] = []
+    held = Tape(OnDevice().open(cast(Any, None), cast(Any, None)).store)
     most = 0
     for number in range(length):
-        schedule.keep(held, Checkpoint(number, [], RANDOM, []))
-        most = max(most, len(held))
-    assert [kept.number for kept in held] == sorted({kept.number for kept in held})
+        held.offer(Checkpoint(number, [], RANDOM, []), schedule.keep)
+        most = max(most, len(held.numbers))
+    assert held.numbers == sorted({*held.numbers})
     evaluations = 0
 
     def advance(checkpoint: Checkpoint) -> Checkpoint:
@@ -61,7 +63,7 @@ def reversal(schedule: Any, length: int) -> tuple[int, list[int], int]:
     order = []
     for checkpoint in schedule.reverse(held, length, advance):
         order.append(checkpoint.number)
-        most = max(most, len(held))
+        most = max(most, len(held.numbers))
     return evaluations, order, most
 
 

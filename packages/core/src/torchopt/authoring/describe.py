@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchopt.authoring.shards import placement_of
+from torchopt.authoring.shards import PLAIN, placement_of
 
 
 def describe(value: Any) -> str:
@@ -33,6 +33,8 @@ def alike(old: Any, new: Any, *, device: bool = False) -> bool:
     if isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor):
         if old.shape != new.shape or old.dtype != new.dtype:
             return False
+        if type(old) in PLAIN and type(new) in PLAIN:
+            return not device or old.device == new.device
         placements = placement_of(old), placement_of(new)
         if not device:
             return placements.count(None) != 1

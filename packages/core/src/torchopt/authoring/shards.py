@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-_PLAIN = (torch.Tensor, nn.Parameter)
+PLAIN = (torch.Tensor, nn.Parameter)
+"""Types of tensors that are not spread over ranks."""
 
 
 class Placement(NamedTuple):
@@ -28,7 +29,7 @@ class Placement(NamedTuple):
 
 def placement_of(value: Any) -> Placement | None:
     """Return the placement of a DTensor; None for any other value."""
-    if type(value) in _PLAIN or not isinstance(value, torch.Tensor):
+    if type(value) in PLAIN or not isinstance(value, torch.Tensor):
         return None
     placements = getattr(value, 'placements', None)
     mesh = getattr(value, 'device_mesh', None)

@@ -41,6 +41,21 @@ def active_transforms() -> list[str] | None:
     return [interpreter.key().name for interpreter in interpreters() or ()]
 
 
+def vmap_randomness() -> list[str] | None:
+    """Return the ``randomness`` of the active vmaps, the innermost last; None where unknown."""
+    functorch = getattr(torch._C, '_functorch', None)
+    view = getattr(functorch, 'CVmapInterpreterPtr', None)
+    names = active_transforms()
+    if view is None or names is None:
+        return None
+    interpreters = functorch.get_interpreter_stack() if functorch is not None and names else []
+    return [
+        view(interpreter).randomness().name.lower()
+        for interpreter, name in zip(interpreters or (), names)
+        if name == 'Vmap'
+    ]
+
+
 def active_transform() -> Transform:
     """Return the innermost transform of torch.func that is active.
 
@@ -53,6 +68,17 @@ def active_transform() -> Transform:
     if not names:
         return 'none'
     return 'vmap' if names[-1] == 'Vmap' else 'derivative'
+
+
+def is_transformed(tensor: torch.Tensor) -> bool:
+    """Tell whether a transform of torch.func differentiates or maps ``tensor``.
+
+    Where that is unknown it counts as transformed, and whoever cannot follow it must refuse.
+    """
+    functorch = getattr(torch._C, '_functorch', None)
+    tell = getattr(functorch, 'is_functorch_wrapped_tensor', None)
+    transformed: bool = tell is None or tell(tensor)
+    return transformed
 
 
 def forward_grad_switch() -> Any:
@@ -98,17 +124,6 @@ def retains_graph() -> bool:
     return retained
 
 
-def torch_tree_map(fn: Callable[[Any], Any], tree: Any) -> Any:
-    """Map the leaves of a tree of torch, whose nodes are known to torch.func; None is a leaf.
-
-    Where torch has no such trees, they are trees of optree.
-    """
-    tree_map = getattr(getattr(torch.utils, '_pytree', None), 'tree_map', None)
-    if tree_map is None:
-        return pytree.tree_map(fn, tree, none_is_leaf=True)
-    return tree_map(fn, tree)
-
-
 def step_is_observed(optimizer: torch.optim.Optimizer) -> bool:
     """Tell whether an optimizer's step has hooks to call, or a profiler to report to.
 
@@ -128,6 +143,17 @@ def step_is_observed(optimizer: torch.optim.Optimizer) -> bool:
         (optimizer, '_optimizer_step_post_hooks'),
     )
     return any([getattr(place, name, True) for place, name in places])
+
+
+def torch_tree_map(fn: Callable[[Any], Any], tree: Any) -> Any:
+    """Map the leaves of a tree of torch, whose nodes are known to torch.func; None is a leaf.
+
+    Where torch has no such trees, they are trees of optree.
+    """
+    tree_map = getattr(getattr(torch.utils, '_pytree', None), 'tree_map', None)
+    if tree_map is None:
+        return pytree.tree_map(fn, tree, none_is_leaf=True)
+    return tree_map(fn, tree)
 
 
 def recompile_limit_errors() -> tuple[type[Exception], ...]:

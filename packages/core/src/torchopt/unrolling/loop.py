@@ -9,6 +9,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.unrolling.leaves import Leaves, detached, fill, template_of, tensors_of
+from torchopt.unrolling.stream import Batches
 
 Step: TypeAlias = Callable[[Any, Any, Any], tuple[Any, Any]]
 """``step(carry, x, consts) -> (carry, y)``."""
@@ -31,6 +32,7 @@ class Loop(NamedTuple):
         progress: Receives the number of steps taken, the carry and ``y`` after every step.
         first: Number of the first step in messages, where the loop is the end of another.
         constant: Whether nothing is differentiated, so that no gradient can be lost.
+        data: What takes the place of xs, which are then empty.
     """
 
     step: Step
@@ -44,10 +46,25 @@ class Loop(NamedTuple):
     progress: Callable[[int, Any, Any], object] | None
     first: int = 0
     constant: bool = False
+    data: Batches | None = None
 
     def tensors(self) -> list[torch.Tensor]:
         """Return all input tensors: of the carry, then of xs, then of consts."""
         return tensors_of([*self.carry, *self.xs, *self.consts])
+
+    @property
+    def data_fn(self) -> Callable[[int], Any] | None:
+        """The user's function that makes the data, if there is one."""
+        return None if self.data is None else self.data.fn
+
+    def rows(self) -> Callable[[int], Leaves]:
+        """Return the function that gives the leaves of ``x`` for the step of a number."""
+        if self.data is not None:
+            data, first = self.data, self.first
+            return lambda number: data.leaves(first + number)
+        # One unbind, because the derivative of K selections would fill K tensors the size of xs.
+        columns = [None if leaf is None else leaf.unbind(0) for leaf in self.xs]
+        return lambda number: [None if column is None else column[number] for column in columns]
 
     def template(self) -> Loop:
         """Return the loop without its tensors, ``until`` and ``progress``.

@@ -15,7 +15,7 @@ from torchopt.authoring.state import saveable
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
-from torchopt.unrolling.context.level import leaves_of_graph
+from torchopt.unrolling.context.graph import leaves_of_graph
 from torchopt.unrolling.context.reachable import captured_state
 from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.inner_gradients.grad import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -42,19 +42,35 @@ class Sweep(NamedTuple):
         return carry, pytree.tree_unflatten(self.structure, self.ys)
 
 
-def sweep(loop: Loop, advance: Advance | None = None) -> Sweep:
-    """Run ``loop`` from its initial carry to its end.
+class Start(NamedTuple):
+    """Where a run begins that goes on after an interruption.
+
+    Attributes:
+        number: Number of the first step to run.
+        carry: Leaves of the carry before it.
+        ys: Leaves of every earlier ``y``; they may be filled in while the first step runs.
+    """
+
+    number: int
+    carry: Leaves
+    ys: list[Leaves]
+
+
+def sweep(loop: Loop, advance: Advance | None = None, start: Start | None = None) -> Sweep:
+    """Run ``loop`` to its end.
 
     Args:
         loop: What to run.
         advance: How a step is run; None: as it is, recorded by autograd if grad mode is on.
+        start: Where to begin; None: with the initial carry.
 
     Raises:
         ValueError: two steps return different trees as ``y``.
     """
-    carry, structure, ys_by_step = loop.carry, None, []
-    row = rows_of(loop.xs)
-    numbers = range(loop.length) if loop.length is not None else itertools.count()
+    first, carry, ys_by_step = start or Start(0, loop.carry, [])
+    structure = None
+    row = loop.rows()
+    numbers = range(first, loop.length) if loop.length is not None else itertools.count(first)
     for number in numbers:
         if _stops(loop, carry):
             break
@@ -70,15 +86,12 @@ def sweep(loop: Loop, advance: Advance | None = None) -> Sweep:
             require_alike(ys_by_step[0], structure, y, y_structure, name='y', step=step)
         ys_by_step.append(y)
         _report(loop, len(ys_by_step), result)
-    ys = [None if column[0] is None else torch.stack(column) for column in zip(*ys_by_step)]
-    return Sweep(carry, ys, structure, len(ys_by_step))
+    return Sweep(carry, stacked(ys_by_step), structure, len(ys_by_step))
 
 
-def rows_of(xs: Leaves) -> Callable[[int], Leaves]:
-    """Return the function that gives the leaves of ``x`` for the step of a number."""
-    # One unbind, because the derivative of K selections would fill K tensors the size of xs.
-    columns = [None if leaf is None else leaf.unbind(0) for leaf in xs]
-    return lambda number: [None if column is None else column[number] for column in columns]
+def stacked(ys: Iterable[Leaves]) -> Leaves:
+    """Return the leaves of all ``y``, each stacked along a new first dimension."""
+    return [None if column[0] is None else torch.stack(column) for column in zip(*ys)]
 
 
 def _stops(loop: Loop, carry: Leaves) -> bool:

@@ -14,6 +14,7 @@ from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import require_storable
 from torchopt.unrolling.strategies.base import Strategy, run_strategy
 from torchopt.unrolling.strategies.stored import Stored
+from torchopt.unrolling.stream import Batches, Stream
 
 Carry = TypeVar('Carry')
 
@@ -48,7 +49,8 @@ def unroll(
         carry: Tree of what changes from step to step: parameters, optimizer states, buffers.
             Leaves are tensors, whose shapes and dtypes stay the same, or immutable values such as
             a count.
-        xs: Tree of tensors; each step receives one slice along the first dimension.
+        xs: Tree of tensors; each step receives one slice along the first dimension. Or a
+            :class:`~torchopt.unrolling.Stream`, which makes what the step of a number receives.
         consts: Tree of what all steps share: hyperparameters, data. Leaves that are not tensors
             are passed on as they are.
         length: Number of steps, needed without ``xs``. Beside ``until``, an upper bound.
@@ -67,12 +69,14 @@ def unroll(
     Raises:
         TypeError: an argument has the wrong type, or the step returns what cannot be stored.
         ValueError: the number of steps is missing or contradictory, or the carry changes its
-            structure, shapes or dtypes.
+            structure, shapes or dtypes, or the folder of ``Disk`` belongs to another run.
         RuntimeError: the step writes into its arguments; or it draws from a generator that
             ``backward`` does not replay (a ``torch.Generator``, Python's ``random``, NumPy); or it
             depends on a tensor that requires grad, or has a tangent, and is not an argument, whose
             gradient ``backward`` would lose; or ``backward`` cannot run where ``unroll`` is called;
-            or it uses a module that ``fully_shard`` or DDP has wrapped.
+            or it uses a module that ``fully_shard`` or DDP has wrapped; or a step that is run again
+            after a kill gives another result than before.
+        OSError: a file of :class:`~torchopt.unrolling.Disk` cannot be written or read.
 
     Example:
         >>> import torch, torchopt
@@ -94,10 +98,18 @@ def unroll(
         )
     carry_leaves, carry_structure = flatten(carry)
     require_storable(carry_leaves, carry_structure)
-    xs_leaves, _ = flatten(xs)
     consts_leaves, _ = flatten(consts)
+    data: Batches | None = None
+    if isinstance(xs, Stream):
+        xs_leaves: Leaves = []
+        steps = _agreed({n for n in (xs.length, length) if n is not None}, length)
+        # Without a step there is no batch, and nobody asks for its structure.
+        data = None if steps == 0 else Batches(xs.fn)
+        xs = None if data is None else data.example
+    else:
+        xs_leaves, _ = flatten(xs)
+        steps = _number_of_steps(xs_leaves, length)
     require_no_wrapped_modules(step, consts_leaves)
-    steps = _number_of_steps(xs_leaves, length)
     if steps is None and until is None:
         raise ValueError('unroll needs xs, length or until to know when to end')
     _, structure = flatten((carry, xs, consts))
@@ -111,6 +123,7 @@ def unroll(
         length=steps,
         until=until,
         progress=progress,
+        data=data,
     )
     return run_strategy(backward, loop)
 
@@ -121,7 +134,10 @@ def _number_of_steps(xs: Leaves, length: int | None) -> int | None:
             raise TypeError(
                 f'xs must be tensors with a first dimension to slice, got {describe(leaf)}'
             )
-    lengths = {leaf.shape[0] for leaf in tensors_of(xs)}
+    return _agreed({leaf.shape[0] for leaf in tensors_of(xs)}, length)
+
+
+def _agreed(lengths: set[int], length: int | None) -> int | None:
     if length is not None:
         if isinstance(length, bool) or not isinstance(length, int) or length < 0:
             raise ValueError(f'length must be an integer of at least 0, got {length!r}')

@@ -8,7 +8,7 @@ import operator
 import types
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -18,11 +18,17 @@ from torchopt.unrolling.leaves import IMMUTABLE
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 
 
-class _Mark(enum.Enum):
+class Mark(enum.Enum):
+    """What takes the place of a value that is not known."""
+
     ABSENT = enum.auto()
     """The attribute does not exist."""
     KEPT = enum.auto()
     """The attribute holds something mutable, which stays as a second run finds it."""
+
+
+AttributeChanges: TypeAlias = dict[int, tuple[list[int], list[Any]]]
+"""For each attribute that changed: the numbers of the steps that found a new value, and these."""
 
 
 class PlainAttributes:
@@ -30,6 +36,9 @@ class PlainAttributes:
 
     ``training`` is one of them. So are the probability of a dropout, counts, names and activation
     functions. An attribute counts if its value was immutable when the loop began.
+
+    Attributes:
+        changes: What the steps found that differs from what the first one found.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -37,12 +46,11 @@ class PlainAttributes:
             (owner, key)
             for owner in map(vars, modules)
             for key, value in owner.items()
-            if _is_plain(value)
+            if is_plain(value)
         ]
         self._first = self._read()
         self._last = self._first
-        # For each place that changed: the numbers of the steps that found a new value.
-        self._changes: dict[int, tuple[list[int], list[Any]]] = {}
+        self.changes: AttributeChanges = {}
 
     @classmethod
     def of_captured(cls, fn: Any) -> PlainAttributes:
@@ -56,40 +64,60 @@ class PlainAttributes:
         if any(map(operator.is_not, found, self._last)):
             for position, (new, old) in enumerate(zip(found, self._last)):
                 if new is not old:
-                    numbers, values = self._changes.setdefault(position, ([], []))
+                    numbers, values = self.changes.setdefault(position, ([], []))
                     numbers.append(number)
-                    values.append(new if new is _Mark.ABSENT or _is_plain(new) else _Mark.KEPT)
+                    values.append(new if new is Mark.ABSENT or is_plain(new) else Mark.KEPT)
             self._last = found
+
+    def resume(self, changes: AttributeChanges, number: int) -> None:
+        """Go on with what another process has noted, before the step of this number.
+
+        Raises:
+            RuntimeError: the modules do not have the attributes that it had.
+        """
+        if any(position >= len(self._places) for position in changes):
+            raise RuntimeError(
+                'a module that the step of unroll uses has not the attributes that it had when the '
+                'interrupted run began: make the modules as they were then'
+            )
+        self.changes = changes
+        self._write(self._found_by(number))
+        self._last = self._read()
 
     @contextmanager
     def replayed(self, number: int = 0) -> Iterator[None]:
         """Let the block find what the step of this number found; restore everything after it."""
         before = self._read()
-        wanted = list(self._first)
-        for position, (numbers, values) in self._changes.items():
-            known = bisect.bisect_right(numbers, number)
-            if known:
-                wanted[position] = values[known - 1]
         try:
-            self._write(wanted)
+            self._write(self._found_by(number))
             yield
         finally:
             self._write(before)
 
+    def _found_by(self, number: int) -> list[Any]:
+        """Return the values that the step of this number found."""
+        found = list(self._first)
+        for position, (numbers, values) in self.changes.items():
+            known = bisect.bisect_right(numbers, number)
+            if known:
+                found[position] = values[known - 1]
+        return found
+
     def _read(self) -> list[Any]:
-        return [owner.get(key, _Mark.ABSENT) for owner, key in self._places]
+        return [owner.get(key, Mark.ABSENT) for owner, key in self._places]
 
     def _write(self, values: list[Any]) -> None:
         for (owner, key), value in zip(self._places, values):
-            if value is _Mark.KEPT or owner.get(key, _Mark.ABSENT) is value:
+            if value is Mark.KEPT or owner.get(key, Mark.ABSENT) is value:
                 continue
-            if value is _Mark.ABSENT:
+            if value is Mark.ABSENT:
                 owner.pop(key, None)
             else:
                 owner[key] = value
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Tell whether a value cannot change, or is a function."""
     if isinstance(value, tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return isinstance(value, (*IMMUTABLE, *_FUNCTIONS))

@@ -14,7 +14,7 @@ from torchopt.authoring.torch_internals import (
     forward_grad_switch,
     in_dual_level,
 )
-from torchopt.unrolling.context.level import leaves_of_graph
+from torchopt.unrolling.context.graph import leaves_of_graph
 from torchopt.unrolling.context.reachable import reachable
 
 _CURE = 'Pass it (or what is computed from it) through consts, detach it, or use backward=Stored()'

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.overrides import TorchFunctionMode
 
@@ -35,25 +36,71 @@ def like_reverse_mode(*, hooks_in_gradients: bool) -> Iterator[None]:
             that cannot be honoured.
     """
     before = forward_grad_enabled()
+    mode = _LikeReverseMode(active_transforms(), hooks_in_gradients)
     try:
-        with _LikeReverseMode(active_transforms(), hooks_in_gradients):
+        with _made_current(mode), mode:
             yield
     finally:
         if forward_grad_enabled() != before:
             forward_grad_switch()(before)
 
 
+class LikeReverseMode(NamedTuple):
+    """The argument of a :func:`like_reverse_mode` that is active.
+
+    Attributes:
+        hooks_in_gradients: Whether a tensor may have a hook inside of ``torch.func.grad``.
+    """
+
+    hooks_in_gradients: bool
+
+    @classmethod
+    def active(cls) -> LikeReverseMode | None:
+        """Return the innermost one; None without any."""
+        mode = _current.mode
+        return None if mode is None else cls(mode.hooks_in_gradients)
+
+
+@contextmanager
+def below_transforms() -> Iterator[None]:
+    """Let no :func:`like_reverse_mode` act in the block.
+
+    The block runs in an autograd.Function, below the transforms in which the mode was begun. What
+    the block does with grad mode is then no concern of these transforms.
+    """
+    with _made_current(None):
+        yield
+
+
+class _Current(threading.local):
+    mode: _LikeReverseMode | None = None
+
+
+_current = _Current()
+
+
+@contextmanager
+def _made_current(mode: _LikeReverseMode | None) -> Iterator[None]:
+    before, _current.mode = _current.mode, mode
+    try:
+        yield
+    finally:
+        _current.mode = before
+
+
 class _LikeReverseMode(TorchFunctionMode):
     def __init__(self, transforms: list[str] | None, hooks_in_gradients: bool) -> None:
         super().__init__()
         self._transforms = transforms
-        self._hooks_in_gradients = hooks_in_gradients
+        self.hooks_in_gradients = hooks_in_gradients
         # How many transforms were active where tangents were stopped.
         self._stopped: list[int] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if _current.mode is not self:
+            return func(*args, **(kwargs or {}))
         name = getattr(func, '__name__', '')
         if name in _HOOKS:
             self._require_no_hook(name)
@@ -64,7 +111,7 @@ class _LikeReverseMode(TorchFunctionMode):
 
     def _require_no_hook(self, name: str) -> None:
         inner = active_transforms()
-        if self._hooks_in_gradients and inner and inner[-1] == 'Grad':
+        if self.hooks_in_gradients and inner and inner[-1] == 'Grad':
             return
         raise RuntimeError(
             f'{name} is called on a tensor in forward mode (ForwardMode, or '

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from torchopt.unrolling.context.reachable import reachable
+from torchopt.unrolling.context.wording import STEP, Wording
 from torchopt.unrolling.leaves import Leaves
 
 Excuse: TypeAlias = Callable[[Callable[..., Any] | None], Any]
@@ -21,16 +22,20 @@ Excuse: TypeAlias = Callable[[Callable[..., Any] | None], Any]
 
 @contextmanager
 def require_no_draws(
-    step: Callable[..., Any], consts: Leaves, tensors: Iterable[torch.Tensor]
+    step: Callable[..., Any],
+    consts: Leaves,
+    tensors: Iterable[torch.Tensor],
+    data: Callable[..., Any] | None = None,
+    wording: Wording = STEP,
 ) -> Iterator[Excuse]:
     """Raise if ``step`` draws, in the block, numbers that a second run would not draw again.
 
     Replayed are torch's own generators of the CPU and of the devices of ``tensors``. Watched are
     Python's ``random``, NumPy's global generator, torch's own generators of other CUDA devices, and
-    every generator of torch, NumPy or Python that :func:`reachable` finds from ``step`` and
-    ``consts``. Not found is one that only an object of a C extension holds, or a module that no
-    function of the step names. One that the step makes itself, from a seed, draws the same numbers
-    again, and may be used.
+    every generator of torch, NumPy or Python that :func:`reachable` finds from ``step``, ``consts``
+    and ``data``, a function that makes data. Not found is one that only an object of a C extension
+    holds, or a module that no function of the step names. One that the step makes itself, from a
+    seed, draws the same numbers again, and may be used.
 
     The states are read once before and once after the block.
 
@@ -40,7 +45,8 @@ def require_no_draws(
     Raises:
         RuntimeError: one of these generators has advanced.
     """
-    watch = _Watch(list(_sources(step, consts, {tensor.device for tensor in tensors})))
+    devices = {tensor.device for tensor in tensors}
+    watch = _Watch(list(_sources(step, [*consts, data], devices)), wording)
     yield watch.excuse
     watch.require_unchanged()
 
@@ -53,8 +59,9 @@ class _Source(NamedTuple):
 
 
 class _Watch:
-    def __init__(self, sources: list[_Source]) -> None:
+    def __init__(self, sources: list[_Source], wording: Wording) -> None:
         self._sources = sources
+        self._wording = wording
         self._states = self._read()
 
     def _read(self) -> list[Any]:
@@ -63,11 +70,11 @@ class _Watch:
     def require_unchanged(self) -> None:
         for source, before, after in zip(self._sources, self._states, self._read()):
             if before != after:
+                place, through, otherwise = self._wording
                 raise RuntimeError(
-                    f'the step draws from {source.name}, which is not set back when the step is '
-                    "run again: draw from torch's own generators (torch.manual_seed), make the "
-                    'generator in the step from a seed, pass the numbers through xs, or use '
-                    'backward=Stored()'
+                    f'{place} draws from {source.name}, which is not set back when {place} is run '
+                    "again: draw from torch's own generators (torch.manual_seed), make the "
+                    f'generator there from a seed, pass the numbers {through}, or {otherwise}'
                 )
 
     def excuse(self, callback: Callable[..., Any] | None) -> Any:

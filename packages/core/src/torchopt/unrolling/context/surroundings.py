@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,8 +21,11 @@ from torchopt.unrolling.context.watched import (
     require_unchanged,
     written,
 )
+from torchopt.unrolling.context.wording import STEP, Wording
 from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.leaves import Leaves
+
+_OF_DATA = 'xs: '
 
 
 class Surroundings:
@@ -32,19 +35,52 @@ class Surroundings:
     refused if the step uses it; a module that has changed is refused.
     """
 
-    def __init__(self, step: Callable[..., Any], consts: Leaves) -> None:
+    def __init__(
+        self,
+        step: Callable[..., Any],
+        consts: Leaves,
+        data: Callable[..., Any] | None = None,
+        arguments: Iterable[torch.Tensor] = (),
+        wording: Wording = STEP,
+    ) -> None:
+        """Look around.
+
+        Args:
+            step: The step, or another function that is run again.
+            consts: Leaves of its constant arguments, among them modules.
+            data: A function that makes data for it.
+            arguments: Tensors that the step sees, but also receives as arguments.
+            wording: How errors name the step.
+        """
         self._step = step
+        self._data = data
+        self._wording = wording
         self._consts_modules = [leaf for leaf in consts if isinstance(leaf, nn.Module)]
         self._tensors, modules, own = self._seen()
+        own.update(map(id, arguments))
         self._tensors = [watched for watched in self._tensors if id(watched.tensor) not in own]
         self._modules = [WatchedModule.of(name, module) for name, module in modules]
         self._attributes = PlainAttributes(module for _, module in modules)
+
+    @property
+    def tensors(self) -> list[tuple[str, torch.Tensor]]:
+        """The tensors that the step sees, and their names; not those that the carry replaces.
+
+        Neither are those here that its data are made from, which may be a whole data set.
+        """
+        found = ((watched.name, watched.tensor) for watched in self._tensors)
+        return [(name, tensor) for name, tensor in found if not name.startswith(_OF_DATA)]
+
+    @property
+    def attributes(self) -> PlainAttributes:
+        """The plain attributes of the modules that the step sees."""
+        return self._attributes
 
     def observe(self, number: int) -> None:
         """Note what the step of this number finds."""
         self._attributes.observe(number)
 
-    def require_not_written(self, step: int) -> None:
+    def require_not_written(self, step: int | None = None) -> None:
         """Raise if a tensor was written to since the loop began.
 
         Args:
@@ -56,11 +92,16 @@ class Surroundings:
         found = written(self._tensors)
         if found:
             name, tensor, *_ = found[0]
+            place = self._wording.place if step is None else f'step {step}'
+            cure = self._wording.otherwise
+            if step is not None:
+                cure = (
+                    'let the carry hold the tensor (ModuleStep does that for the buffers of a '
+                    f'module), return what is to be recorded as y, or {cure}'
+                )
             raise RuntimeError(
-                f'step {step} writes in place into {name}, {describe(tensor)}, which it does not '
-                'receive as an argument, so that a second run of the step would find another '
-                'value: let the carry hold the tensor (ModuleStep does that for the buffers of a '
-                'module), return what is to be recorded as y, or use backward=Stored()'
+                f'{place} writes in place into {name}, {describe(tensor)}, which it does not '
+                f'receive as an argument, so that a second run would find another value: {cure}'
             )
 
     def changes(self) -> list[Change]:
@@ -69,7 +110,7 @@ class Surroundings:
         Raises:
             RuntimeError: a module has changed.
         """
-        require_unchanged(self._modules)
+        require_unchanged(self._modules, self._wording)
         return changes(self._tensors, self._seen()[0])
 
     @contextmanager
@@ -86,7 +127,7 @@ class Surroundings:
         with ExitStack() as stack:
             stack.enter_context(self._attributes.replayed(number))
             if refused:
-                stack.enter_context(RefusedUse(refused))
+                stack.enter_context(RefusedUse(refused, self._wording))
             yield
 
     def _seen(self) -> tuple[list[WatchedTensor], list[tuple[str, nn.Module]], set[int]]:
@@ -98,7 +139,9 @@ class Surroundings:
         modules: dict[int, tuple[str, nn.Module]] = {}
         own: set[int] = set()
         consts = (('consts', module) for module in self._consts_modules)
-        for found, value in (*consts, *captured_state(self._step)):
+        data = () if self._data is None else captured_state(self._data)
+        made_from = ((_OF_DATA + found, value) for found, value in data)
+        for found, value in (*consts, *captured_state(self._step), *made_from):
             if isinstance(value, torch.Tensor):
                 tensors[found, id(value)] = value
                 continue

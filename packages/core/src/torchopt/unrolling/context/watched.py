@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from torchopt import pytree
 from torchopt.authoring.describe import describe
+from torchopt.unrolling.context.wording import STEP, Wording
 
 _HOOKS = ('_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backward_hooks')
 
@@ -98,8 +99,9 @@ class RefusedUse(TorchFunctionMode):
     example. Those may change.
     """
 
-    def __init__(self, changed: list[Change]) -> None:
+    def __init__(self, changed: list[Change], wording: Wording = STEP) -> None:
         super().__init__()
+        self._wording = wording
         self._changed = {id(tensor): change for change in changed for tensor in change.tensors}
 
     def __torch_function__(
@@ -119,11 +121,12 @@ class RefusedUse(TorchFunctionMode):
             value = func(*args, **kwargs)
             if not isinstance(value, torch.Tensor):
                 return value
+        place, through, otherwise = self._wording
         raise RuntimeError(
-            f'{used.name}, {describe(used.tensors[0])}, which the step of unroll uses but does not '
+            f'{used.name}, {describe(used.tensors[0])}, which {place} uses but does not '
             f'receive as an argument, was {used.what} after the forward pass. The backward pass '
-            'runs the step again and would differentiate another step: change the tensor after '
-            'the backward pass, pass a clone of it through consts, or use backward=Stored()'
+            f'runs {place} again and would differentiate another function: change the tensor after '
+            f'the backward pass, pass a clone of it {through}, or {otherwise}'
         )
 
     def _used(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Change | None:
@@ -169,7 +172,7 @@ def _parts(module: nn.Module) -> Iterator[Any]:
         yield from own.get(hooks, {}).values()
 
 
-def require_unchanged(modules: Iterable[WatchedModule]) -> None:
+def require_unchanged(modules: Iterable[WatchedModule], wording: Wording = STEP) -> None:
     """Raise if a module has another class, ``forward``, submodule or hook than before.
 
     Raises:
@@ -178,8 +181,8 @@ def require_unchanged(modules: Iterable[WatchedModule]) -> None:
     for watched in modules:
         if watched.is_changed():
             raise RuntimeError(
-                f'{watched.name} ({type(watched.module).__name__}), which the step of unroll uses, '
+                f'{watched.name} ({type(watched.module).__name__}), which {wording.place} uses, '
                 'has got another class, forward, submodule or hook since the forward pass. The '
-                'backward pass runs the step again and would differentiate another step: change '
-                'the module after the backward pass, or use backward=Stored()'
+                f'backward pass runs {wording.place} again and would differentiate another '
+                'function: change the module after the backward pass, or ' + wording.otherwise
             )

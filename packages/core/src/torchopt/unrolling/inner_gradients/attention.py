@@ -24,7 +24,13 @@ def differentiable_attention() -> AbstractContextManager[Any]:
 
 
 class ComposedAttention(TorchFunctionMode):
-    """The mode of :func:`differentiable_attention`."""
+    """The mode of :func:`differentiable_attention`.
+
+    Attributes:
+        replaced: The functions that it replaces.
+    """
+
+    replaced = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 
     def __torch_function__(
         self,
@@ -83,7 +89,8 @@ def attention(
         scores = scores.masked_fill(~attn_mask, -math.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
-    if attn_mask is None:
+    # Under is_causal, every query looks at the first key.
+    if attn_mask is None or is_causal:
         weights = scores.softmax(-1)
     else:
         # torch gives a query that may look at nothing an output of 0.

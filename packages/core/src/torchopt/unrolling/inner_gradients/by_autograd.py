@@ -10,9 +10,9 @@ import torch
 from torchopt.authoring.describe import describe
 from torchopt.authoring.torch_internals import active_transforms, in_dual_level, torch_tree_map
 from torchopt.unrolling.context.autocast import Autocast
-from torchopt.unrolling.context.level import Level
 from torchopt.unrolling.inner_gradients.attention import differentiable_attention
 from torchopt.unrolling.inner_gradients.inside_level import InsideLevel
+from torchopt.unrolling.inner_gradients.level import Level
 
 
 def grad_and_value_of(
@@ -75,11 +75,14 @@ def _by_autograd(
         for number, arg in enumerate(args)
     ]
     inner_kwargs = torch_tree_map(level.constant, kwargs)
+    mode = InsideLevel(level)
     # The cache of autocast would hold the casts of the leaves until its block ends.
-    with torch.enable_grad(), Autocast.capture(level.inside).applied(), InsideLevel(level):
-        value, aux = _checked(fn(*inner_args, **inner_kwargs), has_aux)
+    with torch.enable_grad(), Autocast.capture(level.inside).applied():
+        with mode:
+            output = fn(*inner_args, **inner_kwargs)
+        value, aux = _checked(output, has_aux)
         level.require_unwritten()
-        found = iter(_gradients(level, value, aux))
+        found = iter(_gradients(level, mode, value, aux))
     gradient = torch_tree_map(lambda _: level.leave(next(found)), chosen)
     value = level.leave(value)
     if has_aux:
@@ -92,16 +95,20 @@ def _tupled(entered: Any, argnums: int | tuple[int, ...]) -> tuple[Any, ...]:
     return (entered,) if isinstance(argnums, int) else entered
 
 
-def _gradients(level: Level, value: torch.Tensor, aux: Any) -> list[torch.Tensor]:
+def _gradients(
+    level: Level, mode: InsideLevel, value: torch.Tensor, aux: Any
+) -> list[torch.Tensor]:
     inside = level.inside
     if not value.requires_grad:
         return [torch.zeros_like(tensor) for tensor in inside]
     create = level.depends_on_outside(value) or (level.is_recorded and level.is_opaque)
     kept = [create]
     torch_tree_map(lambda leaf: kept.append(level.depends_on_outside(leaf)), aux)
-    found = torch.autograd.grad(
-        value, inside, create_graph=create, retain_graph=any(kept), allow_unused=True
-    )
+    # Checkpointed blocks run again in the backward pass.
+    with mode:
+        found = torch.autograd.grad(
+            value, inside, create_graph=create, retain_graph=any(kept), allow_unused=True
+        )
     return [
         torch.zeros_like(tensor) if gradient is None else gradient
         for tensor, gradient in zip(inside, found)

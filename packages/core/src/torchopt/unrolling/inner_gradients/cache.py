@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from torchopt.unrolling.inner_gradients.gradient_vjp import InnerGradient, Order
 from torchopt.unrolling.leaves import Leaves, detached, fill, flatten, template_of, tensors_of
 
 
-class _Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """The result of an inner gradient, and what it found when it was computed.
 
     Attributes:
@@ -50,7 +50,7 @@ class GradientCache:
 
     def __init__(self, order: Order) -> None:
         self._order: Order = order
-        self._entries: list[_Entry | list[torch.Tensor]] = []
+        self._entries: list[CacheEntry | list[torch.Tensor]] = []
         self._position: int | None = None
 
     @staticmethod
@@ -73,6 +73,30 @@ class GradientCache:
             cache._position = 0
         with _activated(cache, is_differentiated=True):
             yield
+
+    @property
+    def entries(self) -> list[CacheEntry | list[torch.Tensor]]:
+        """The results, and the totals over parts, in their order."""
+        return self._entries
+
+    @classmethod
+    def of(cls, order: Order, entries: Sequence[CacheEntry | list[torch.Tensor]]) -> GradientCache:
+        """Return a cache of results that were stored elsewhere."""
+        cache = cls(order)
+        cache._entries = list(entries)
+        return cache
+
+    def mapped(self, fn: Callable[[Any], Any]) -> GradientCache:
+        """Return a cache with ``fn`` applied to every leaf of the results."""
+        return GradientCache.of(
+            self._order,
+            [
+                entry._replace(leaves=[*map(fn, entry.leaves)])
+                if isinstance(entry, CacheEntry)
+                else [*map(fn, entry)]
+                for entry in self._entries
+            ],
+        )
 
     def gradient(self, gradient: InnerGradient, inputs: list[torch.Tensor]) -> Any:
         """Return the gradient, value and auxiliary output: computed and stored, or replayed."""
@@ -108,7 +132,7 @@ class GradientCache:
 
     def _replayed(self, gradient: InnerGradient, inputs: list[torch.Tensor]) -> Any:
         entry = self._next()
-        assert isinstance(entry, _Entry)
+        assert isinstance(entry, CacheEntry)
         entry.after.restore()
         return entry.replayed(gradient, self._order, inputs)
 
@@ -119,7 +143,7 @@ class GradientCache:
                 "DTensors: use order='reverse-over-reverse'"
             )
 
-    def _next(self) -> _Entry | list[torch.Tensor]:
+    def _next(self) -> CacheEntry | list[torch.Tensor]:
         assert self._position is not None
         if self._position >= len(self._entries):
             raise RuntimeError(
@@ -149,14 +173,14 @@ def rebuilt(gradient: InnerGradient, inputs: list[torch.Tensor], modules: list[n
 
 def _computed(
     gradient: InnerGradient, inputs: list[torch.Tensor], attributes: PlainAttributes | None
-) -> tuple[Any, _Entry]:
+) -> tuple[Any, CacheEntry]:
     """Return the result of a gradient, and its entry."""
     before = RandomState.capture(inputs)
     with inside_gradient():
         result = gradient.compute(inputs)
     leaves, structure = flatten(result)
     after = RandomState.capture(inputs, before)
-    return result, _Entry(detached(leaves), structure, before, after, attributes)
+    return result, CacheEntry(detached(leaves), structure, before, after, attributes)
 
 
 class _Active(threading.local):

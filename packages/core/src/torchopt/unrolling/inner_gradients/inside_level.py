@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from torchopt.unrolling.context.level import Level
 from torchopt.unrolling.inner_gradients.attention import ComposedAttention
+from torchopt.unrolling.inner_gradients.level import Level
 
 _TENSOR: Any = torch.Tensor
 _READ_NODE = _TENSOR.grad_fn.__get__
@@ -49,7 +49,10 @@ class InsideLevel(ComposedAttention):
             return func(args[0], self._until_the_end(*args[1:], **(kwargs or {})))
         if func == _READ_NODE:
             self._require_no_hooks(sys._getframe(1).f_globals.get('__name__'))
-        return super().__torch_function__(func, types, args, kwargs)
+        if func in self.replaced:
+            return super().__torch_function__(func, types, args, kwargs)
+        # Every operation comes through here.
+        return func(*args, **(kwargs or {}))
 
     def _require_no_hooks(self, reader: Any) -> None:
         if reader in _HOOKS_OF_MODULES:

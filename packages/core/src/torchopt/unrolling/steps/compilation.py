@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Callable
+from operator import mul
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -15,8 +17,18 @@ from torchopt.unrolling.context.closures import function_of
 Backend: TypeAlias = str | Callable[..., Any]
 """The backend of ``torch.compile``."""
 
+Compilation: TypeAlias = bool | str | Callable[..., Any]
+"""Whether to compile a step, or the backend of ``torch.compile`` to do it with."""
+
 _Compiled: TypeAlias = dict[tuple[types.FunctionType, Backend], 'RenewableCompilation']
 _by_code: WeakKeyDictionary[types.CodeType, _Compiled] = WeakKeyDictionary()
+
+
+def backend_of(compile: Compilation) -> Backend | None:
+    """Return the backend that was chosen; None without compilation."""
+    if compile is False:
+        return None
+    return 'inductor' if compile is True else compile
 
 
 def compiled_for(step: Callable[..., Any], fn: Any, backend: Backend) -> RenewableCompilation:
@@ -60,3 +72,10 @@ class RenewableCompilation:
 def _copy(fn: types.FunctionType) -> Callable[..., Any]:
     """Return ``fn`` with its own code object, to which Dynamo ties graphs and their limit."""
     return types.FunctionType(fn.__code__.replace(), fn.__globals__, fn.__name__)
+
+
+def standard_layout(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor`` in the layout that every tensor of its shape gets."""
+    # contiguous() leaves any stride to a dimension of size 1, and Dynamo's guards compare it.
+    strides = [*itertools.accumulate(tensor.shape[:0:-1], mul, initial=1)][::-1]
+    return tensor.contiguous().as_strided(tensor.shape, strides[: tensor.dim()])

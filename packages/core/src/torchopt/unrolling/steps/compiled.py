@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from operator import mul
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from torchopt.unrolling.leaves import (
 from torchopt.unrolling.loop import Loop, Step
 from torchopt.unrolling.steps.call import StepResult
 from torchopt.unrolling.steps.checkpoint import Checkpoint
-from torchopt.unrolling.steps.compilation import Backend, compiled_for
+from torchopt.unrolling.steps.compilation import Backend, compiled_for, standard_layout
 from torchopt.unrolling.steps.eager import Eager
 from torchopt.unrolling.vjp import Cotangents
 
@@ -88,12 +87,12 @@ class Compiled:
         needed = [*differentiable, *needed[len(carry) :]]
         # One layout, too: the first cotangent is often expanded, with strides of 0.
         dense = [
-            _contiguous(torch.zeros_like(tensor) if cotangent is None else cotangent)
+            standard_layout(torch.zeros_like(tensor) if cotangent is None else cotangent)
             for tensor, cotangent, is_needed in zip(carry, cotangents, differentiable)
             if is_needed
         ]
         y_cotangents = cotangents[len(carry) :]
-        dense += [_contiguous(cotangent) for cotangent in y_cotangents if cotangent is not None]
+        dense += [standard_layout(cotangent) for cotangent in y_cotangents if cotangent is not None]
         found = iter(
             self._vjp(
                 loop.step,
@@ -118,7 +117,7 @@ def _let_losses_find_unused(loop: Loop) -> None:
     tensors = loop.tensors()
     checkpoint = Checkpoint.capture(0, loop.carry, tensors, None)
     with preserved(tensors):
-        Eager().run(loop, checkpoint, map_tensors(lambda x: x[0], loop.xs))
+        Eager().run(loop, checkpoint, loop.rows()(0))
 
 
 def _places(arguments: Leaves, needed: Sequence[bool]) -> Leaves:
@@ -134,13 +133,7 @@ def _places(arguments: Leaves, needed: Sequence[bool]) -> Leaves:
 def _contiguous_carry(checkpoint: Checkpoint) -> Leaves:
     # The caller chose the layout of the first carry, the step that of all others.
     carry = checkpoint.carry
-    return map_tensors(_contiguous, carry) if checkpoint.number == 0 else carry
-
-
-def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
-    # contiguous() leaves any stride to a dimension of size 1, and Dynamo's guards compare it.
-    strides = [*itertools.accumulate(tensor.shape[:0:-1], mul, initial=1)][::-1]
-    return tensor.contiguous().as_strided(tensor.shape, strides[: tensor.dim()])
+    return map_tensors(standard_layout, carry) if checkpoint.number == 0 else carry
 
 
 def _run(step: Step, carry: Any, x: Any, consts: Any) -> Any:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Protocol
 
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult
 from torchopt.unrolling.steps.checkpoint import Checkpoint
+from torchopt.unrolling.steps.compilation import Compilation as Compilation
+from torchopt.unrolling.steps.compilation import backend_of
 from torchopt.unrolling.steps.compiled import Compiled
 from torchopt.unrolling.steps.eager import Eager
 from torchopt.unrolling.vjp import Cotangents
-
-Compilation: TypeAlias = bool | str | Callable[..., Any]
-"""Whether to compile a step, or the backend of ``torch.compile`` to do it with."""
 
 
 class Engine(Protocol):
@@ -49,6 +48,5 @@ class Engine(Protocol):
 
 def engine_for(loop: Loop, compile: Compilation) -> Engine:
     """Return the engine that runs the steps of ``loop``."""
-    if compile is False:
-        return Eager()
-    return Compiled(loop, 'inductor' if compile is True else compile)
+    backend = backend_of(compile)
+    return Eager() if backend is None else Compiled(loop, backend)

@@ -84,6 +84,9 @@ class _Mapped(torch.autograd.Function):
             tensors.append(tensor)
             dims.append(dim)
         mapped = template.filled(tensors)
+        if template.data is not None:
+            # Data by number are the same for all examples.
+            dims[carry_end:carry_end] = [None] * template.data.count
         mapped = mapped._replace(step=_mapped_step(template.step, dims, info.randomness))
         opaque.result = carry, ys = opaque.run(mapped)
         carry_tensors, ys_tensors = tensors_of(flatten(carry)[0]), tensors_of(flatten(ys)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +27,17 @@ class Strategy(ABC):
     @abstractmethod
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
+
+
+def options_of(strategy: Any) -> str:
+    """Return a strategy with its options, but its storage, as a text that every process has."""
+    options = {
+        field.name: getattr(strategy, field.name)
+        for field in fields(strategy)
+        if field.name != 'storage'
+    }
+    shown = (f'{name}={getattr(value, "__name__", value)}' for name, value in options.items())
+    return f'{type(strategy).__name__}({", ".join(shown)})'
 
 
 def run_strategy(strategy: Strategy, loop: Loop) -> tuple[Any, Any]:

@@ -166,6 +166,8 @@ class _Tangents:
         arguments = [*carry, *x, *loop.consts]
         template, inputs = template_of(arguments), tensors_of(arguments)
         x_tangents = [None if tangent is None else tangent[:, number] for tangent in self._xs]
+        if loop.data is not None:
+            x_tangents = [None] * loop.data.count
         tangents = [*self._carry, *x_tangents, *self._consts]
         moving = [position for position, tangent in enumerate(tangents) if tangent is not None]
         results: list[StepResult] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -10,8 +10,11 @@ from torchopt.unrolling.inner_gradients.gradient_vjp import Order
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.steps.engine import Compilation, engine_for
-from torchopt.unrolling.strategies.base import Strategy
+from torchopt.unrolling.storage.choice import Place, storage_named
+from torchopt.unrolling.storage.tape import Tape
+from torchopt.unrolling.strategies.base import Strategy, options_of
 from torchopt.unrolling.strategies.checkpointed import run_checkpointed
+from torchopt.unrolling.strategies.reversal import Advance, reversed_checkpoints
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,22 @@ class Recomputed(Strategy):
             The fastest order depends on the device and the model.
         compile: Compile one step and its derivative, once for any number of steps; True, or the
             backend of ``torch.compile`` to do it with.
+        storage: Where carries are kept, see :data:`torchopt.unrolling.Place`: on their
+            ``'device'``, in the memory of the ``'cpu'``, or on a
+            :class:`~torchopt.unrolling.Disk`, where a killed run can go on.
 
     Raises:
         ValueError: ``keep_gradients`` and ``compile`` are both on (a compiled step cannot stop at
-            its gradient), or ``order`` is unknown.
+            its gradient), or ``order`` or ``storage`` is unknown.
     """
 
     keep_gradients: bool = False
     order: Order = 'reverse-over-reverse'
     compile: Compilation = False
+    storage: Place = 'device'
 
     def __post_init__(self) -> None:
+        storage_named(self.storage)
         if self.keep_gradients and self.compile:
             raise ValueError('Recomputed takes keep_gradients=True or compile=True, not both')
         if self.order not in get_args(Order):
@@ -49,7 +57,9 @@ class Recomputed(Strategy):
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
         schedule = _EveryStep(self.order if self.keep_gradients else None)
-        return run_checkpointed(loop, schedule, engine_for(loop, self.compile))
+        engine = engine_for(loop, self.compile)
+        storage = storage_named(self.storage)
+        return run_checkpointed(loop, schedule, engine, storage, options_of(self))
 
 
 class _EveryStep:
@@ -62,14 +72,9 @@ class _EveryStep:
     def __init__(self, gradient_order: Order | None) -> None:
         self.gradient_order: Order | None = gradient_order
 
-    def keep(self, checkpoints: list[Checkpoint], checkpoint: Checkpoint) -> None:
-        checkpoints.append(checkpoint)
+    def keep(self, numbers: list[int], number: int) -> None:
+        numbers.append(number)
 
-    def reverse(
-        self,
-        checkpoints: list[Checkpoint],
-        taken: int,
-        advance: Callable[[Checkpoint], Checkpoint],
-    ) -> Iterator[Checkpoint]:
-        while checkpoints:
-            yield checkpoints.pop()
+    def reverse(self, tape: Tape, taken: int, advance: Advance) -> Iterator[Checkpoint]:
+        # Only where a file is missing, a step between has to run again.
+        return reversed_checkpoints(tape, taken, taken, advance)

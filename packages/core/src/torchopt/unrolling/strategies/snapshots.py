@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,13 @@ from torchopt.unrolling.inner_gradients.gradient_vjp import Order
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.steps.engine import Compilation, engine_for
+from torchopt.unrolling.storage.choice import Place, storage_named
+from torchopt.unrolling.storage.tape import Tape
 from torchopt.unrolling.strategies import revolve
-from torchopt.unrolling.strategies.base import Strategy
-from torchopt.unrolling.strategies.checkpointed import Schedule, run_checkpointed
+from torchopt.unrolling.strategies.base import Strategy, options_of
+from torchopt.unrolling.strategies.checkpointed import run_checkpointed
+from torchopt.unrolling.strategies.record import Schedule
+from torchopt.unrolling.strategies.reversal import Advance, reversed_checkpoints
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,20 @@ class Snapshots(Strategy):
             a step.
         compile: Compile one step and its derivative, once for any number of steps; True, or the
             backend of ``torch.compile`` to do it with.
+        storage: Where carries are kept, see :data:`torchopt.unrolling.Place`: on their
+            ``'device'``, in the memory of the ``'cpu'``, or on a
+            :class:`~torchopt.unrolling.Disk`, where a killed run can go on.
 
     Raises:
-        ValueError: ``count`` is less than 1.
+        ValueError: ``count`` is less than 1, or ``storage`` is unknown.
     """
 
     count: int | None = None
     compile: Compilation = False
+    storage: Place = 'device'
 
     def __post_init__(self) -> None:
+        storage_named(self.storage)
         if self.count is not None and self.count < 1:
             raise ValueError(f'count must be at least 1, got {self.count}')
 
@@ -51,7 +60,9 @@ class Snapshots(Strategy):
             schedule = OnlineSchedule(self.count)
         else:
             schedule = OfflineSchedule(loop.length, self.count or _about_root(loop.length))
-        return run_checkpointed(loop, schedule, engine_for(loop, self.compile))
+        engine = engine_for(loop, self.compile)
+        storage = storage_named(self.storage)
+        return run_checkpointed(loop, schedule, engine, storage, options_of(self))
 
 
 def _about_root(length: int) -> int:
@@ -75,19 +86,14 @@ class OfflineSchedule:
         # Revolve begins at the last carry, which its count does not include.
         self._first = {*revolve.first_snapshots(length, count), length - 1}
 
-    def keep(self, checkpoints: list[Checkpoint], checkpoint: Checkpoint) -> None:
-        """Add ``checkpoint`` if Revolve's first run takes a snapshot there."""
-        if checkpoint.number in self._first:
-            checkpoints.append(checkpoint)
+    def keep(self, numbers: list[int], number: int) -> None:
+        """Add ``number`` if Revolve's first run takes a snapshot there."""
+        if number in self._first:
+            numbers.append(number)
 
-    def reverse(
-        self,
-        checkpoints: list[Checkpoint],
-        taken: int,
-        advance: Callable[[Checkpoint], Checkpoint],
-    ) -> Iterator[Checkpoint]:
+    def reverse(self, tape: Tape, taken: int, advance: Advance) -> Iterator[Checkpoint]:
         """Yield the checkpoints of all steps, from the last to the first."""
-        return _reverse(checkpoints, taken, self._count, advance)
+        return reversed_checkpoints(tape, taken, self._count, advance)
 
 
 class OnlineSchedule:
@@ -102,51 +108,24 @@ class OnlineSchedule:
         self._count = count
         self._distance = 1
 
-    def keep(self, checkpoints: list[Checkpoint], checkpoint: Checkpoint) -> None:
-        """Add ``checkpoint``, and drop what the distance no longer allows."""
-        if checkpoints and checkpoints[-1].number % self._distance:
-            checkpoints.pop()  # was kept only while it was the last one
-        while checkpoint.number % self._distance == 0 and self._is_full(checkpoints):
+    def keep(self, numbers: list[int], number: int) -> None:
+        """Add ``number``, and drop what the distance no longer allows."""
+        if numbers and numbers[-1] % self._distance:
+            numbers.pop()  # was kept only while it was the last one
+        while number % self._distance == 0 and self._is_full(numbers):
             self._distance *= 2
-            checkpoints[:] = [kept for kept in checkpoints if kept.number % self._distance == 0]
-        checkpoints.append(checkpoint)
+            numbers[:] = [kept for kept in numbers if kept % self._distance == 0]
+        numbers.append(number)
 
-    def _is_full(self, checkpoints: list[Checkpoint]) -> bool:
-        return len(checkpoints) >= (self._count or 2 * self._distance)
+    def _is_full(self, numbers: list[int]) -> bool:
+        return len(numbers) >= (self._count or 2 * self._distance)
 
-    def reverse(
-        self,
-        checkpoints: list[Checkpoint],
-        taken: int,
-        advance: Callable[[Checkpoint], Checkpoint],
-    ) -> Iterator[Checkpoint]:
+    def reverse(self, tape: Tape, taken: int, advance: Advance) -> Iterator[Checkpoint]:
         """Yield the checkpoints of all steps, from the last to the first."""
-        if checkpoints:
-            yield checkpoints.pop()
-        count = self._count or max(_about_root(taken), len(checkpoints))
-        if 1 < len(checkpoints) <= _MOST_TO_THIN:
-            numbers = [checkpoint.number for checkpoint in checkpoints]
-            numbers = revolve.worth_keeping(numbers, taken - 1, count)
-            checkpoints[:] = [kept for kept in checkpoints if kept.number in numbers]
-        yield from _reverse(checkpoints, taken - 1, count, advance)
-
-
-def _reverse(
-    held: list[Checkpoint], end: int, count: int, advance: Callable[[Checkpoint], Checkpoint]
-) -> Iterator[Checkpoint]:
-    """Yield the checkpoints from step ``end - 1`` to step 0, holding at most ``count`` of them."""
-    while held:
-        length = end - held[-1].number
-        if length == 1:
-            end -= 1
-            yield held.pop()
-            continue
-        free = count - len(held)
-        checkpoint = held[-1]
-        for _ in range(revolve.split(length, free + 1)):
-            checkpoint = advance(checkpoint)
-        if free:
-            held.append(checkpoint)
-        else:
-            end -= 1
-            yield checkpoint
+        if tape.numbers and tape.numbers[-1] == taken - 1:
+            taken -= 1
+            yield tape.pop()
+        count = self._count or max(_about_root(taken + 1), len(tape.numbers))
+        if 1 < len(tape.numbers) <= min(count, _MOST_TO_THIN):
+            tape.retain(revolve.worth_keeping(tape.numbers, taken, count))
+        yield from reversed_checkpoints(tape, taken, count, advance)

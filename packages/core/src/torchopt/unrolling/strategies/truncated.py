@@ -73,7 +73,7 @@ class Truncated(Strategy):
             last = window[-1][1] if window else None
             window.append((carry, RandomState.capture(inputs, last)))
 
-        with require_no_draws(loop.step, loop.consts, inputs) as excuse:
+        with require_no_draws(loop.step, loop.consts, inputs, loop.data_fn) as excuse:
             watched = loop._replace(until=excuse(loop.until), progress=excuse(loop.progress))
             head = _without_graph(watched, remember)
         if not window:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import BackwardCFunction
 
-_ENDED = '_torchopt_level_ended'
+from torchopt.unrolling.context.graph import is_constant, leaves_of_graph, make_constant
 
 
 class _Entry(NamedTuple):
@@ -125,7 +125,7 @@ class Level:
         """
         self.has_ended = True
         for leaf in self._leaves.values():
-            setattr(leaf, _ENDED, True)
+            make_constant(leaf)
         for tensor in self._constants:
             if tensor.requires_grad and not self.depends_on_outside(tensor):
                 if tensor._is_view():
@@ -165,36 +165,7 @@ class Level:
         return False
 
     def _is_of_outside(self, leaf: torch.Tensor | None) -> bool:
-        return leaf is not None and id(leaf) not in self._leaves and not _is_constant(leaf)
-
-
-def leaves_of_graph(
-    roots: Iterable[Any], stops: Mapping[Any, torch.Tensor] | None = None
-) -> Iterator[torch.Tensor]:
-    """Yield the leaves behind ``roots``; at a node in ``stops``, yield its tensor instead.
-
-    Leaves of an inner gradient that has been taken are constants, and left out.
-    """
-    stops = stops or {}
-    seen: set[Any] = set()
-    waiting = list(roots)
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(node, torch.Tensor):
-            yield node
-        elif node in stops:
-            yield stops[node]
-        elif parents := node.next_functions:
-            waiting.extend([parent for parent, _ in parents])
-        elif hasattr(node, 'variable') and not _is_constant(node.variable):
-            yield node.variable
-
-
-def _is_constant(leaf: torch.Tensor) -> bool:
-    return hasattr(leaf, _ENDED)
+        return leaf is not None and id(leaf) not in self._leaves and not is_constant(leaf)
 
 
 def _is_of_user(node: BackwardCFunction) -> bool:
