@@ -281,7 +281,7 @@ def test_random_numbers_of_others() -> None:
         lambda number: DATA[0] + (number > 0) * order.random(),
         lambda number: DATA[0] + (number > 0) * random.random(),
     ):
-        with pytest.raises(RuntimeError, match='the step draws from'):
+        with pytest.raises(RuntimeError, match='draws from'):
             run(fn, Snapshots(1))
 
 
