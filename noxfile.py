@@ -59,6 +59,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def attribution(session: nox.Session) -> None:
+    """Which texts a small GPT owes its answer to, predicted and tried out; takes minutes."""
+    install(session, *editable(PURE), 'matplotlib', 'tqdm')
+    session.run('python', 'docs/examples/attribute_documents.py', *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """All tests and doctests, with line coverage; ``-- ARGUMENTS`` replaces pytest's arguments."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis')

@@ -93,3 +93,75 @@ def test_a_meta_batch_learns_in_one_process_too(example, capsys):
     assert sum(errors[-20:]) < 0.8 * sum(errors[:20])
     example.run(iterations=1)
     assert 'mean squared error' in capsys.readouterr().out
+
+
+TINY = {'length': 17, 'pieces': 2, 'batch': 8, 'steps': 30, 'width': 16, 'layers': 1}
+
+
+@pytest.mark.parametrize('example', ['gpt_training'], indirect=True)
+def test_a_text_has_the_influence_that_finite_differences_say(example):
+    settings = example.Settings(**TINY, dtype=torch.float64)
+    answer, slopes = example.gradient(settings)
+    training = example.Training(settings)
+    assert answer == training.answer(training.weights, example.Stored()).item()
+    used = training.batches.flatten().tolist()
+    change = 1e-4
+    for text in {used[0], used[100], used[-1]}:
+        shift = torch.zeros_like(training.weights).index_fill(0, torch.tensor(text), change)
+        with torch.no_grad():
+            ends = [
+                training.answer(training.weights + sign * shift, example.Stored()).item()
+                for sign in (1, -1)
+            ]
+        assert slopes[text].item() == pytest.approx((ends[0] - ends[1]) / (2 * change), rel=1e-5)
+    # A loss that is a weighted mean does not see the scale of the weights.
+    assert abs(slopes.sum()) < 1e-12 * slopes.abs().sum()
+
+
+@pytest.mark.parametrize('example', ['attribute_documents'], indirect=True)
+def test_a_text_of_weight_0_might_as_well_not_be_there(example, monkeypatch):
+    settings, removed = example.Settings(**TINY), [0, 3, 5]
+    answers = example.answers_without(settings, [removed, []], workers=1)
+    assert answers[0] != answers[1]
+    assert answers.equal(example.answers_without(settings, [removed, []], workers=2))
+    with pytest.raises(ValueError, match='a batch has no text left'):
+        example.answer_without(settings, list(range(100)))
+
+    python_text = importlib.import_module('python_text')
+    load = python_text.load
+
+    def with_other_texts(*args):
+        corpus = load(*args)
+        corpus.tokens[removed] = 0
+        return corpus
+
+    monkeypatch.setattr(python_text, 'load', with_other_texts)
+    assert example.answer_without(settings, removed) == answers[0]
+    assert example.answer_without(settings, []) != answers[1]
+
+
+@pytest.mark.parametrize('example', ['attribute_documents'], indirect=True)
+def test_predicted_changes_come_true(example, tmp_path, capsys):
+    random = example.run(example.Settings(**TINY), tmp_path, subsets=16, fraction=0.1, workers=1)
+    value, low, high = random.correlation()
+    assert 0.5 < low < value < high < 1
+    slope = (random.predicted * random.actual).sum() / random.predicted.square().sum()
+    assert 0.5 < slope < 2
+    assert (tmp_path / 'attribute_documents.png').stat().st_size > 0
+    assert 'most helpful' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('example', ['python_text'], indirect=True)
+def test_the_query_follows_the_learned_texts_of_its_document(example):
+    corpus = example.load(65, 2, 'exceptions')
+    assert corpus.tokens.shape == (len(corpus.pieces), 65)
+    assert corpus.tokens.max() < example.VOCABULARY
+    known = [piece.text for piece in corpus.pieces if piece.document == 'exceptions']
+    whole = example.tokens_of([example.documents()['exceptions']])[0]
+    learned = example.tokens_of(known).flatten()
+    assert whole[: 6 * 65].equal(torch.cat([learned, corpus.query.flatten()]))
+
+    with pytest.raises(ValueError, match='there is no document'):
+        example.load(65, 2, 'nothing')
+    with pytest.raises(ValueError, match="'break' is too short"):
+        example.load(65, 8, 'break')

@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
+from torch.nn.parallel import DistributedDataParallel
 
+import torchopt
 from distributed.problem import (
     DTYPE,
     LENGTH,
@@ -22,10 +24,11 @@ from distributed.problem import (
     share,
     shares,
 )
+from distributed.sharded import ROWS, XS, Net, by_meta_optimizer, by_module_step, loss
 from support.trees import generator
 from torchopt import unrolling
-from torchopt.distributed import mean_over_ranks, sum_over_ranks
-from torchopt.unrolling import ForwardMode, Recomputed, Snapshots, Stored, Truncated
+from torchopt.distributed import average_gradients, mean_over_ranks, sum_over_ranks
+from torchopt.unrolling import ForwardMode, ModuleStep, Recomputed, Snapshots, Stored, Truncated
 
 STORED = Stored()
 REVERSE = (
@@ -294,3 +297,33 @@ def check_what_torch_itself_gets_wrong() -> None:
     right = [torch.vmap(torchs)(large).eq(dist.get_world_size()).all() for _ in range(5)]
     dist.barrier()
     assert not all(right)
+
+
+def check_modules_whose_gradients_are_averaged() -> None:
+    """Rows of one batch over ranks, for ``ModuleStep`` and ``MetaAdam``."""
+    ranks = dist.get_world_size()
+    own = slice(dist.get_rank() * ROWS // ranks, (dist.get_rank() + 1) * ROWS // ranks)
+
+    def loss_of_own_rows(net: Any, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return loss(net, x[own], weights[own])
+
+    expected = by_module_step(Net(), Stored())
+    averaged = {'before': average_gradients()}
+    for backward in (Stored(), Recomputed(), Snapshots(2)):
+        found = by_module_step(Net(), backward, loss_of_own_rows, **averaged)
+        # The mean of the losses of all ranks, by copies and by the weights of own rows.
+        assert_same(list(mean_over_ranks(found)), expected)
+    found = by_meta_optimizer(Net(), loss_of_own_rows, **averaged)
+    assert_same(list(mean_over_ranks(found)), expected)
+
+
+def check_ddp_inside_of_a_step_is_refused() -> None:
+    wrapped = DistributedDataParallel(Net())
+    with pytest.raises(RuntimeError, match=r'MetaAdam cannot .* averages over ranks what backward'):
+        torchopt.MetaAdam(wrapped, 0.1)
+    with pytest.raises(RuntimeError, match=r'ModuleStep cannot .*average_gradients\(\)'):
+        ModuleStep(wrapped, torchopt.adam(), loss)
+    with pytest.raises(RuntimeError, match=r'unroll cannot .* DistributedDataParallel'):
+        torchopt.unroll(lambda w, *_: (wrapped(w), None), XS[0], length=1)
+    torchopt.Adam(wrapped.parameters(), lr=0.1)
+    ModuleStep(wrapped.module, torchopt.adam(), loss)

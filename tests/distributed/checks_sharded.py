@@ -219,9 +219,9 @@ def check_fully_shard_is_refused() -> None:
     net = Net()
     for part in (net.a, net.b, net):
         fully_shard(part, mesh=mesh())
-    with pytest.raises(RuntimeError, match='ModuleStep cannot differentiate through fully_shard'):
+    with pytest.raises(RuntimeError, match=r'ModuleStep cannot take inner .* gathers its own'):
         ModuleStep(net, torchopt.adam(0.1), loss)
-    with pytest.raises(RuntimeError, match=r'MetaAdam cannot .* the module \(FSDPNet\) gathers'):
+    with pytest.raises(RuntimeError, match=r'MetaAdam cannot .* the module: FSDPNet gathers'):
         torchopt.MetaAdam(net, 0.1)
 
     def step(params: Any, x: torch.Tensor, weights: torch.Tensor) -> Any:
@@ -233,9 +233,9 @@ def check_fully_shard_is_refused() -> None:
 
     params = dict(net.named_parameters())
     for backward in (Stored(), Recomputed(), Truncated(1)):
-        with pytest.raises(RuntimeError, match='unroll cannot differentiate through fully_shard'):
+        with pytest.raises(RuntimeError, match=r'unroll cannot take inner .* gathers its own'):
             torchopt.unroll(step, params, XS, WEIGHTS, backward=backward)
-    with pytest.raises(RuntimeError, match='unroll cannot differentiate through fully_shard'):
+    with pytest.raises(RuntimeError, match=r'unroll cannot take inner .* gathers its own'):
         torchopt.unroll(lambda w, _, net: (net(w), None), XS[0], consts=net, length=1)
     # A plain optimizer trains it, and a frozen part is no obstacle.
     loss(net, HELD_OUT, ONES).backward()

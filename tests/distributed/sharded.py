@@ -101,20 +101,27 @@ def whole(tensors: Any) -> list[torch.Tensor]:
     return [t.full_tensor() if isinstance(t, DTensor) else t for t in tensors]
 
 
+def _adam(before: Any, options: dict[str, Any]) -> torchopt.GradientTransformation:
+    adam = torchopt.adam(0.05, eps_root=1e-3, **options)
+    return adam if before is None else torchopt.chain(before, adam)
+
+
 def by_module_step(
-    net: nn.Module, backward: Strategy, loss: Any = loss, **options: Any
+    net: nn.Module, backward: Strategy, loss: Any = loss, before: Any = None, **options: Any
 ) -> list[torch.Tensor]:
     """Gradients by the weights of the data and by the initial parameters."""
     weights, start = WEIGHTS.clone().requires_grad_(), list(net.parameters())
-    inner = ModuleStep(net, torchopt.adam(0.05, eps_root=1e-3, **options), loss)
+    inner = ModuleStep(net, _adam(before, options), loss)
     carry, _ = torchopt.unroll(inner, inner.init(), XS, weights, backward=backward)
     inner.write(carry)
     return whole(torch.autograd.grad(loss(net, HELD_OUT, ONES), [weights, *start]))
 
 
-def by_meta_optimizer(net: nn.Module, loss: Any = loss, **options: Any) -> list[torch.Tensor]:
+def by_meta_optimizer(
+    net: nn.Module, loss: Any = loss, before: Any = None, **options: Any
+) -> list[torch.Tensor]:
     weights, start = WEIGHTS.clone().requires_grad_(), list(net.parameters())
-    optimizer = torchopt.MetaAdam(net, 0.05, eps_root=1e-3, **options)
+    optimizer = torchopt.MetaOptimizer(net, _adam(before, options))
     for x in XS:
         optimizer.step(loss(net, x, weights))
     return whole(torch.autograd.grad(loss(net, HELD_OUT, ONES), [weights, *start]))

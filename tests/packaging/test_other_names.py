@@ -180,8 +180,8 @@ def test_completion_shows_what_users_call() -> None:
         importlib.import_module(module)
     shown = {name for name in dir(torchopt) if isinstance(getattr(torchopt, name), ModuleType)}
     assert shown == {
-        *('base', 'clip', 'hook', 'optim', 'pytree', 'registry', 'schedule', 'transform'),
-        *('typing', 'unrolling'),
+        *('base', 'clip', 'distributed', 'hook', 'optim', 'pytree', 'registry', 'schedule'),
+        *('transform', 'typing', 'unrolling'),
     }
     assert {*FACTORIES, *CLASSES, *METAS, *UTILITIES, 'make_dot', 'unroll'} <= {*dir(torchopt)}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
 from support.unrolls import assert_equal, problem
-from torchopt.unrolling import ForwardMode, Recomputed, Snapshots, Stored, Strategy
+from torchopt.unrolling import ForwardMode, Recomputed, Snapshots, Stored, Strategy, remat
 
 pytestmark = pytest.mark.newer_torch
 
@@ -18,6 +18,8 @@ WITHOUT_NAMES = """
 import torch
 del torch._C._functorch.get_interpreter_stack
 del torch._C._functorch.is_legacy_batchedtensor
+del torch._C._functorch.is_functorch_wrapped_tensor
+del torch._C._functorch.CVmapInterpreterPtr
 del torch._C._set_fwd_grad_enabled
 del torch._C._is_fwd_grad_enabled
 del torch._C._autograd._get_current_graph_task_keep_graph
@@ -31,6 +33,8 @@ def without_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patched:
         patched.delattr(torch._C._functorch, 'get_interpreter_stack')
         patched.delattr(torch._C._functorch, 'is_legacy_batchedtensor')
+        patched.delattr(torch._C._functorch, 'is_functorch_wrapped_tensor')
+        patched.delattr(torch._C._functorch, 'CVmapInterpreterPtr')
         patched.delattr(torch._C._autograd, '_get_current_graph_task_keep_graph')
         yield
 
@@ -75,3 +79,25 @@ def test_transforms_are_refused(backward: Strategy) -> None:
     ):
         with pytest.raises(RuntimeError, match='functorch transforms'):
             transformed(argument)
+
+
+def random_block(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() * torch.rand(())
+
+
+@pytest.mark.usefixtures('without_names')
+def test_remat_stays_right_or_refuses() -> None:
+    def second(block: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        x = torch.ones(3, requires_grad=True)
+        (first,) = torch.autograd.grad(block(x).sum(), x, create_graph=True)
+        return list(torch.autograd.grad(first.sum(), x))
+
+    assert_equal(second(remat(random_block)), second(random_block))
+    mask = torch.ones(3)
+    for block, message in (
+        (random_block, 'draws random numbers under torch.vmap'),
+        (lambda x: x * mask, 'mask. Their derivatives would be lost'),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            torch.vmap(remat(block), randomness='same')(torch.ones(2, 3))

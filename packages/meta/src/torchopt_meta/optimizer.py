@@ -14,8 +14,8 @@ from torchopt.authoring.describe import describe
 from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
-from torchopt.authoring.shards import require_not_fully_sharded
 from torchopt.authoring.state import checked_like
+from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
 from torchopt.update import apply_updates
@@ -50,7 +50,7 @@ class MetaOptimizer:
     Raises:
         TypeError: ``module`` is not a module, or ``impl`` is not a transformation.
         ValueError: the module has no parameter that requires grad.
-        RuntimeError: ``fully_shard`` has wrapped a part of it.
+        RuntimeError: ``fully_shard`` or DDP has wrapped a part of it.
 
     Example:
         >>> import torch, torchopt
@@ -147,7 +147,7 @@ class MetaOptimizer:
         Raises:
             TypeError: ``module`` is not a module, or a hyperparameter does not exist.
             ValueError: there is nothing new to optimise.
-            RuntimeError: ``fully_shard`` has wrapped a part of ``module``.
+            RuntimeError: ``fully_shard`` or DDP has wrapped a part of ``module``.
         """
         if not isinstance(module, nn.Module):
             raise TypeError(
@@ -159,7 +159,7 @@ class MetaOptimizer:
                 'the parameters of a TorchScript module cannot be replaced: use the module that it '
                 'was made from'
             )
-        require_not_fully_sharded(module, type(self).__name__)
+        require_no_wrapper(module, type(self).__name__)
         source = self._source(impl, hyperparameters)
 
         known = {id(tensor): slots for tensor, slots in self._current()}

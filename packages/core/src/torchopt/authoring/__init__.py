@@ -19,5 +19,6 @@ version. The rules in :mod:`torchopt.rules` are examples of their use.
 - :mod:`~torchopt.authoring.module_slots`: where modules hold their parameters.
 - :mod:`~torchopt.authoring.arguments`: classes that take the arguments of a factory.
 - :mod:`~torchopt.authoring.shards`: tensors that are spread over ranks.
+- :mod:`~torchopt.authoring.wrappers`: modules that torch has wrapped for many ranks.
 - :mod:`~torchopt.authoring.torch_internals`: private names of torch.
 """

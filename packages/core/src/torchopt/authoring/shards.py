@@ -13,7 +13,6 @@ from torch import nn
 
 PLAIN = (torch.Tensor, nn.Parameter)
 """Types of tensors that are not spread over ranks."""
-_WRAPPERS = ('FSDPModule', 'FullyShardedDataParallel')
 
 
 class Placement(NamedTuple):
@@ -68,40 +67,3 @@ def filled_on_all_ranks(tensor: torch.Tensor) -> torch.Tensor:
         placement.mesh, [replicate] * placement.mesh.ndim
     )
     return whole
-
-
-def fully_sharded(module: nn.Module) -> str | None:
-    """Return the name of the first submodule that ``fully_shard`` or FSDP has wrapped, if any.
-
-    Parameters that do not require grad do not count: no gradient of theirs can be lost.
-    """
-    for name, member in module.named_modules():
-        wrapped = any(
-            # Versions of torch have the classes in different modules.
-            kind.__name__ in _WRAPPERS and kind.__module__.startswith('torch.distributed.')
-            for kind in type(member).__mro__
-        )
-        if wrapped and any(param.requires_grad for param in member.parameters()):
-            return f'{name or "the module"} ({type(member).__name__})'
-    return None
-
-
-def require_not_fully_sharded(module: nn.Module, user: str) -> None:
-    """Raise if ``fully_shard`` or FSDP has wrapped a part of ``module``.
-
-    Args:
-        module: A module whose parameters ``user`` differentiates by.
-        user: Who needs it, for the message.
-
-    Raises:
-        RuntimeError: there is such a part; the message names it.
-    """
-    found = fully_sharded(module)
-    if found is not None:
-        raise RuntimeError(
-            f'{user} cannot differentiate through fully_shard (FSDP): {found} gathers its own '
-            'parameters in hooks that autograd does not see, whatever tensors it is given, so that '
-            'their gradients would be 0. Leave fully_shard out, make the parameters DTensors with '
-            'distribute_tensor, and gather them in the loss with redistribute, as '
-            'docs/many-ranks.md shows'
-        )

@@ -5,8 +5,9 @@ them, DTensor shards parameters, ``torch.distributed.checkpoint`` saves. It is i
 use: ``import torchopt`` does not load it.
 """
 
+from torchopt.distributed.average import average_gradients as average_gradients
 from torchopt.distributed.checkpoint import StateByName as StateByName
 from torchopt.distributed.reductions import mean_over_ranks as mean_over_ranks
 from torchopt.distributed.reductions import sum_over_ranks as sum_over_ranks
 
-__all__ = ['StateByName', 'mean_over_ranks', 'sum_over_ranks']
+__all__ = ['StateByName', 'average_gradients', 'mean_over_ranks', 'sum_over_ranks']

@@ -11,8 +11,8 @@ from torch import nn
 
 from torchopt.authoring.describe import describe
 from torchopt.authoring.module_slots import parameter_slots
-from torchopt.authoring.shards import require_not_fully_sharded
 from torchopt.authoring.state import saveable
+from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
 from torchopt.unrolling.context.graph import leaves_of_graph
@@ -76,9 +76,9 @@ class ModuleStep:
             or, when the step is called, ``x`` cannot be split.
         TypeError: ``optimizer`` is neither a transformation nor a function, or ``micro_batches``
             is not an integer; or, when the step is called, the loss is not a scalar tensor.
-        RuntimeError: ``fully_shard`` has wrapped a part of ``module``; when the step is called,
-            the loss depends on no trained parameter; or the first call of the step is traced by
-            ``torch.compile``.
+        RuntimeError: ``fully_shard`` or DDP has wrapped a part of ``module``; when the step is
+            called, the loss depends on no trained parameter; or the first call of the step is
+            traced by ``torch.compile``.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ModuleStep:
                 'optimizer must be a gradient transformation such as torchopt.adam(1e-3), or a '
                 f'function of consts that returns one, got {type(optimizer).__name__}'
             )
-        require_not_fully_sharded(module, 'ModuleStep')
+        require_no_wrapper(module, 'ModuleStep')
         self._functional = FunctionalLoss(module, loss)
         self._optimizer = optimizer
         self._micro_batches = micro_batches

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from torchopt.authoring.describe import describe
-from torchopt.unrolling.context.fully_sharded import require_no_fully_sharded
+from torchopt.unrolling.context.wrappers import require_no_wrapped_modules
 from torchopt.unrolling.leaves import Leaves, flatten, tensors_of
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import require_storable
@@ -74,8 +74,8 @@ def unroll(
             ``backward`` does not replay (a ``torch.Generator``, Python's ``random``, NumPy); or it
             depends on a tensor that requires grad, or has a tangent, and is not an argument, whose
             gradient ``backward`` would lose; or ``backward`` cannot run where ``unroll`` is called;
-            or it uses a module that ``fully_shard`` has wrapped; or a step that is run again after
-            a kill gives another result than before.
+            or it uses a module that ``fully_shard`` or DDP has wrapped; or a step that is run again
+            after a kill gives another result than before.
         OSError: a file of :class:`~torchopt.unrolling.Disk` cannot be written or read.
 
     Example:
@@ -109,7 +109,7 @@ def unroll(
     else:
         xs_leaves, _ = flatten(xs)
         steps = _number_of_steps(xs_leaves, length)
-    require_no_fully_sharded(step, consts_leaves)
+    require_no_wrapped_modules(step, consts_leaves)
     if steps is None and until is None:
         raise ValueError('unroll needs xs, length or until to know when to end')
     _, structure = flatten((carry, xs, consts))

@@ -136,7 +136,7 @@ def _call(
 
 def _require_no_other_transforms() -> None:
     """Raise under transforms below which Dynamo cannot compile."""
-    if active_transforms() not in ([], ['Grad']) or in_dual_level():
+    if in_dual_level() or (transforming() and active_transforms() != ['Grad']):
         raise RuntimeError(
             'remat(block, compile=True) works with torch.autograd, and in one torch.func.grad or '
             'vjp, but not under torch.vmap, torch.func.jvp and nested transforms: leave out '
@@ -157,7 +157,7 @@ def _require_no_transformed(block: Block) -> None:
 
 def _require_same_numbers(block: Block) -> None:
     """Raise if a vmap that the block did not see would have mapped its random numbers."""
-    if active_transforms() == []:
+    if not transforming():
         return
     unseen = vmap_randomness()
     if unseen is not None:
