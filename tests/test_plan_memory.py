@@ -142,7 +142,7 @@ def test_carries_files_and_evaluations(call: str, tmp_path: Path) -> None:
     )
     # The loss has a graph of its own, of as many tensors as a carry.
     assert abs(many.device - more.device) / carry < 1.2
-    assert 0.7 * more.disk <= many.disk <= more.disk
+    assert 0.9 * more.disk <= many.disk <= 1.02 * more.disk
 
 
 def test_the_models_have_their_sizes() -> None:

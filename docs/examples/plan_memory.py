@@ -91,7 +91,7 @@ def plans(shape: Shape, steps: int, batch: int, cards: int = 1) -> Iterator[Plan
     """Yield what can be done, the simplest first, for batches of ``batch`` texts."""
     carry = 3 * FLOAT * shape.params / cards
     root = math.ceil(math.sqrt(steps))
-    files = root + 2 * math.ceil(steps / 16) + 5
+    files = root + math.ceil(steps / 16) + 1
     modes = [  # the call, the carries on card, host and disk, evaluations without a graph
         ('Recomputed()', steps, 0, 0, steps),
         ('Snapshots()', root + 1, 0, 0, evaluations(steps, root) + 1),
@@ -105,6 +105,7 @@ def plans(shape: Shape, steps: int, batch: int, cards: int = 1) -> Iterator[Plan
             for parts in (2**power for power in range(batch.bit_length())):
                 texts = math.ceil(batch / parts)
                 device = on_card * carry + step_memory(shape, texts, remat=remat, cards=cards)
+                device += carry / 3 if parts > 1 else 0  # the sum of gradients
                 backward = (WITH_REMAT if remat else WITH_GRAPH) + (1 - 1 / parts)
                 time = forward / steps + backward
                 host, disk = on_host * carry, on_disk * carry

@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> None:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made = parser(__doc__, stores=True)
     made.add_argument('--steps', type=int, nargs='+', default=[16, 64, 256, 1000])
-    made.add_argument('--rounds', type=int, default=3, help='processes, below 64 steps')
-    made.add_argument('--limit', type=float, default=120, help='seconds that an unroll may take')
+    made.add_argument('--rounds', type=int, default=2, help='processes, below 64 steps')
+    made.add_argument('--limit', type=float, default=100, help='seconds that an unroll may take')
     made.add_argument('--device', default='cpu', help='or cuda')
     options = parse(made, arguments, 'training-runs.md')
     if options.quick:

@@ -19,8 +19,8 @@ Way = Callable[[Problem, Path], Tensor]
 
 
 def transformer(steps: int) -> Problem:
-    """2 layers of width 96 with 4 heads, batches of 8 of 128 sequences of 32 tokens."""
-    net = Transformer(vocabulary=64, length=32, width=96, heads=4, layers=2)
+    """2 layers of width 64 with 4 heads, batches of 8 of 128 sequences of 32 tokens."""
+    net = Transformer(vocabulary=64, length=32, width=64, heads=4, layers=2)
     tokens = torch.randint(64, (160, 33))
     return problem_of(net, tokens[:, :-1], tokens[:, 1:], steps, batch=8)
 
