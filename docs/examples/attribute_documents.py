@@ -150,7 +150,7 @@ def run(
         *zip(('the most helpful', 'the most harmful'), *extreme),
     ]
     for name, predicted, actual in rows:
-        print(f'{name:<38}{predicted:+10.5f}{actual:+10.5f}')
+        print(f'{name:<38}{predicted:10.5f}{actual:10.5f}')
     value, low, high = random.correlation()
     print(f'correlation over the random sets: {value:.3f}, 95 % interval {low:.3f} to {high:.3f}')
 
