@@ -7,9 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import torchopt
-from support.gpt import GPT, gpt2_small
+from support.language_model import LanguageModel
 from support.live_bytes import LiveBytes
-from torchopt.unrolling import ModuleStep, Recomputed, Snapshots, Strategy
+from torchopt.unrolling import ModuleStep, Recomputed, Snapshots, Strategy, remat
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,15 +21,15 @@ TEXTS, TOKENS = 4, 1024
 
 
 def peak(length: int, backward: Strategy) -> float:
-    """GiB for the gradient of the last loss by the weights of all texts, weights included."""
+    """GiB for the gradient of GPT-2 small's last loss by the weights of all steps."""
     # The states of random number generators are real.
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as memory:
-        net = gpt2_small()
+        net = LanguageModel(12, 768, 12, 50257, TOKENS, wrap=remat)
         texts = torch.zeros(length, TEXTS, TOKENS + 1, dtype=torch.int64)
-        weights = torch.ones(length, TEXTS, requires_grad=True)
+        weights = torch.ones(length, requires_grad=True)
 
-        def loss(net: GPT, x: dict[str, torch.Tensor], _: None) -> torch.Tensor:
-            return (x['weights'] * net(x['texts'])).sum() / (TEXTS * TOKENS)
+        def loss(net: LanguageModel, x: dict[str, torch.Tensor], _: None) -> torch.Tensor:
+            return x['weights'] * net(x['texts'])
 
         inner = ModuleStep(net, torchopt.adamw(1e-4), loss)
         xs = {'texts': texts, 'weights': weights}
