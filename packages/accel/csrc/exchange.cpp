@@ -108,8 +108,10 @@ nb::object addresses(nb::type_object type, nb::list roles) {
       found.append(reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset);
       ++position;
     }
-    if (role == 0) count = position;
-    else if (position != 0 && position != count) return nb::none();
+    if (role == 0)
+      count = position;
+    else if (position != 0 && position != count)
+      return nb::none();
     result.append(found);
   }
   return result;
