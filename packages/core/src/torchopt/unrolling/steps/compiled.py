@@ -131,7 +131,7 @@ def _places(arguments: Leaves, needed: Sequence[bool]) -> Leaves:
 
 
 def _contiguous_carry(checkpoint: Checkpoint) -> Leaves:
-    # The caller chose the layout of the first carry, the step that of all others.
+    # The caller chose the layout of the first carry; the step, the layout of all others.
     carry = checkpoint.carry
     return map_tensors(standard_layout, carry) if checkpoint.number == 0 else carry
 

@@ -125,7 +125,8 @@ class DiskStore:
         if values is None or self._order is None:
             return None
         if any(value['structure'] not in self._gradients for value in values):
-            # Of a killed process, and unlike those of the step that was run since: computed again.
+            # A killed process wrote them, and the step that was run since has others: they are
+            # computed again.
             return None
         entries = []
         for value in values:
