@@ -26,6 +26,7 @@ PURE = [package for package in PACKAGES if package not in COMPILED]
 # Two workers with one thread each: more threads would only wait for each other.
 WORKERS = ('-n', '2')
 ONE_THREAD = {'OMP_NUM_THREADS': '1'}
+EVERYTHING = [*WORKERS, '--doctest-modules', *SOURCES, *TESTS]
 
 
 def install(session: nox.Session, *requirements: str) -> None:
@@ -67,19 +68,23 @@ def attribution(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests and doctests, with line coverage; ``-- ARGUMENTS`` replaces pytest's arguments."""
+    """All tests and doctests; ``-- ARGUMENTS`` replaces pytest's arguments."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis')
     install(session, 'expecttest', 'packaging')
     install(session, 'numpy', 'scikit-learn', 'matplotlib', 'tqdm', 'graphviz')
-    everything = [*WORKERS, '--cov', '--doctest-modules', *SOURCES, *TESTS]
-    session.run('pytest', *(session.posargs or everything), env=ONE_THREAD)
+    session.run('pytest', *(session.posargs or EVERYTHING), env=ONE_THREAD)
+
+
+@nox.session(venv_backend='none')
+def coverage(session: nox.Session) -> None:
+    """All tests with line coverage, in nearly twice the time; shares the environment of tests."""
+    session.notify('tests', ['--cov', *EVERYTHING, *session.posargs])
 
 
 @nox.session(venv_backend='none')
 def quick(session: nox.Session) -> None:
     """The tests that find most mistakes, in under two minutes; shares the environment of tests."""
-    chosen = [*WORKERS, '-m', 'not compile and not slow', '--doctest-modules', *SOURCES, *TESTS]
-    session.notify('tests', [*chosen, *session.posargs])
+    session.notify('tests', ['-m', 'not compile and not slow', *EVERYTHING, *session.posargs])
 
 
 @nox.session

@@ -282,3 +282,35 @@ def test_a_tensor_that_cannot_be_written_changes_no_group() -> None:
         optimizer.step()
     assert [p.tolist() for p in params] == [[1.0] * 2, [1.0] * 3]
     assert_trees_equal(optimizer.state_dict(), state)
+
+
+@pytest.mark.parametrize(
+    ('answer', 'message'),
+    [
+        (lambda updates: updates[:1], 'differ in structure'),
+        (lambda updates: dict(enumerate(updates)), 'differ in structure'),
+        (lambda updates: [updates[0], updates[1][:1]], 'update 1 does not fit its parameter'),
+        (lambda updates: [updates[0], updates[1].double()], 'update 1 does not fit its parameter'),
+        (lambda updates: [updates[0], 'a string'], 'update 1 does not fit its parameter'),
+    ],
+    ids=['fewer', 'dictionary', 'shape', 'dtype', 'string'],
+)
+def test_a_transformation_with_updates_that_do_not_fit(answer: Any, message: str) -> None:
+    impl = torchopt.GradientTransformation(
+        lambda params: (), lambda updates, state, **_: (answer(updates), state)
+    )
+    params = [torch.ones(2, requires_grad=True), torch.ones(3, requires_grad=True)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match=message):
+        torchopt.Optimizer(params, impl).step()
+    assert all(param.eq(1).all() for param in params)
+
+
+def test_a_parameter_whose_elements_share_memory_is_not_written() -> None:
+    params = [torch.ones(1, requires_grad=True), torch.ones(1).expand(3).requires_grad_()]
+    for param in params:
+        param.grad = torch.ones(param.shape)
+    with pytest.raises(ValueError, match='cannot write into an expanded tensor'):
+        torchopt.SGD(params, lr=0.1).step()
+    assert params[0].item() == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchopt.authoring.describe import alike
+from torchopt.authoring.describe import alike, describe
 from torchopt.authoring.inplace import must_not_write, require_writable, write_back
 from torchopt.authoring.per_tensor import add_updates
 from torchopt.typing import TreeT, Updates
@@ -52,14 +52,18 @@ def prepare_addition(params: Sequence[torch.Tensor], updates: Any) -> Callable[[
     It adds in place, one parameter after the other, as the optimizers of ``torch.optim`` do.
 
     Raises:
-        ValueError, TypeError: as :func:`apply_updates`.
+        ValueError: the numbers of tensors differ; an update differs from its parameter in shape,
+            dtype, device or placement; or elements of a parameter share memory.
     """
     if not isinstance(updates, (list, tuple)) or len(updates) != len(params):
-        raise _misfit(params, updates)
+        add_updates(params, updates)  # raises, and says how the trees differ
     pairs = [(p, u) for p, u in zip(params, updates) if u is not None]
-    if not all([alike(p, u, device=True) for p, u in pairs]):
-        raise _misfit(params, updates)
-    for param, _ in pairs:
+    for position, (param, update) in enumerate(pairs):
+        if not alike(param, update, device=True):
+            raise ValueError(
+                f'update {position} does not fit its parameter: {describe(update)}, against '
+                f'{describe(param)}'
+            )
         require_writable(param)
 
     def add() -> None:
@@ -67,11 +71,3 @@ def prepare_addition(params: Sequence[torch.Tensor], updates: Any) -> Callable[[
             param.add_(update)
 
     return add
-
-
-def _misfit(params: Sequence[torch.Tensor], updates: Any) -> Exception:
-    try:
-        add_updates(params, updates)
-    except (TypeError, ValueError) as error:
-        return error
-    return ValueError('updates do not fit the parameters')
