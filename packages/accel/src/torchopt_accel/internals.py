@@ -30,7 +30,7 @@ def increment_versions(tensors: Sequence[torch.Tensor]) -> None:
 def _counts_lists() -> bool:
     try:
         increment_version([])
-    except TypeError:
+    except (TypeError, RuntimeError):
         return False
     return True
 
