@@ -95,7 +95,8 @@ def names_for_type_checkers() -> dict[str, set[str]]:
 
 
 def test_type_checkers_see_the_names_that_resolve() -> None:
-    resolved: dict[str, set[str]] = {'torchopt': {*_siblings.LATE_MODULES}}
+    late = {*_siblings.LATE_MODULES, *_siblings.LATE_FUNCTIONS}
+    resolved: dict[str, set[str]] = {'torchopt': late}
     for name, module in _siblings._OWNERS.items():
         resolved.setdefault(module, set()).add(name)
     assert names_for_type_checkers() == resolved
@@ -118,6 +119,9 @@ def test_late_modules_are_listed_and_found() -> None:
     for name in _siblings.LATE_MODULES:
         assert name in dir(torchopt)
         assert getattr(torchopt, name) is importlib.import_module(f'torchopt.{name}')
+    for name, module in _siblings.LATE_FUNCTIONS.items():
+        assert name in dir(torchopt)
+        assert getattr(torchopt, name) is getattr(importlib.import_module(module), name)
 
 
 @pytest.mark.slow

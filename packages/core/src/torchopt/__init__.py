@@ -17,7 +17,6 @@ from torchopt import registry as registry
 from torchopt import schedule as schedule
 from torchopt import transform as transform
 from torchopt import typing as typing
-from torchopt import unrolling as unrolling
 from torchopt._aliases import install as _install_aliases
 from torchopt._siblings import installed_names as _installed_names
 from torchopt._siblings import resolve as _resolve
@@ -35,11 +34,12 @@ from torchopt.schedule import exponential_decay as exponential_decay
 from torchopt.schedule import linear_schedule as linear_schedule
 from torchopt.schedule import polynomial_schedule as polynomial_schedule
 from torchopt.transform import nan_to_num as nan_to_num
-from torchopt.unrolling import unroll as unroll
 from torchopt.update import apply_updates as apply_updates
 
 if TYPE_CHECKING:
     from torchopt import distributed as distributed
+    from torchopt import unrolling as unrolling
+    from torchopt.unrolling.unroll import unroll as unroll
     from torchopt_meta import MetaOptimizer as MetaOptimizer
     from torchopt_meta.classes import *  # noqa: F403
     from torchopt_utils import extract_state_dict as extract_state_dict

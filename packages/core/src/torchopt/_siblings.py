@@ -18,8 +18,9 @@ UTILS = (
     'recover_state_dict',
     'stop_gradient',
 )
-# Modules of core that take long to import, and that most programs don't need.
-LATE_MODULES = ('distributed',)
+# Parts of core that take long to import, and that most programs don't need.
+LATE_MODULES = ('distributed', 'unrolling')
+LATE_FUNCTIONS = {'unroll': 'torchopt.unrolling'}
 _OWNERS = {
     **dict.fromkeys(META, 'torchopt_meta'),
     **dict.fromkeys(UTILS, 'torchopt_utils'),
@@ -27,15 +28,19 @@ _OWNERS = {
 
 
 def installed_names() -> list[str]:
-    """Return the names that are found on first use: late modules, and what siblings own."""
+    """Return the names that are found on first use: late parts, and what siblings own."""
     found = {
         module: importlib.util.find_spec(module) is not None for module in set(_OWNERS.values())
     }
-    return [*LATE_MODULES, *(name for name, module in _OWNERS.items() if found[module])]
+    return [
+        *LATE_MODULES,
+        *LATE_FUNCTIONS,
+        *(name for name, module in _OWNERS.items() if found[module]),
+    ]
 
 
 def resolve(name: str) -> Any:
-    """Import a late module, or ``name`` from the sibling that owns it.
+    """Import a late part of core, or ``name`` from the sibling that owns it.
 
     Raises:
         AttributeError: no sibling owns the name; the message suggests one that resembles it.
@@ -44,6 +49,8 @@ def resolve(name: str) -> Any:
     """
     if name in LATE_MODULES:
         return importlib.import_module(f'torchopt.{name}')
+    if name in LATE_FUNCTIONS:
+        return getattr(importlib.import_module(LATE_FUNCTIONS[name]), name)
     module = _OWNERS.get(name)
     if module is None:
         # Tools look for names such as __wrapped__ and expect no answer.
