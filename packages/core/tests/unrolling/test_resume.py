@@ -36,6 +36,7 @@ makes = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.newer_torch
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'function',

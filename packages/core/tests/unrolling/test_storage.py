@@ -366,11 +366,13 @@ def test_an_unknown_storage(storage: Any) -> None:
         Disk('folder', every=0)
 
 
+@pytest.mark.newer_torch
 @pytest.mark.slow
 def test_each_rank_keeps_its_shard(tmp_path: Path) -> None:
     on_ranks(2, 'support.sharded:unroll_sharded', tmp_path)
 
 
+@pytest.mark.newer_torch
 @pytest.mark.slow
 def test_ranks_go_on_together(tmp_path: Path) -> None:
     on_ranks(2, 'support.sharded:resume_sharded', tmp_path)
