@@ -50,10 +50,10 @@ def markdown(stored: dict[str, Any]) -> str:
         f'extrapolated. Empty: would take over {stored["limit"]:.0f} s.',
         f'- "Difference" compares the metagradient with the one of `{REFERENCE}`, relative to its '
         'largest entry, in the longest run. Ways that do the same operations in the same order '
-        'agree exactly. The hand-written loop adds up in another order, and this training, on '
-        'random tokens, is chaotic from about 500 steps on: the metagradient grows from 5 to 500 '
-        'between 500 and 750 steps, and rounding errors grow with it (500 steps: 5e-4; in float64 '
-        '1e-13). The gradient of `Truncated(10)` is another one, and biased.',
+        'agree exactly. The hand-written loop adds up in another order, and a long training on '
+        'random tokens, such as this one, is chaotic: rounding errors grow with the metagradient. '
+        'The records have the differences of shorter runs. The gradient of `Truncated(10)` is '
+        'another one, and biased.',
         '- The hand-written loop does what engines of data attribution do: snapshots in files at '
         'equal distances, about the root of the number of steps; every segment trained again, with '
         'its carries in memory; one derivative a step, with cotangents carried by hand.',

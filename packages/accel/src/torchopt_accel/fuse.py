@@ -12,6 +12,7 @@ import torch
 from torchopt import pytree
 from torchopt.authoring.inplace import must_not_write, overwrite
 from torchopt.authoring.per_tensor import flatten_like, unflatten_like
+from torchopt.authoring.shards import PLAIN
 from torchopt.authoring.steps import as_float, next_steps
 from torchopt.authoring.torch_internals import transforming
 from torchopt.base import FusedTransformation, GradientTransformation
@@ -25,7 +26,7 @@ from torchopt_accel.roles import Call, Mismatch, gather, scatter
 from torchopt_accel.specs import Spec, StateParts, spec_of
 from torchopt_accel.spread import Spread
 
-_PLAIN = {torch.Tensor, torch.nn.Parameter}
+_PLAIN = {*PLAIN}
 
 
 def fuse(
