@@ -292,8 +292,9 @@ def test_a_tensor_that_cannot_be_written_changes_no_group() -> None:
         (lambda updates: [updates[0], updates[1][:1]], 'update 1 does not fit its parameter'),
         (lambda updates: [updates[0], updates[1].double()], 'update 1 does not fit its parameter'),
         (lambda updates: [updates[0], 'a string'], 'update 1 does not fit its parameter'),
+        (lambda updates: [None, updates[1][:1]], 'update 1 does not fit its parameter'),
     ],
-    ids=['fewer', 'dictionary', 'shape', 'dtype', 'string'],
+    ids=['fewer', 'dictionary', 'shape', 'dtype', 'string', 'after None'],
 )
 def test_a_transformation_with_updates_that_do_not_fit(answer: Any, message: str) -> None:
     impl = torchopt.GradientTransformation(

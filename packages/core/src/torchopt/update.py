@@ -57,8 +57,9 @@ def prepare_addition(params: Sequence[torch.Tensor], updates: Any) -> Callable[[
     """
     if not isinstance(updates, (list, tuple)) or len(updates) != len(params):
         add_updates(params, updates)  # raises, and says how the trees differ
-    pairs = [(p, u) for p, u in zip(params, updates) if u is not None]
-    for position, (param, update) in enumerate(pairs):
+    for position, (param, update) in enumerate(zip(params, updates)):
+        if update is None:
+            continue
         if not alike(param, update, device=True):
             raise ValueError(
                 f'update {position} does not fit its parameter: {describe(update)}, against '
@@ -67,7 +68,8 @@ def prepare_addition(params: Sequence[torch.Tensor], updates: Any) -> Callable[[
         require_writable(param)
 
     def add() -> None:
-        for param, update in pairs:
-            param.add_(update)
+        for param, update in zip(params, updates):
+            if update is not None:
+                param.add_(update)
 
     return add
