@@ -86,17 +86,30 @@ def mark_step(old: Any, new: Any, by: str, *, first_order: bool = False) -> None
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is None or leaf is source:
             continue
-        node.metadata[_STEP] = (step, position, name)
+        node.metadata[_STEP] = mark = (step, position, name)
         source = node.next_functions[0][0]
         if source is not None:
-            source.metadata[_LAST] = step.number
+            source.metadata[_LAST] = mark
 
 
-def mark_loop(tensors: Iterable[Any], mode: str, length: int) -> None:
-    """Mark the nodes that made ``tensors`` as a loop of ``length`` steps."""
-    mark = LoopMark(mode, length)
-    for tensor in tensors:
-        _note(tensor, _LOOP, mark)
+def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> None:
+    """Mark the node that made ``outputs`` as a loop of ``length`` steps.
+
+    Args:
+        outputs: What the loop returned.
+        mode: Name of the strategy.
+        length: Number of steps.
+        carried: How many of its inputs, the first ones, are its initial carry.
+    """
+    nodes: set[Any] = {
+        o.grad_fn for o in outputs if isinstance(o, torch.Tensor) and o.requires_grad
+    }
+    step = Step(next(_numbers), f'unroll(..., {mode})', False, carried)
+    for node in nodes:
+        node.metadata[_LOOP] = LoopMark(mode, length)
+        for position, (source, _) in enumerate(node.next_functions[:carried]):
+            if source is not None:
+                source.metadata[_LAST] = (step, position, '')
 
 
 def mark_cut(tensors: Iterable[Any], steps: int) -> None:
@@ -129,14 +142,14 @@ def loop_of(node: Any) -> LoopMark | None:
     return mark
 
 
-def last_step_from(node: Any) -> int | None:
-    """Return the number of the last step that began at the parameter of a node, if there is one.
+def last_step_from(node: Any) -> StepMark | None:
+    """Return what the last step says that began at the parameter of a node, if there is one.
 
     The node is the ``grad_fn`` of the parameter; if it is a leaf, the node that accumulates its
     gradient, which is the same object only as long as the graph of the step lives.
     """
-    number: int | None = node.metadata.get(_LAST)
-    return number
+    mark = node.metadata.get(_LAST)
+    return None if mark is None else StepMark(*mark)
 
 
 def cut_of(node: Any) -> int:
