@@ -91,7 +91,8 @@ def test_a_plain_optimizer(kind: Any, given: bool) -> None:
     inner_loss(net, weights).backward()
     plain.step()
     report = torchopt.explain(outer_loss(net), weights, optimizer=plain if given else None)
-    name, home = kind.__name__, kind.__module__.partition('.')[0]
+    name = kind.__name__
+    home = 'torch.optim' if kind is torch.optim.SGD else 'torchopt'
     assert_explains(report, ['plain-optimizer'], f'{home}.{name}', f'torchopt.Meta{name}(net')
 
 
@@ -306,3 +307,10 @@ def test_truncated(backward: Any) -> None:
     assert (report['weights'].reached, report['weights'].steps) == (True, 2)
     assert not report['start'].reached
     assert 'left 3 earlier steps' in str(report)
+
+
+def test_a_module_given_after_its_steps() -> None:
+    net, _, _ = stepped(2)
+    report = torchopt.explain(outer_loss(net), net)
+    assert_explains(report, ['wrt-after-steps'], 'not by the initial ones', reached=True)
+    assert [tensor.steps for tensor in report.tensors] == [0, 0]

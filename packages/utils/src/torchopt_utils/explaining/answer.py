@@ -104,6 +104,8 @@ def explain(
         )
         if finding is not None
     ]
+    if isinstance(wrt, nn.Module):
+        of_graph += causes.of_current_params(tensors)
     if any(reached):
         of_graph += [*numerics.of_the_steps(steps), *_unseen(graph, measured)]
 

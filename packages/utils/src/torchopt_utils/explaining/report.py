@@ -33,6 +33,7 @@ Kind: TypeAlias = Literal[
     'unused',
     'vanishing',
     'written-in-place',
+    'wrt-after-steps',
     'zero',
 ]
 """What a :class:`Finding` is about."""
