@@ -17,14 +17,12 @@ release = ''
 extensions = [
     'myst_nb',
     'sphinx.ext.autodoc',
-    'sphinx.ext.autosummary',
-    'sphinx.ext.intersphinx',
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
     'sphinx_design',
     'mathml',
     'public_names',
-    'torch_inventory',
+    'external_names',
 ]
 exclude_patterns = ['_build', '_ext', 'jupyter_execute', '**/.ipynb_checkpoints']
 
