@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from typing import Any
 
 from docutils import nodes
@@ -74,6 +75,7 @@ def resolve(
     name = node['reftarget']
     if node.get('refdomain') != 'py':
         return None
+    name = re.sub(r'^nn\.', 'torch.nn.', name)
     if name.split('.')[0] == 'torch' and exists(name):
         address = torch_address(name)
     elif exists(f'builtins.{name}') or (name.split('.')[0] in STANDARD and exists(name)):
@@ -83,7 +85,7 @@ def resolve(
     return nodes.reference('', '', content, internal=False, refuri=address)
 
 
-STANDARD = {'collections', 'contextlib', 'pathlib', 'types', 'typing'}
+STANDARD = {'collections', 'os', 'contextlib', 'pathlib', 'types', 'typing'}
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

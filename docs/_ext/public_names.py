@@ -67,10 +67,13 @@ def resolve(
     if len(wanted) > 1 and not wanted[0].startswith('torchopt') and not wanted[0][0].isupper():
         return None
     ending = '.'.join(wanted[-2:]) if len(wanted) > 1 and wanted[-2][0].isupper() else wanted[-1]
+    kinds = {'func': ('function',), 'class': ('class', 'exception', 'data'), 'meth': ('method',)}
+    wanted_kinds = kinds.get(node['reftype'], ())
     found = {
-        place[:2]
-        for name, place in documented(env).items()
+        (page, anchor)
+        for name, (page, anchor, kind) in documented(env).items()
         if name == ending or name.endswith(f'.{ending}')
+        if kind in wanted_kinds or not wanted_kinds
     }
     if len(found) != 1:
         return None
