@@ -65,11 +65,15 @@ napoleon_use_ivar = True
 
 html_theme = 'pydata_sphinx_theme'
 html_title = 'torchopt'
+html_logo = html_favicon = '_static/logo.svg'
+html_domain_indices = False
+html_context = {'default_mode': 'auto'}
 html_static_path = ['_static']
 html_css_files = ['site.css']
 html_theme_options = {
+    'logo': {'text': 'torchopt'},
     'show_prev_next': True,
     'navigation_with_keys': False,
     'secondary_sidebar_items': ['page-toc'],
-    'header_links_before_dropdown': 7,
+    'header_links_before_dropdown': 5,
 }
