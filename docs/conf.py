@@ -17,6 +17,7 @@ release = ''
 extensions = [
     'myst_nb',
     'sphinx.ext.autodoc',
+    'sphinx.ext.doctest',
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
     'sphinx_design',
