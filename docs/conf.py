@@ -31,7 +31,7 @@ exclude_patterns = ['_build', '_ext', 'jupyter_execute', '**/.ipynb_checkpoints'
 nitpicky = True
 nitpick_ignore_regex = [
     # Type variables, which the reader needs no page for.
-    ('py:class', r'(.*\.)?(TreeT|TargetT|FunctionT|Carry)'),
+    ('py:class', r'(.*\.)?(TreeT|TargetT|FunctionT|Carry|State|Made|Class|~P)'),
     # What only authors of new modes and places meet.
     ('py:class', r'torchopt\.unrolling\.storage\.base\.Session|torchopt_utils\.targets\.Stateful'),
     # graphviz and optree have no entry here.
