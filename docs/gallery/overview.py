@@ -7,9 +7,10 @@ import html
 import io
 
 import matplotlib.pyplot as plt
-import report
 import runs
 from IPython.display import HTML, Markdown, display
+
+import report
 
 
 def title(name: str) -> str:
