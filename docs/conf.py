@@ -17,19 +17,27 @@ release = ''
 extensions = [
     'myst_nb',
     'sphinx.ext.autodoc',
-    'sphinx.ext.autosummary',
-    'sphinx.ext.intersphinx',
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
     'sphinx_design',
     'mathml',
     'public_names',
-    'torch_inventory',
+    'external_names',
 ]
 exclude_patterns = ['_build', '_ext', 'jupyter_execute', '**/.ipynb_checkpoints']
 
 # Every name that a page or a docstring refers to must be found.
 nitpicky = True
+nitpick_ignore_regex = [
+    # Type variables, which the reader needs no page for.
+    ('py:class', r'(.*\.)?(TreeT|TargetT|FunctionT|Carry)'),
+    # What only authors of new modes and places meet.
+    ('py:class', r'torchopt\.unrolling\.storage\.base\.Session|torchopt_utils\.targets\.Stateful'),
+    # graphviz and optree have no entry here.
+    ('py:class', 'Digraph'),
+    # Aliases and recipes that only the library's own code uses.
+    ('py:class', 'Names|Recipe|TensorTree'),
+]
 
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'fieldlist']
 myst_heading_anchors = 4
@@ -53,6 +61,7 @@ autodoc_typehints_description_target = 'documented_params'
 autodoc_member_order = 'bysource'
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 
 html_theme = 'pydata_sphinx_theme'
 html_title = 'torchopt'
