@@ -52,7 +52,7 @@ nb_merge_streams = True
 os.environ['MATPLOTLIBRC'] = str(DOCS / '_static' / 'matplotlibrc')
 os.environ['PYTHONPATH'] = os.pathsep.join(
     [
-        *(str(DOCS / folder) for folder in ('gallery', 'examples')),
+        *(str(DOCS / folder) for folder in ('gallery', 'examples', 'moving-here')),
         str(DOCS.parent / 'tests'),  # for its counter of memory
         os.environ.get('PYTHONPATH', ''),
     ]
