@@ -151,8 +151,8 @@ class MetaOptimizer:
         """
         if not isinstance(module, nn.Module):
             raise TypeError(
-                f'a meta-optimizer takes a torch.nn.Module, got {describe(module)}; '
-                'use torchopt.FuncOptimizer for a tree of tensors'
+                'a meta-optimizer takes a torch.nn.Module, such as net and not net.parameters(), '
+                f'got {describe(module)}; use torchopt.FuncOptimizer for a tree of tensors'
             )
         if any(isinstance(member, torch.jit.ScriptModule) for member in module.modules()):
             raise TypeError(
