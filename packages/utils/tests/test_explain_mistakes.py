@@ -37,6 +37,7 @@ def assert_explains(
 ) -> None:
     assert list(report.kinds) == kinds
     assert all(tensor.reached is reached for tensor in report.tensors)
+    assert max(map(len, str(report).splitlines())) <= 100
     text = ' '.join(str(report).split())
     for word in words:
         assert word in text

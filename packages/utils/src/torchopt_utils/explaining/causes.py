@@ -177,8 +177,7 @@ def _detached(graph: Graph, names: dict[int, str]) -> list[Finding]:
                 'deepcopy',
                 f"{enumerate_few(notes['deepcopy'])} are detached copies (by='deepcopy'), which "
                 'keep no graph.',
-                "torchopt.extract_state_dict(net)  # by='reference', or by='copy' for copies that "
-                'stay connected',
+                "torchopt.extract_state_dict(net)  # or by='copy', which stays connected",
             )
         )
     return found

@@ -87,8 +87,7 @@ def state_detached(module: nn.Module | None, optimizer: Any) -> Finding | None:
         'state-detached',
         'The parameters carry the graph of inner steps, but the state of the optimizer carries '
         'none: its moments count as constants in the steps that follow.',
-        'extract and recover the state with the parameters, and cut both or neither: '
-        'torchopt.stop_gradient(net); torchopt.stop_gradient(optimizer)',
+        'torchopt.stop_gradient(net); torchopt.stop_gradient(optimizer)  # both, or neither',
     )
 
 
