@@ -40,7 +40,8 @@ def explain(
     Inner steps are those of :class:`torchopt.MetaOptimizer`, :class:`torchopt.FuncOptimizer`,
     :func:`torchopt.apply_updates` and :func:`torchopt.unroll`. In the modes of ``unroll`` that run
     steps again, cotangents are reported step by step, but operations inside the loop are not seen;
-    in forward mode there are no cotangents. What is written through ``.data`` is seen nowhere.
+    in forward mode there are no cotangents. Steps under :func:`torch.vmap` are not told from other
+    operations. What is written through ``.data`` is seen nowhere.
 
     Args:
         loss: The outer loss, a scalar.

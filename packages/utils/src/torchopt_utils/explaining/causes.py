@@ -52,7 +52,7 @@ def of_the_graph(
         all_reached: Whether it leads to everything that was asked for, so that a graph without
             steps need not be a mistake.
     """
-    found = _older_loss(graph)
+    found = [] if all_reached else [*_older_loss(graph), *_hidden(graph)]
     if not graph.steps and not graph.loops:
         if not all_reached:
             cut = _detached(graph, names)
@@ -111,6 +111,19 @@ def of_current_params(tensors: Sequence[torch.Tensor]) -> list[Finding]:
             f'wrt is a module, {len(made)} of whose parameters were made by inner steps: '
             'the gradients are by the parameters after those steps, not by the initial ones.',
             'start = dict(net.named_parameters())  # before the first step, as wrt',
+        )
+    ]
+
+
+def _hidden(graph: Graph) -> list[Finding]:
+    if not any(node.name() == 'CheckpointFunctionBackward' for node in graph.nodes):
+        return []
+    return [
+        Finding(
+            'hidden',
+            'A part of the graph is hidden in torch.utils.checkpoint, which builds it in the '
+            'backward pass, and then for backward() alone.',
+            'checkpoint(..., use_reentrant=False)',
         )
     ]
 

@@ -15,6 +15,7 @@ Kind: TypeAlias = Literal[
     'first-order',
     'freed',
     'freed-earlier-round',
+    'hidden',
     'loss-has-no-graph',
     'low-precision',
     'no-step',
