@@ -18,7 +18,7 @@ from torchopt.authoring.state import checked_like
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
-from torchopt.update import apply_updates
+from torchopt.update import step_to
 from torchopt_meta.group import Group, Slots, moved_like, trained_groups
 
 
@@ -213,7 +213,8 @@ class MetaOptimizer:
         results = []
         for group, old in zip(self._groups, params):
             updates, state = group.update(dict(zip(old, gradients)), group.state, old)
-            results.append((apply_updates(old, updates, inplace=False), state))
+            new = step_to(old, updates, type(self).__name__, first_order=first_order)
+            results.append((new, state))
         for group, (new, state) in zip(self._groups, results):
             write_params(group.slots, new)
             group.take_over(state)
