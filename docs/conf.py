@@ -17,6 +17,7 @@ release = ''
 extensions = [
     'myst_nb',
     'sphinx.ext.autodoc',
+    'sphinx.ext.doctest',
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
     'sphinx_design',
@@ -30,7 +31,7 @@ exclude_patterns = ['_build', '_ext', 'jupyter_execute', '**/.ipynb_checkpoints'
 nitpicky = True
 nitpick_ignore_regex = [
     # Type variables, which the reader needs no page for.
-    ('py:class', r'(.*\.)?(TreeT|TargetT|FunctionT|Carry)'),
+    ('py:class', r'(.*\.)?(TreeT|TargetT|FunctionT|Carry|State|Made|Class|~P)'),
     # What only authors of new modes and places meet.
     ('py:class', r'torchopt\.unrolling\.storage\.base\.Session|torchopt_utils\.targets\.Stateful'),
     # graphviz and optree have no entry here.
@@ -52,6 +53,7 @@ os.environ['MATPLOTLIBRC'] = str(DOCS / '_static' / 'matplotlibrc')
 os.environ['PYTHONPATH'] = os.pathsep.join(
     [
         *(str(DOCS / folder) for folder in ('gallery', 'examples', 'moving-here')),
+        str(DOCS.parent / 'tests'),  # for its counter of memory
         os.environ.get('PYTHONPATH', ''),
     ]
 )
@@ -68,11 +70,15 @@ napoleon_use_ivar = True
 
 html_theme = 'pydata_sphinx_theme'
 html_title = 'torchopt'
+html_logo = html_favicon = '_static/logo.svg'
+html_domain_indices = False
+html_context = {'default_mode': 'auto'}
 html_static_path = ['_static']
 html_css_files = ['site.css']
 html_theme_options = {
+    'logo': {'text': 'torchopt'},
     'show_prev_next': True,
     'navigation_with_keys': False,
     'secondary_sidebar_items': ['page-toc'],
-    'header_links_before_dropdown': 7,
+    'header_links_before_dropdown': 5,
 }
