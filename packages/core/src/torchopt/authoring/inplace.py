@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.step_marks import mark_updates
 from torchopt.authoring.torch_internals import transforming
 from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
 
@@ -25,6 +26,11 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
     the values that have been overwritten.
     """
 
+    def recorded(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
+        new = update(updates, state, params)
+        mark_updates(updates, new[0])
+        return new
+
     def lowered(
         updates: TreeT,
         state: OptState,
@@ -33,11 +39,11 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
         inplace: bool = True,
     ) -> tuple[TreeT, OptState]:
         if not inplace or must_not_write(updates, state):
-            return update(updates, state, params)
+            return recorded(updates, state, params)
         new = update(updates, state, _detached(params))
         if torch.is_grad_enabled() and carries_graph(new):
             # The graph can only come from a hyperparameter.
-            return update(updates, state, params)
+            return recorded(updates, state, params)
         result: tuple[TreeT, OptState] = overwrite((updates, state), new)
         return result
 
