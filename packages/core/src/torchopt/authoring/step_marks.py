@@ -8,8 +8,8 @@ numbers and strings alone, so that it keeps nothing alive.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -69,6 +69,10 @@ class LoopMark(NamedTuple):
     length: int
 
 
+_Follower: TypeAlias = tuple[Step, set[str]]
+"""A later step, and the names of the parameters that it has replaced."""
+
+
 def mark_step(
     old: Any, new: Any, by: str, *, first_order: bool = False, number: int | None = None
 ) -> None:
@@ -88,23 +92,35 @@ def mark_step(
         return
     before, named = _named(old), _named(new)
     step = Step(next(_numbers) if number is None else number, by, first_order, len(named))
+    # All marks of a step share the list of the steps that began at its parameters: to look up one
+    # old parameter is enough, because nodes and their dictionaries take long to reach.
+    followers: list[_Follower] = []
+    stepped, is_noted = set(), False
     for position, ((_, source), (name, leaf)) in enumerate(zip(before, named)):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is None or leaf is source:
             continue
-        node.metadata[_STEP] = mark = (step, position, name)
-        source = node.next_functions[0][0]
-        if source is not None:
-            source.metadata[_LAST] = mark
+        node.metadata[_STEP] = mark = (step, position, name, followers)
+        stepped.add(name)
+        if source.grad_fn is None:
+            accumulator = node.next_functions[0][0]
+            if accumulator is not None:
+                accumulator.metadata[_LAST] = mark
+        elif not is_noted:
+            is_noted = True
+            made_by = source.grad_fn.metadata.get(_STEP)
+            if made_by is not None:
+                made_by[3][:] = [(step, stepped)]
 
 
 def mark_updates(gradients: TensorTree, updates: TensorTree) -> None:
     """Mark the nodes that made ``updates`` if the gradients that they come from have no graph."""
     if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
         return
-    if not any([getattr(g, 'requires_grad', False) for g in pytree.tree_leaves(gradients)]):
-        for update in pytree.tree_leaves(updates):
-            _note(update, _CONSTANT, True)
+    if any(_require_grad(gradients)):
+        return
+    for update in pytree.tree_leaves(updates):
+        _note(update, _CONSTANT, True)
 
 
 def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> None:
@@ -150,7 +166,7 @@ def any_since(tensors: Iterable[Any], number: int) -> bool:
 def step_of(node: Any) -> StepMark | None:
     """Return the mark of an inner step at a node of the graph (a ``grad_fn``), if it has one."""
     mark = node.metadata.get(_STEP)
-    return None if mark is None else StepMark(*mark)
+    return None if mark is None else StepMark(*mark[:3])
 
 
 def loop_of(node: Any) -> LoopMark | None:
@@ -170,8 +186,14 @@ def last_step_from(node: Any) -> StepMark | None:
     The node is the ``grad_fn`` of the parameter; if it is a leaf, the node that accumulates its
     gradient, which is the same object only as long as the graph of the step lives.
     """
-    mark = node.metadata.get(_LAST)
-    return None if mark is None else StepMark(*mark)
+    metadata = node.metadata
+    mark = metadata.get(_STEP)
+    if mark is not None:
+        for step, stepped in mark[3]:
+            if mark[2] in stepped:
+                return StepMark(step, mark[1], mark[2])
+    last = metadata.get(_LAST)
+    return None if last is None else StepMark(*last[:3])
 
 
 def cut_of(node: Any) -> int:
@@ -184,6 +206,16 @@ def _note(tensor: Any, key: str, value: Any) -> None:
     node: Any = tensor.grad_fn if isinstance(tensor, torch.Tensor) else None
     if node is not None:
         node.metadata[key] = value
+
+
+def _require_grad(gradients: TensorTree) -> Iterator[bool]:
+    """Yield for tensors of ``gradients`` whether they require grad."""
+    tree: Any = gradients
+    if type(tree) is dict:
+        # Often the first one does, and the search through the tree would take longer.
+        flat: dict[Any, Any] = tree
+        yield from (leaf.requires_grad for leaf in flat.values() if isinstance(leaf, torch.Tensor))
+    yield from (getattr(leaf, 'requires_grad', False) for leaf in pytree.tree_leaves(tree))
 
 
 def _named(params: Any) -> Sequence[tuple[str, Any]]:
