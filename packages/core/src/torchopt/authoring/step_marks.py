@@ -211,9 +211,9 @@ def _note(tensor: Any, key: str, value: Any) -> None:
 def _require_grad(gradients: TensorTree) -> Iterator[bool]:
     """Yield for tensors of ``gradients`` whether they require grad."""
     tree: Any = gradients
-    if type(tree) is dict:
+    flat: Any = gradients
+    if type(flat) is dict:
         # Often the first one does, and the search through the tree would take longer.
-        flat: dict[Any, Any] = tree
         yield from (leaf.requires_grad for leaf in flat.values() if isinstance(leaf, torch.Tensor))
     yield from (getattr(leaf, 'requires_grad', False) for leaf in pytree.tree_leaves(tree))
 
