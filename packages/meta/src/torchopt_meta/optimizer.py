@@ -15,6 +15,7 @@ from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
+from torchopt.authoring.step_marks import mark_state
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
@@ -213,6 +214,7 @@ class MetaOptimizer:
         results = []
         for group, old in zip(self._groups, params):
             updates, state = group.update(dict(zip(old, gradients)), group.state, old)
+            mark_state(state)
             new = step_to(old, updates, type(self).__name__, first_order=first_order)
             results.append((new, state))
         for group, (new, state) in zip(self._groups, results):

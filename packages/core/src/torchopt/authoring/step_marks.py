@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.torch_internals import transforming
+from torchopt.authoring.torch_internals import sequence_number, transforming
 
 _STEP, _LOOP, _CUT = 'torchopt.step', 'torchopt.loop', 'torchopt.cut'
+_GRADIENT, _STATE = 'torchopt.gradient', 'torchopt.state'
+_LEAF = (torch.Tensor, type(None))
 _numbers = itertools.count()
 
 
@@ -53,6 +55,17 @@ class StepMark(NamedTuple):
     name: str
 
 
+class GradientMark(NamedTuple):
+    """What the node of a gradient says of its loss.
+
+    Attributes:
+        loss: Sequence number of the loss's node: what was recorded later is the backward pass. None
+            if it is not known.
+    """
+
+    loss: int | None
+
+
 class LoopMark(NamedTuple):
     """What a node that is a whole :func:`torchopt.unroll` says of the loop.
 
@@ -77,6 +90,39 @@ def mark_step(params: Any, by: str, *, first_order: bool = False) -> None:
     step = Step(next(_numbers), by, first_order, len(named))
     for position, (name, leaf) in enumerate(named):
         _note(leaf, _STEP, (step, position, name))
+
+
+def mark_gradients(gradients: Any, loss: torch.Tensor | None = None) -> None:
+    """Mark the nodes that made ``gradients``, where a step begins to compute with them.
+
+    Args:
+        gradients: Tree of gradients, with None where a parameter has none.
+        loss: What they are the gradients of, if it is at hand.
+    """
+    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+        return
+    end = None if loss is None or loss.grad_fn is None else sequence_number(loss.grad_fn)
+    for leaf in _leaves(gradients):
+        node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
+        if node is not None:
+            node.metadata.setdefault(_GRADIENT, end)
+
+
+def mark_state(state: Any) -> None:
+    """Mark the nodes that made the tensors of an optimizer's state with the fields they are in."""
+    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+        return
+    pending = [state]
+    while pending:
+        found = pending.pop()
+        if not isinstance(found, tuple):
+            continue
+        if not hasattr(found, '_fields'):
+            pending.extend(found)
+            continue
+        for field, tree in zip(found._fields, found):
+            for leaf in _leaves(tree):
+                _note(leaf, _STATE, field)
 
 
 def mark_loop(tensors: Iterable[Any], mode: str, length: int) -> None:
@@ -116,6 +162,18 @@ def loop_of(node: Any) -> LoopMark | None:
     return mark
 
 
+def gradient_of(node: Any) -> GradientMark | None:
+    """Return the mark of a gradient at a node of the graph (a ``grad_fn``), if it has one."""
+    metadata: dict[str, Any] = node.metadata
+    return GradientMark(metadata[_GRADIENT]) if _GRADIENT in metadata else None
+
+
+def state_field_of(node: Any) -> str | None:
+    """Return the field of an optimizer's state, such as ``'mu'``, that a node made, or None."""
+    field: str | None = node.metadata.get(_STATE)
+    return field
+
+
 def cut_of(node: Any) -> int:
     """Return how many earlier steps ``Truncated`` left out of the graph behind a node, or 0."""
     steps: int = node.metadata.get(_CUT, 0)
@@ -126,6 +184,16 @@ def _note(tensor: Any, key: str, value: Any) -> None:
     node: Any = tensor.grad_fn if isinstance(tensor, torch.Tensor) else None
     if node is not None:
         node.metadata[key] = value
+
+
+def _leaves(tree: Any) -> Iterable[Any]:
+    """Return the leaves in any order; the most common trees without a search."""
+    flat: Any = tree.values() if type(tree) is dict else tree
+    if isinstance(flat, torch.Tensor):
+        return (flat,)
+    if type(tree) in (dict, list, tuple) and all([isinstance(leaf, _LEAF) for leaf in flat]):
+        return cast(Iterable[Any], flat)
+    return pytree.tree_leaves(tree)
 
 
 def _named(params: Any) -> Sequence[tuple[str, Any]]:
