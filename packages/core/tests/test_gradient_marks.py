@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import torchopt
-from torchopt.authoring.step_marks import gradient_of, state_field_of
+from torchopt.authoring.step_marks import gradient_of, state_fields_of
 from torchopt.authoring.torch_internals import sequence_number
 
 
@@ -35,12 +35,12 @@ def test_update_marks_gradients_and_state(options: dict[str, bool]) -> None:
     update, state = optimizer.update(grad, optimizer.init(w), **options)
     assert gradient_of(grad.grad_fn) == (None,)
     fields = [
-        state_field_of(leaf.grad_fn)
+        state_fields_of(leaf.grad_fn)
         for leaf in torchopt.pytree.tree_leaves(state)
         if leaf.grad_fn is not None
     ]
-    assert fields == ['mu', 'nu']
-    assert state_field_of(update.grad_fn) is None
+    assert fields == [('mu',), ('nu',)]
+    assert state_fields_of(update.grad_fn) == ()
 
 
 def test_constant_gradients_have_no_mark() -> None:

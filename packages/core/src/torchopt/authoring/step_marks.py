@@ -122,7 +122,10 @@ def mark_state(state: Any) -> None:
             continue
         for field, tree in zip(found._fields, found):
             for leaf in _leaves(tree):
-                _note(leaf, _STATE, field)
+                node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
+                if node is not None:
+                    fields = node.metadata.get(_STATE, ())
+                    node.metadata[_STATE] = (*fields, field) if field not in fields else fields
 
 
 def mark_loop(tensors: Iterable[Any], mode: str, length: int) -> None:
@@ -168,10 +171,13 @@ def gradient_of(node: Any) -> GradientMark | None:
     return GradientMark(metadata[_GRADIENT]) if _GRADIENT in metadata else None
 
 
-def state_field_of(node: Any) -> str | None:
-    """Return the field of an optimizer's state, such as ``'mu'``, that a node made, or None."""
-    field: str | None = node.metadata.get(_STATE)
-    return field
+def state_fields_of(node: Any) -> tuple[str, ...]:
+    """Return the fields of an optimizer's state, such as ``('mu',)``, that a node made.
+
+    A fused update is one node, and makes all fields.
+    """
+    fields: tuple[str, ...] = node.metadata.get(_STATE, ())
+    return fields
 
 
 def cut_of(node: Any) -> int:
