@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import torchopt
-from torchopt.authoring.step_marks import cut_of, loop_of, step_of
+from torchopt.authoring.detached import detached_by, note_detached
+from torchopt.authoring.step_marks import cut_of, last_step_from, loop_of, step_of
 from torchopt.unrolling import ForwardMode, Recomputed, Snapshots, Strategy, Truncated
 
 
@@ -153,3 +154,40 @@ def test_a_tied_module_steps_as_it_did() -> None:
     mark = step_of(net[0].weight.grad_fn)
     assert (mark.name, mark.step.by) == ('0.weight', 'MetaSGD')
     assert net[1].weight.grad_fn is net[0].weight.grad_fn
+
+
+def test_parameters_note_the_step_that_began_at_them() -> None:
+    w = torch.ones(2, requires_grad=True)
+    optimizer = torchopt.FuncOptimizer(torchopt.sgd(lr=0.1))
+    loss = w.square().sum()
+    first = optimizer.step(loss, w)
+    second = optimizer.step(first.square().sum(), first)
+    leaf = torch.autograd.graph.get_gradient_edge(w).node
+    assert last_step_from(leaf) == step_of(first.grad_fn).step.number
+    assert last_step_from(first.grad_fn) == step_of(second.grad_fn).step.number
+    assert last_step_from(second.grad_fn) is None
+
+
+def test_a_parameter_that_a_step_leaves_as_it_was_keeps_its_mark() -> None:
+    params = {name: torch.ones(2, requires_grad=True) for name in 'ab'}
+    optimizer = torchopt.FuncOptimizer(torchopt.sgd(lr=0.1))
+    first = optimizer.step((params['a'] * params['b']).sum(), params)
+    second = optimizer.step(first['a'].square().sum(), first)
+    assert second['b'] is first['b']
+    assert step_of(second['b'].grad_fn).step == step_of(first['a'].grad_fn).step
+    assert step_of(second['a'].grad_fn).step != step_of(first['a'].grad_fn).step
+
+
+def test_notes_on_detached_leaves_end_with_them() -> None:
+    leaf = torch.ones(2, requires_grad=True)
+    note_detached(leaf, 'stop_gradient', 'tree')
+    assert detached_by(leaf)[:2] == ('stop_gradient', 'tree')
+    assert detached_by(torch.ones(2, requires_grad=True)) is None
+    assert detached_by(leaf * 1) is None
+    alive = weakref.ref(leaf)
+    gc.disable()
+    try:
+        del leaf
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -57,7 +57,7 @@ def step_to(params: TreeT, updates: Updates, by: str, *, first_order: bool = Fal
         first_order: Whether the gradients were taken as constants.
     """
     new: TreeT = add_updates(params, updates)
-    mark_step(new, by, first_order=first_order)
+    mark_step(params, new, by, first_order=first_order)
     return new
 
 

@@ -16,7 +16,7 @@ import torch
 from torchopt import pytree
 from torchopt.authoring.torch_internals import sequence_number, transforming
 
-_STEP, _LOOP, _CUT = 'torchopt.step', 'torchopt.loop', 'torchopt.cut'
+_STEP, _LAST, _LOOP, _CUT = (f'torchopt.{name}' for name in ('step', 'last', 'loop', 'cut'))
 _GRADIENT, _STATE = 'torchopt.gradient', 'torchopt.state'
 _LEAF = (torch.Tensor, type(None))
 _numbers = itertools.count()
@@ -42,7 +42,8 @@ class StepMark(NamedTuple):
     """What the node of a parameter says of the step that made it.
 
     The node adds an update to an old parameter. ``node.next_functions[0]`` leads to the old
-    parameter, and ``node.next_functions[1]`` to the update.
+    parameter, and ``node.next_functions[1]`` to the update. Only where ``by`` is ``'unroll'``, the
+    step was written by hand, and its node may be any operation.
 
     Attributes:
         step: The step.
@@ -78,18 +79,30 @@ class LoopMark(NamedTuple):
     length: int
 
 
-def mark_step(params: Any, by: str, *, first_order: bool = False) -> None:
-    """Mark the nodes that made ``params`` as one inner step.
+def mark_step(old: Any, new: Any, by: str, *, first_order: bool = False) -> None:
+    """Mark the nodes that made ``new`` as one inner step; the nodes of ``old`` note that it exists.
 
-    It does nothing in traced code, under a transform of ``torch.func``, and for tensors without a
-    graph.
+    It does nothing in traced code, under a transform of ``torch.func``, for tensors without a
+    graph, and for those that a step has left as they were.
+
+    Args:
+        old: Tree of parameters before the step.
+        new: The tree after it.
+        by: What took the step.
+        first_order: Whether the gradients were asked for as constants.
     """
     if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
         return
-    named = _named(params)
+    before, named = _named(old), _named(new)
     step = Step(next(_numbers), by, first_order, len(named))
-    for position, (name, leaf) in enumerate(named):
-        _note(leaf, _STEP, (step, position, name))
+    for position, ((_, source), (name, leaf)) in enumerate(zip(before, named)):
+        node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
+        if node is None or leaf is source:
+            continue
+        node.metadata[_STEP] = (step, position, name)
+        source = node.next_functions[0][0]
+        if source is not None:
+            source.metadata[_LAST] = step.number
 
 
 def mark_gradients(gradients: Any, loss: torch.Tensor | None = None) -> None:
@@ -180,6 +193,16 @@ def state_fields_of(node: Any) -> tuple[str, ...]:
     return fields
 
 
+def last_step_from(node: Any) -> int | None:
+    """Return the number of the last step that began at the parameter of a node, if there is one.
+
+    The node is the ``grad_fn`` of the parameter; if it is a leaf, the node that accumulates its
+    gradient, which is the same object only as long as the graph of the step lives.
+    """
+    number: int | None = node.metadata.get(_LAST)
+    return number
+
+
 def cut_of(node: Any) -> int:
     """Return how many earlier steps ``Truncated`` left out of the graph behind a node, or 0."""
     steps: int = node.metadata.get(_CUT, 0)
@@ -208,7 +231,8 @@ def _named(params: Any) -> Sequence[tuple[str, Any]]:
         flat = list(params.items())
         if all([type(name) is str and isinstance(leaf, torch.Tensor) for name, leaf in flat]):
             return flat
-    paths, leaves, _ = pytree.tree_flatten_with_path(params)
+    tree: Any = params
+    paths, leaves, _ = pytree.tree_flatten_with_path(tree)
     names = (
         '.'.join(str(key) if isinstance(key, (str, int)) else type(key).__name__ for key in path)
         for path in paths

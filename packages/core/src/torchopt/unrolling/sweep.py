@@ -99,8 +99,9 @@ def _recorded(loop: Loop, number: int, arguments: Leaves) -> StepResult:
     before = next_number()
     result = call_step(loop, number, arguments)
     if not any_since(result.carry, before):
-        carry = pytree.tree_unflatten(loop.carry_structure, result.carry)
-        mark_step(without_states(carry), 'unroll')
+        both = (arguments[: len(loop.carry)], result.carry)
+        old, new = (pytree.tree_unflatten(loop.carry_structure, leaves) for leaves in both)
+        mark_step(without_states(old), without_states(new), 'unroll')
     return result
 
 

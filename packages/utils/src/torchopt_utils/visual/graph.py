@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from torchopt.authoring.constant_leaves import is_constant
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -116,9 +118,6 @@ def _without_accumulation(node: Any) -> Any:
 
     A leaf by which an inner gradient was taken counts as a constant.
     """
-    # unrolling takes long to import.
-    from torchopt.unrolling.context.graph import is_constant
-
     if node is None or node.name() != 'torch::autograd::AccumulateGrad':
         return node
     return None if is_constant(node.variable) else node.variable

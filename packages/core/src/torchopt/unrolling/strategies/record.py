@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from torchopt.unrolling.storage.base import Journal, Storage
 from torchopt.unrolling.storage.tape import Tape
 from torchopt.unrolling.strategies.reversal import Advance
 from torchopt.unrolling.sweep import Sweep
+from torchopt.unrolling.vjp import Cotangents
 
 
 class Schedule(Protocol):
@@ -67,6 +68,8 @@ class Record:
         random: The generators before the first step.
         result: Outcome of the forward pass, with placeholders for the tensors.
         surroundings: Modules and tensors that the step sees, if a backward pass may follow.
+        observer: Called in a backward pass with the number of each step and the cotangents of the
+            carry after it, from the last step to the first.
     """
 
     template: Loop
@@ -78,6 +81,7 @@ class Record:
     tape: Tape | None = None
     journal: Journal = field(default_factory=Journal)
     random: RandomState | None = None
+    observer: Callable[[int, Cotangents], object] | None = None
     result: Sweep = field(init=False)
     surroundings: Surroundings = field(init=False)
 
