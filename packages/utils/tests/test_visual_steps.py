@@ -267,6 +267,24 @@ def test_truncation_says_what_is_left_out(inner: unrolling.Strategy) -> None:
         }
 
 
+@pytest.mark.parametrize('detail', ['modules', 'operations'])
+def test_a_graph_that_was_cut_says_so(detail: Any) -> None:
+    problem = Problem()
+    params = problem.steps(1)
+    torchopt.stop_gradient(params)
+    problem.params = params
+    picture = drawn(problem.outer(problem.steps(1)), problem.names(), detail=detail)
+    cut = picture.named('graph cut by\nstop_gradient')
+    ends = sorted(picture.labels[end].split()[0] for start, end in picture.edges if start == cut)
+    leaves = ['hidden.bias', 'hidden.weight', 'out.bias', 'out.weight']
+    assert ends == (['hidden', 'out'] if detail == 'modules' else leaves)
+
+    state = torchopt.extract_state_dict(problem.net, by='deepcopy')
+    torchopt.recover_state_dict(problem.net, state)
+    loss = problem.outer(dict(problem.net.named_parameters()))
+    assert "detached copy:/by='deepcopy'" in drawn(loss).texts()
+
+
 def test_a_tensor_of_the_users_own_stays_by_itself() -> None:
     problem = Problem()
     params = problem.steps(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torchopt.authoring.detached import detached_by
 from torchopt.authoring.step_marks import cut_of
 from torchopt_utils.visual.drawing import Drawing
 from torchopt_utils.visual.folding import run_numbers
@@ -13,6 +14,13 @@ from torchopt_utils.visual.picture import Box, Kind, Picture
 from torchopt_utils.visual.steps import OUTER
 
 Cluster = tuple[str, str]
+
+
+_CUTTERS = {
+    'stop_gradient': ['graph cut by', 'stop_gradient'],
+    'deepcopy': ['detached copy:', "by='deepcopy'"],
+}
+"""What was done to a leaf, by the names in notes on leaves."""
 
 
 class Layout:
@@ -107,8 +115,18 @@ class Layout:
             self.picture.boxes['missing'] = Box(lines, 'missing')
 
     def add_cuts(self, key_of: Any) -> None:
-        """Add a box before the first step behind a truncation, by the keys of its operations."""
+        """Add boxes where something was cut off the graph.
+
+        Args:
+            key_of: Returns the key of the box of an operation or leaf.
+        """
         drawing = self.drawing
+        for number, node in enumerate(drawing.graph.nodes):
+            note = detached_by(node) if drawing.graph.is_leaf(number) else None
+            if note is not None:
+                box = Box(_CUTTERS.get(note.by, ['detached by', note.by]), 'cut')
+                self.picture.boxes.setdefault(('cut by', note.by), box)
+                self.picture.edge(('cut by', note.by), key_of(number)).is_cut = True
         added: set[Any] = set()
         for number, node in enumerate(drawing.graph.nodes):
             cut = 0 if drawing.graph.is_leaf(number) else cut_of(node)

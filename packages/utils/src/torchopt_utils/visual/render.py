@@ -49,7 +49,7 @@ def rendered(picture: Picture, looks: Looks) -> Digraph:
     )
     names: dict[Any, str] = {}
     _add_boxes(dot, graphviz.Digraph, picture, looks, names)
-    computed = {end for _, end in picture.edges}
+    computed = {end for (_, end), edge in picture.edges.items() if not edge.is_cut}
     beginning = [
         names[key]
         for key, box in picture.boxes.items()
