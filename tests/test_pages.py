@@ -28,11 +28,11 @@ def samples(page: str) -> list[str]:
 
 def test_every_page_with_samples_is_tested() -> None:
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob('*.md') if samples(page)} == {
-        'long-unrolls.md',
-        'many-ranks.md',
-        'training-runs.md',
-        'what-raises.md',
-        'which-way.md',
+        'guides/long-unrolls.md',
+        'guides/many-ranks.md',
+        'guides/training-runs.md',
+        'guides/what-raises.md',
+        'start/which-way.md',
     }
 
 
@@ -55,7 +55,7 @@ def headings(page: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('sample', samples('long-unrolls.md'))
+@pytest.mark.parametrize('sample', samples('guides/long-unrolls.md'))
 def test_long_unrolls(sample: str) -> None:
     names: dict[str, Any] = {}
     exec(sample, names)
@@ -66,7 +66,7 @@ def test_long_unrolls(sample: str) -> None:
 def test_data_that_workers_load() -> None:
     """In rising order, in falling order, and after a jump."""
     names: dict[str, Any] = {}
-    (sample,) = [sample for sample in samples('long-unrolls.md') if 'class Loaded' in sample]
+    (sample,) = [sample for sample in samples('guides/long-unrolls.md') if 'class Loaded' in sample]
     exec(sample, names)
     loaded = names['Loaded'](names['dataset'], names['order'], workers=2)
     for number in (0, 1, 2, 3, 3, 2, 1, 7, 8, 0):
@@ -84,7 +84,7 @@ def test_data_that_workers_load() -> None:
 @pytest.mark.slow
 def test_training_runs() -> None:
     names: dict[str, Any] = {}
-    (sample,) = samples('training-runs.md')
+    (sample,) = samples('guides/training-runs.md')
     exec(sample, names)
     weights, net, batch = names['weights'], names['net'], names['batch']
     seen = torch.cat([batch(number)[0] for number in range(100)]).unique()
@@ -106,7 +106,7 @@ def one_rank() -> Iterator[None]:
 def test_many_ranks() -> None:
     """With one rank; ``distributed/`` has the same recipes with several."""
     names: list[dict[str, Any]] = []
-    for sample in samples('many-ranks.md'):
+    for sample in samples('guides/many-ranks.md'):
         names.append({})
         exec(sample, names[-1])
     tasks, data, parameters, checkpoint = names
@@ -122,7 +122,7 @@ def test_many_ranks() -> None:
 def test_which_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
     names: dict[str, Any] = {}
-    (sample,) = samples('which-way.md')
+    (sample,) = samples('start/which-way.md')
     exec(sample, names)
     params = {name: param.detach() for name, param in names['net'].named_parameters()}
     tasks = [torch.randn(3, 10, 1) for _ in range(4)]
@@ -133,7 +133,7 @@ def test_which_way(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings('ignore:torch.distributed is disabled:UserWarning')
 def test_states_with_shards() -> None:
     names: dict[str, Any] = {}
-    (sample,) = samples('what-raises.md')
+    (sample,) = samples('guides/what-raises.md')
     exec(sample, names)
     saved, loaded = names['optimizer'].state_dict(), names['other'].state_dict()
     assert saved[0][0].mu['weight'].any()
@@ -173,11 +173,15 @@ def is_part_of(fragment: str, message: str) -> bool:
     return re.search(pattern, message, re.DOTALL) is not None
 
 
-ROWS = re.findall(r'^\| `([^`]+)` \| .+ \| .+ \|$', (DOCS / 'what-raises.md').read_text(), re.M)
+ROWS = re.findall(
+    r'^\| `([^`]+)` \| .+ \| .+ \|$', (DOCS / 'guides/what-raises.md').read_text(), re.M
+)
 
 
 def test_the_page_of_errors_lists_the_important_ones() -> None:
-    lines = [line for line in (DOCS / 'what-raises.md').read_text().splitlines() if '| `' in line]
+    lines = [
+        line for line in (DOCS / 'guides/what-raises.md').read_text().splitlines() if '| `' in line
+    ]
     assert len(ROWS) == len(set(ROWS)) == sum(line.startswith('| `') for line in lines)
     assert len(ROWS) >= 40
 

@@ -3,8 +3,8 @@
     python docs/examples/plan_memory.py --params 124e6 --memory 24 --steps 1000
     python docs/examples/plan_memory.py --table
 
-For blocks like GPT-2's with AdamW in float32; docs/training-runs.md explains the formulas, and
-tests/test_plan_memory.py compares them with what torch allocates.
+For blocks like GPT-2's with AdamW in float32; docs/guides/training-runs.md explains the formulas,
+and tests/test_plan_memory.py compares them with what torch allocates.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def best(shape: Shape, steps: int, batch: int, memory: float, host: float) -> tu
 
 
 def markdown_table(steps: int = 1000, batch: int = 8, host: float = 128) -> str:
-    """Return the table of docs/training-runs.md."""
+    """Return the table of docs/guides/training-runs.md."""
     lines = [
         '| model | parameters | carry | a card of 24 GB | a card of 80 GB |',
         '|---|--:|--:|---|---|',

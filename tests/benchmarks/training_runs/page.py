@@ -39,7 +39,7 @@ def markdown(stored: dict[str, Any]) -> str:
         '',
         'Written by `nox -s bench -- training-runs`; the code is in '
         '`tests/benchmarks/training_runs`, the data in [training-runs.jsonl](training-runs.jsonl). '
-        'Which mode to take: [Metagradients of a whole training run](../training-runs.md)',
+        'Which mode to take: [Metagradients of a whole training run](../guides/training-runs.md)',
         '',
         *(f'- {line}' for line in stored['heading']),
         f'- A transformer of {transformer.__doc__} AdamW, `eps_root=1e-8`. The metagradient of a '

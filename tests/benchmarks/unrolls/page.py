@@ -32,7 +32,7 @@ def markdown(stored: dict[str, Any]) -> str:
         '',
         'Written by `nox -s bench -- unrolls`; the code is in `tests/benchmarks/unrolls`, the data '
         'in [unrolls.jsonl](unrolls.jsonl). Which mode to take: '
-        '[How long can I unroll?](../long-unrolls.md)',
+        '[How long can I unroll?](../guides/long-unrolls.md)',
         '',
         *(f'- {line}' for line in stored['heading']),
         '- Every figure comes from its own process: peak memory beyond what the process held '

@@ -1,0 +1,73 @@
+"""What the pages of the gallery show: a picture of the recorded runs, and their table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import matplotlib.pyplot as plt
+import runs
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+from scipy import stats
+
+
+def interval(values: list[float]) -> str:
+    """Return the mean of ``values`` with its 95 % interval, by Student's t distribution."""
+    count, mean = len(values), sum(values) / len(values)
+    digits = 2 if abs(mean) < 10 else 1
+    if count == 1:
+        return f'{mean:.{digits}f} (one seed)'
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    half = stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count)
+    return f'{mean:.{digits}f} ± {half:.{digits}f}'
+
+
+def table(experiment: ModuleType, records: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of the paper's numbers beside ours, and what the runs took."""
+    lines = ['| | paper | here, mean and 95 % interval |', '|---|---|---|']
+    for label, key in experiment.ROWS:
+        ours = interval([record['result'][key] for record in records])
+        lines.append(f'| {label} | {experiment.PAPER.get(label, "–")} | {ours} |')
+    seconds = sum(record['seconds'] for record in records) / len(records)
+    settings = ', '.join(f'`{key}={value}`' for key, value in records[0]['settings'].items())
+    lines += ['', f'{len(records)} seeds, {seconds:.0f} s each on one core, with {settings}.']
+    return '\n'.join(lines)
+
+
+def picture(experiment: ModuleType, records: list[dict[str, Any]]) -> Figure:
+    """Draw all records into one figure."""
+    figure = plt.figure(layout='constrained')
+    experiment.draw([record['result'] for record in records], figure)
+    return figure
+
+
+def recorded(name: str) -> tuple[ModuleType, list[dict[str, Any]]]:
+    """Return an experiment with its recorded runs.
+
+    Raises:
+        FileNotFoundError: none was recorded with today's settings.
+    """
+    experiment = runs.load(name)
+    path = Path(runs.GALLERY, f'{name}.jsonl')
+    records = runs.read(path, experiment.SETTINGS)
+    if not records:
+        raise FileNotFoundError(
+            f'{path.name} has no run of {name} with its present settings: '
+            f'python -m nox -s gallery -- {name}'
+        )
+    return experiment, records
+
+
+def show_picture(name: str) -> None:
+    """Show the picture of the recorded runs in a notebook."""
+    figure = picture(*recorded(name))
+    display(figure)
+    plt.close(figure)
+
+
+def show_table(name: str) -> None:
+    """Show the table of the recorded runs in a notebook."""
+    display(Markdown(table(*recorded(name))))
