@@ -15,7 +15,7 @@ from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
-from torchopt.authoring.step_marks import mark_state
+from torchopt.authoring.update_marks import mark_state
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState

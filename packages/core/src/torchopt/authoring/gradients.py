@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from torchopt.authoring.step_marks import mark_gradients
+from torchopt.authoring.update_marks import mark_gradients
 
 
 def gradients_of(

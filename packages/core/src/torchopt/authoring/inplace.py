@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.step_marks import mark_gradients, mark_state
 from torchopt.authoring.torch_internals import transforming
+from torchopt.authoring.update_marks import mark_gradients, mark_state
 from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
 
 FunctionalUpdate: TypeAlias = Callable[[Any, Any, Params | None], tuple[Any, OptState]]

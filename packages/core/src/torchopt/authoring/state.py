@@ -28,12 +28,18 @@ def saveable(state_class: Class) -> Class:
 
 
 def without_states(tree: Any) -> Any:
-    """Return ``tree`` with None in the place of every optimizer state in it."""
+    """Return ``tree`` with None in the place of every optimizer state in it.
+
+    A state that holds parameters, in a field ``params``, leaves them in its place.
+    """
 
     def is_state(value: Any) -> bool:
         return getattr(type(value), '__reduce_ex__', None) is _reduce_whole
 
-    return pytree.tree_map(lambda leaf: None if is_state(leaf) else leaf, tree, is_leaf=is_state)
+    def params(value: Any) -> Any:
+        return getattr(value, 'params', None) if is_state(value) else value
+
+    return pytree.tree_map(params, tree, is_leaf=is_state)
 
 
 def state_to_dict(state: TensorTree) -> dict[str, Any]:

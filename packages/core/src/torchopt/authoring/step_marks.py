@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.torch_internals import sequence_number, transforming
+from torchopt.authoring.torch_internals import transforming
 
 _STEP, _LAST, _LOOP, _CUT = (f'torchopt.{name}' for name in ('step', 'last', 'loop', 'cut'))
-_GRADIENT, _STATE = 'torchopt.gradient', 'torchopt.state'
-_LEAF = (torch.Tensor, type(None))
 _numbers = itertools.count()
 
 
@@ -56,17 +54,6 @@ class StepMark(NamedTuple):
     name: str
 
 
-class GradientMark(NamedTuple):
-    """What the node of a gradient says of its loss.
-
-    Attributes:
-        loss: Sequence number of the loss's node: what was recorded later is the backward pass. None
-            if it is not known.
-    """
-
-    loss: int | None
-
-
 class LoopMark(NamedTuple):
     """What a node that is a whole :func:`torchopt.unroll` says of the loop.
 
@@ -99,53 +86,30 @@ def mark_step(old: Any, new: Any, by: str, *, first_order: bool = False) -> None
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is None or leaf is source:
             continue
-        node.metadata[_STEP] = (step, position, name)
+        node.metadata[_STEP] = mark = (step, position, name)
         source = node.next_functions[0][0]
         if source is not None:
-            source.metadata[_LAST] = step.number
+            source.metadata[_LAST] = mark
 
 
-def mark_gradients(gradients: Any, loss: torch.Tensor | None = None) -> None:
-    """Mark the nodes that made ``gradients``, where a step begins to compute with them.
+def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> None:
+    """Mark the node that made ``outputs`` as a loop of ``length`` steps.
 
     Args:
-        gradients: Tree of gradients, with None where a parameter has none.
-        loss: What they are the gradients of, if it is at hand.
+        outputs: What the loop returned.
+        mode: Name of the strategy.
+        length: Number of steps.
+        carried: How many of its inputs, the first ones, are its initial carry.
     """
-    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
-        return
-    end = None if loss is None or loss.grad_fn is None else sequence_number(loss.grad_fn)
-    for leaf in _leaves(gradients):
-        node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
-        if node is not None:
-            node.metadata.setdefault(_GRADIENT, end)
-
-
-def mark_state(state: Any) -> None:
-    """Mark the nodes that made the tensors of an optimizer's state with the fields they are in."""
-    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
-        return
-    pending = [state]
-    while pending:
-        found = pending.pop()
-        if not isinstance(found, tuple):
-            continue
-        if not hasattr(found, '_fields'):
-            pending.extend(found)
-            continue
-        for field, tree in zip(found._fields, found):
-            for leaf in _leaves(tree):
-                node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
-                if node is not None:
-                    fields = node.metadata.get(_STATE, ())
-                    node.metadata[_STATE] = (*fields, field) if field not in fields else fields
-
-
-def mark_loop(tensors: Iterable[Any], mode: str, length: int) -> None:
-    """Mark the nodes that made ``tensors`` as a loop of ``length`` steps."""
-    mark = LoopMark(mode, length)
-    for tensor in tensors:
-        _note(tensor, _LOOP, mark)
+    nodes: set[Any] = {
+        o.grad_fn for o in outputs if isinstance(o, torch.Tensor) and o.requires_grad
+    }
+    step = Step(next(_numbers), f'unroll(..., {mode})', False, carried)
+    for node in nodes:
+        node.metadata[_LOOP] = LoopMark(mode, length)
+        for position, (source, _) in enumerate(node.next_functions[:carried]):
+            if source is not None:
+                source.metadata[_LAST] = (step, position, '')
 
 
 def mark_cut(tensors: Iterable[Any], steps: int) -> None:
@@ -178,29 +142,14 @@ def loop_of(node: Any) -> LoopMark | None:
     return mark
 
 
-def gradient_of(node: Any) -> GradientMark | None:
-    """Return the mark of a gradient at a node of the graph (a ``grad_fn``), if it has one."""
-    metadata: dict[str, Any] = node.metadata
-    return GradientMark(metadata[_GRADIENT]) if _GRADIENT in metadata else None
-
-
-def state_fields_of(node: Any) -> tuple[str, ...]:
-    """Return the fields of an optimizer's state, such as ``('mu',)``, that a node made.
-
-    A fused update is one node, and makes all fields.
-    """
-    fields: tuple[str, ...] = node.metadata.get(_STATE, ())
-    return fields
-
-
-def last_step_from(node: Any) -> int | None:
-    """Return the number of the last step that began at the parameter of a node, if there is one.
+def last_step_from(node: Any) -> StepMark | None:
+    """Return what the last step says that began at the parameter of a node, if there is one.
 
     The node is the ``grad_fn`` of the parameter; if it is a leaf, the node that accumulates its
     gradient, which is the same object only as long as the graph of the step lives.
     """
-    number: int | None = node.metadata.get(_LAST)
-    return number
+    mark = node.metadata.get(_LAST)
+    return None if mark is None else StepMark(*mark)
 
 
 def cut_of(node: Any) -> int:
@@ -213,16 +162,6 @@ def _note(tensor: Any, key: str, value: Any) -> None:
     node: Any = tensor.grad_fn if isinstance(tensor, torch.Tensor) else None
     if node is not None:
         node.metadata[key] = value
-
-
-def _leaves(tree: Any) -> Iterable[Any]:
-    """Return the leaves in any order; the most common trees without a search."""
-    flat: Any = tree.values() if type(tree) is dict else tree
-    if isinstance(flat, torch.Tensor):
-        return (flat,)
-    if type(tree) in (dict, list, tuple) and all([isinstance(leaf, _LEAF) for leaf in flat]):
-        return cast(Iterable[Any], flat)
-    return pytree.tree_leaves(tree)
 
 
 def _named(params: Any) -> Sequence[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 Where a change belongs, from top to bottom; each file imports only files of lower lines::
 
     unroll.py           the public function: its arguments
-    observed.py         cotangents of all steps, for whoever explains a gradient
     module_step.py      steps made from modules
     rematerialized/     blocks whose activations are in no graph: remat, its derivatives
     strategies/         the backward pass of a whole loop: what is stored, what is run again

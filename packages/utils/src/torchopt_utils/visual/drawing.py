@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from torchopt.authoring.step_marks import LoopMark, loop_of, state_fields_of
+from torchopt.authoring.step_marks import LoopMark, last_step_from, loop_of
+from torchopt.authoring.update_marks import state_fields_of
 from torchopt_utils.visual.folding import Fold, folds
 from torchopt_utils.visual.graph import Graph, recorded_graph
 from torchopt_utils.visual.modules import modules_of
@@ -28,6 +29,7 @@ class Drawing:
         folded: The box of every step that is not drawn by itself.
         given: Names that the user has given, by number.
         parameters: Names of trained parameters, by number, before and after each step.
+        carried: Numbers of the tensors with which a loop in one node begins.
         missing: Names of tensors that the graph does not reach.
         outputs: The tensors that are drawn, by name.
         loops: Mode and number of steps of the nodes that stand for a whole loop.
@@ -40,6 +42,7 @@ class Drawing:
     folded: dict[int, Fold]
     given: dict[int, str]
     parameters: dict[int, str]
+    carried: set[int]
     missing: list[str]
     outputs: dict[str, torch.Tensor]
     loops: dict[int, LoopMark]
@@ -89,7 +92,17 @@ def prepared(
         folds(steps.steps, max_steps),
         given,
         parameters,
+        {slot for number in loops for slot in _carried_into(graph, number)},
         [*missing],
         outputs,
         loops,
     )
+
+
+def _carried_into(graph: Graph, number: int) -> Iterator[int]:
+    """Yield the inputs of a loop in one node that are its initial carry."""
+    for position, (source, _) in enumerate(graph.nodes[number].next_functions):
+        slot = graph.slots[number][position]
+        mark = None if slot is None else last_step_from(source)
+        if slot is not None and mark is not None and mark.position == position:
+            yield slot

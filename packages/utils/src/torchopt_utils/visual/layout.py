@@ -61,11 +61,9 @@ class Layout:
     def kind_of_tensor(self, number: int) -> Kind:
         """Tell parameters that the steps train from everything else that a graph begins with."""
         drawing = self.drawing
-        if drawing.steps.steps:
-            return 'parameter' if number in drawing.parameters else 'meta'
-        # A loop that is one node does not say what it trains.
-        is_plain = number in drawing.given and number not in drawing.modules
-        return 'meta' if drawing.loops and is_plain else 'parameter'
+        is_trained = number in drawing.parameters or number in drawing.carried
+        has_steps = drawing.steps.steps or drawing.loops
+        return 'meta' if has_steps and not is_trained else 'parameter'
 
     def tensor_line(self, number: int) -> str:
         """Return name and shape of a leaf, or the name of a parameter that was computed."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
-from torchopt.authoring.step_marks import gradient_of
 from torchopt.authoring.torch_internals import sequence_number
+from torchopt.authoring.update_marks import gradient_of
 from torchopt_utils.visual.graph import Graph
 from torchopt_utils.visual.steps import Steps
 

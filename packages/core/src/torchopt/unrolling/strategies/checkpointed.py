@@ -36,7 +36,7 @@ def run_checkpointed(
     apply: Any = _CheckpointedLoop.apply
     outputs = apply(record, loop, *inputs)
     result = record.result
-    mark_loop(outputs, schedule.name, result.taken)
+    mark_loop(outputs, schedule.name, result.taken, len(tensors_of(loop.carry)))
     supply = iter(outputs)
     carry, ys = fill(result.carry, supply), fill(result.ys, supply)
     return result._replace(carry=carry, ys=ys).unflatten(loop)

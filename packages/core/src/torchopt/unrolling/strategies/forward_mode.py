@@ -59,7 +59,7 @@ class ForwardMode(Strategy):
         results: list[Sweep] = []
         apply: Any = _ForwardModeLoop.apply
         outputs = apply(loop.template(), loop, results, *inputs)
-        mark_loop(outputs, 'ForwardMode', results[0].taken)
+        mark_loop(outputs, 'ForwardMode', results[0].taken, len(tensors_of(loop.carry)))
         supply = iter(outputs)
         carry, ys = (fill(part, supply) for part in (results[0].carry, results[0].ys))
         return results[0]._replace(carry=carry, ys=ys).unflatten(loop)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import torchopt
-from torchopt.authoring.step_marks import gradient_of, state_fields_of
 from torchopt.authoring.torch_internals import sequence_number
+from torchopt.authoring.update_marks import gradient_of, state_fields_of
 
 
 def node_of_gradient(new: torch.Tensor) -> Any:
