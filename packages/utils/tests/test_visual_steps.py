@@ -85,7 +85,7 @@ def test_two_steps_of_adam() -> None:
     ]
     updates = [picture.named('update', f'step {number}') for number in (1, 2)]
     gradients = [picture.named('gradient', f'step {number}') for number in (1, 2)]
-    assert picture.edges[updates[0], updates[1]] == 'params, mu, nu'
+    assert picture.edges[updates[0], updates[1]] == 'params\n mu, nu'
     for box in (*gradients, *updates):
         starts = {picture.labels[start].split()[0] for start, end in picture.edges if end == box}
         assert starts == ({'loss', 'data'} if box in gradients else {'gradient', 'rate'}) | (
@@ -102,8 +102,8 @@ def test_the_middle_of_a_long_unroll_is_one_box() -> None:
     clusters = {titles for titles in picture.cluster.values() if titles}
     assert clusters == {('step 1',), ('step 2',), ('step 11',), ('step 12',)}
     fold = picture.named('8 more steps')
-    assert picture.edges[picture.named('update', 'step 2'), fold] == 'params, mu, nu'
-    assert picture.edges[fold, picture.named('update', 'step 11')] == 'params, mu, nu'
+    assert picture.edges[picture.named('update', 'step 2'), fold] == 'params\n mu, nu'
+    assert picture.edges[fold, picture.named('update', 'step 11')] == 'params\n mu, nu'
     assert (picture.named('data weights'), fold) in picture.edges
 
     assert 'in 1 run' not in drawn(loss).texts()
@@ -120,7 +120,7 @@ def test_steps_as_boxes() -> None:
     first, second = picture.named('step 1'), picture.named('step 2')
     assert len(picture.labels) == 7
     assert picture.labels[first] == 'step 1\nupdates hidden, out'
-    assert picture.edges[first, second] == 'params, mu, nu'
+    assert picture.edges[first, second] == 'params\n mu, nu'
     assert [end for start, end in picture.edges if start == second] == ['out0']
 
 
@@ -190,7 +190,7 @@ def test_the_gradient_of_a_linear_loss_belongs_to_its_step() -> None:
         params = optimizer.step((weights * params).sum(), params)
     picture = drawn(params.sum(), {'weights': weights})
     updates = [picture.named('update', f'step {number}') for number in (1, 2)]
-    assert picture.edges[updates[0], updates[1]] == 'params, mu, nu'
+    assert picture.edges[updates[0], updates[1]] == 'params\n mu, nu'
     assert picture.inside('step 1') == ['gradient/1 operation', 'update']
 
 
@@ -307,6 +307,36 @@ def test_states_and_optimizers_give_names() -> None:
         # They are no tensors that somebody could miss.
         assert not any('not reached' in text for text in texts)
     assert drawn(loss, optimizer).texts() == drawn(loss).texts()
+
+
+def test_a_state_that_was_cut_is_one_box() -> None:
+    problem = Problem()
+    optimizer = torchopt.FuncOptimizer(torchopt.adam(lr=problem.rate))
+    for held in (optimizer, None):
+        params = optimizer.step(problem.outer(problem.params), problem.params)
+        torchopt.stop_gradient(params)
+        torchopt.stop_gradient(held or optimizer.state_dict())
+        params = optimizer.step(problem.outer(params), params)
+        picture = drawn(problem.outer(params))
+        state = picture.named('optimizer state\n8 tensors')
+        first = picture.named('update', 'step 1')
+        assert [end for start, end in picture.edges if start == state] == [first]
+        # A rate without a name is none of them.
+        assert '()/neg' in picture.inside()
+        texts = drawn(problem.outer(params), detail='operations').inside()
+        assert texts.count('(1, 8)') == 2
+
+
+def test_first_moments_have_the_names_of_their_state() -> None:
+    problem = Problem()
+    rule = torchopt.adam(lr=0.1, moment_requires_grad=True)
+    state = rule.init(problem.params)
+    gradients = torch.autograd.grad(problem.inner(problem.params), [*problem.params.values()])
+    updates, _ = rule.update(dict(zip(problem.params, gradients)), state, inplace=False)
+    params = torchopt.apply_updates(problem.params, updates, inplace=False)
+    loss = problem.outer(params)
+    assert 'optimizer state/8 tensors' in drawn(loss, {'adam': state}).inside()
+    assert 'adam.mu.out.bias/(1,)' in drawn(loss, {'adam': state}, detail='operations').inside()
 
 
 def test_tensors_that_are_not_reached_are_counted() -> None:

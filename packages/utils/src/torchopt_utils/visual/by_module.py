@@ -63,6 +63,8 @@ class _ByModule:
         owner, part = drawing.steps.owner[number], drawing.parts.of[number]
         if part.role == 'tensor':
             source = part.source if part.source is not None else number
+            if source in drawing.states:
+                return 'tensor', 'state'
             if part.module is None:
                 return 'tensor', source
             return 'tensor', self._layout.kind_of_tensor(source), part.module
@@ -112,6 +114,9 @@ class _ByModule:
         drawing, layout = self._drawing, self._layout
         sources = [number for number in numbers if drawing.parts.of[number].source == number]
         sources.sort(key=lambda number: self._order.get(number, len(self._order)))
+        if sources[0] in drawing.states:
+            counted = f'{len(sources)} tensor{"" if len(sources) == 1 else "s"}'
+            return Box(['optimizer state', counted], 'state')
         lines = [layout.tensor_line(number) for number in sources]
         if len(lines) > 3:
             lines = [few_parameters(lines)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from torchopt.authoring.detached import detached_by
 from torchopt.authoring.step_marks import LoopMark, last_step_from, loop_of
 from torchopt.authoring.update_marks import state_fields_of
 from torchopt_utils.visual.folding import Fold, folds
@@ -30,6 +31,7 @@ class Drawing:
         given: Names that the user has given, by number.
         parameters: Names of trained parameters, by number, before and after each step.
         carried: Numbers of the tensors with which a loop in one node begins.
+        states: Numbers of the leaves that belong to the state of an optimizer.
         missing: Names of tensors that the graph does not reach.
         outputs: The tensors that are drawn, by name.
         loops: Mode and number of steps of the nodes that stand for a whole loop.
@@ -43,6 +45,7 @@ class Drawing:
     given: dict[int, str]
     parameters: dict[int, str]
     carried: set[int]
+    states: set[int]
     missing: list[str]
     outputs: dict[str, torch.Tensor]
     loops: dict[int, LoopMark]
@@ -75,7 +78,8 @@ def prepared(
     parameters: dict[int, str] = {}
     for step in steps.steps:
         parameters.update({**step.old, **step.made})
-    leaves = {n: name for n, name in given.items() if graph.is_leaf(n) and n not in parameters}
+    named_leaves = {n for n in given if graph.is_leaf(n) and n not in parameters}
+    leaves = {number: given[number] for number in sorted(named_leaves - states)}
     modules = modules_of({**leaves, **parameters}, leaves, depth)
     loops = {
         number: mark
@@ -93,10 +97,34 @@ def prepared(
         given,
         parameters,
         {slot for number in loops for slot in _carried_into(graph, number)},
+        _state_leaves(graph, parts, {*parameters, *leaves}) | (named_leaves & states),
         [*missing],
         outputs,
         loops,
     )
+
+
+def _state_leaves(graph: Graph, parts: Parts, others: Collection[int]) -> set[int]:
+    """Return the leaves without a name that were cut off a state.
+
+    Of a tree without an optimizer, these are the leaves that updates alone use.
+    """
+    used_by: dict[int, set[str]] = {}
+    for before, number in graph.edges():
+        source = parts.of[before].source
+        if graph.is_leaf(before) or parts.of[before].role == 'tensor':
+            own = parts.of[number]
+            is_same = own.role == 'tensor' and own.source == source
+            used_by.setdefault(source if source is not None else before, set()).update(
+                () if is_same else (own.role,)
+            )
+    leaves = [n for n in range(len(graph)) if graph.is_leaf(n) and n not in others]
+    notes = {number: detached_by(graph.nodes[number]) for number in leaves}
+    return {
+        number
+        for number, note in notes.items()
+        if note is not None and (note.held_by == 'optimizer' or used_by.get(number) == {'update'})
+    }
 
 
 def _carried_into(graph: Graph, number: int) -> Iterator[int]:

@@ -61,6 +61,8 @@ class Layout:
     def kind_of_tensor(self, number: int) -> Kind:
         """Tell parameters that the steps train from everything else that a graph begins with."""
         drawing = self.drawing
+        if number in drawing.states:
+            return 'state'
         is_trained = number in drawing.parameters or number in drawing.carried
         has_steps = drawing.steps.steps or drawing.loops
         return 'meta' if has_steps and not is_trained else 'parameter'

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal[
-    'parameter', 'meta', 'operation', 'update', 'fold', 'named', 'output', 'missing', 'cut'
+    'parameter', 'meta', 'state', 'operation', 'update', 'fold', 'named', 'output', 'missing', 'cut'
 ]
 """What a box stands for; a theme gives each kind its looks."""
 

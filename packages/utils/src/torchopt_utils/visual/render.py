@@ -57,17 +57,19 @@ def rendered(picture: Picture, looks: Looks) -> Digraph:
     ]
     if picture.has_rows and len(beginning) > 1:
         dot.body.append(f'\t{{rank=same {" ".join(beginning)}}}\n')
-    for (start, end), edge in picture.edges.items():
+    # dot makes room for the edges that come last at the side of the others.
+    for (start, end), edge in sorted(picture.edges.items(), key=lambda item: item[1].is_state):
         attributes: dict[str, str] = {}
         if edge.labels:
-            # Parameters, and then the fields in their order.
-            labels = sorted(edge.labels, key=lambda label: label != 'params')
-            attributes['label'] = f' {", ".join(labels)}'
+            # In two lines, because there is little room beside a step.
+            fields = ', '.join([label for label in edge.labels if label != 'params'])
+            lines = ['params'] * ('params' in edge.labels) + [fields] * bool(fields)
+            attributes['label'] = '\n'.join(f' {line}' for line in lines)
         if edge.is_state or edge.is_cut:
             attributes['style'] = 'dashed'
         elif picture.boxes[start].kind not in ('parameter', 'meta'):
             # The way through the steps is straight, and everything else goes around it.
-            attributes['weight'] = '8'
+            attributes['weight'] = '4'
         dot.edge(names[start], names[end], **attributes)
     return dot
 

@@ -29,6 +29,7 @@ class Looks(NamedTuple):
 _TINTS: Mapping[Kind, str] = {
     'parameter': '#a6d4f2',
     'meta': '#f6c667',
+    'state': '#8ed1b8',
     'operation': '#e4e4e4',
     'update': '#8ed1b8',
     'fold': '#e4e4e4',
@@ -40,6 +41,7 @@ _TINTS: Mapping[Kind, str] = {
 _SHADES: Mapping[Kind, str] = {
     'parameter': '#12537a',
     'meta': '#8a5a00',
+    'state': '#0b6349',
     'operation': '#3c3f44',
     'update': '#0b6349',
     'fold': '#3c3f44',
@@ -50,6 +52,7 @@ _SHADES: Mapping[Kind, str] = {
 }
 _SHAPES: Mapping[Kind, Mapping[str, str]] = {
     'meta': {'shape': 'ellipse', 'style': 'filled', 'margin': '0.04,0.02'},
+    'state': {'shape': 'ellipse', 'style': 'filled', 'margin': '0.04,0.02'},
     'fold': {'peripheries': '2'},
     'output': {'shape': 'box', 'style': 'filled', 'penwidth': '1.6'},
     'missing': {'style': 'dashed,rounded'},
