@@ -16,6 +16,7 @@ from torch.func import functional_call
 import torchopt
 from support.dot import Parsed, parsed
 from torchopt import unrolling
+from torchopt.authoring.torch_internals import sequence_number
 
 pytest.importorskip('graphviz')
 
@@ -165,6 +166,27 @@ def test_a_loop_of_the_users_own() -> None:
         'out/addmm',
         'update/hidden: weight, bias/out: weight, bias',
     ]
+
+
+@pytest.mark.parametrize('kind', ['unknown', 'of another thread'])
+def test_modules_are_found_without_the_order_of_recording(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def number(node: Any) -> int | None:
+        # The backward pass runs in a thread of its own, whose count began later.
+        own = sequence_number(node)
+        return None if kind == 'unknown' or own is None else own % 20
+
+    monkeypatch.setattr('torchopt_utils.visual.parts.sequence_number', number)
+    problem = Problem()
+    picture = drawn(problem.outer(problem.steps(2)), problem.names())
+    for step in ('step 1', 'step 2'):
+        assert picture.inside(step) == [
+            'hidden/addmm, tanh',
+            'loss and gradient/19 operations',
+            'out/addmm',
+            'update/hidden: weight, bias/out: weight, bias',
+        ]
 
 
 def test_gradients_of_a_step_by_hand() -> None:
