@@ -149,6 +149,18 @@ def test_first_order_steps_have_no_gradient() -> None:
     assert 'not reached:/data weights' in picture.texts()
 
 
+def test_a_loop_of_the_users_own_with_constant_gradients() -> None:
+    problem = Problem()
+    optimizer = torchopt.adam(lr=problem.rate)
+    grads = torch.autograd.grad(problem.inner(problem.params), [*problem.params.values()])
+    state = optimizer.init(problem.params)
+    updates, _ = optimizer.update(dict(zip(problem.params, grads)), state, inplace=False)
+    params = torchopt.apply_updates(problem.params, updates, inplace=False)
+    picture = drawn(problem.outer(params), problem.names())
+    inside = picture.inside('step 1, first order')
+    assert inside == ['update/hidden: weight, bias/out: weight, bias']
+
+
 def test_a_loop_of_the_users_own() -> None:
     problem = Problem()
     optimizer = torchopt.chain(torchopt.clip_grad_norm(1.0), torchopt.adam(lr=problem.rate))

@@ -13,8 +13,10 @@ from torchopt import pytree
 from torchopt.authoring.inplace import must_not_write, overwrite
 from torchopt.authoring.per_tensor import flatten_like, unflatten_like
 from torchopt.authoring.shards import PLAIN
+from torchopt.authoring.step_marks import mark_updates
 from torchopt.authoring.steps import as_float, next_steps
 from torchopt.authoring.torch_internals import transforming
+from torchopt.authoring.update_marks import mark_gradients, mark_state
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.typing import OptState, Params, TreeT, Updates
 from torchopt_accel.autograd import step
@@ -132,7 +134,11 @@ class _Step:
         """
         lr, parts = self._advanced()
         if not inplace or must_not_write(self.grads, self.columns, lr):
-            return self._computed(lr, parts)
+            mark_gradients(self.updates)
+            new = self._computed(lr, parts)
+            mark_updates(self.updates, new[0])
+            mark_state(new[1])
+            return new
         with torch.no_grad():
             try:
                 self._write(lr, parts)

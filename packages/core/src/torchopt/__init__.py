@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torchopt import _alone as _alone  # first: it stops a mixture of two libraries
 from torchopt import base as base
 from torchopt import clip as clip
 from torchopt import hook as hook

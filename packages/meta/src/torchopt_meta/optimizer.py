@@ -15,6 +15,7 @@ from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
+from torchopt.authoring.step_marks import next_number
 from torchopt.authoring.update_marks import mark_state
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
@@ -152,8 +153,8 @@ class MetaOptimizer:
         """
         if not isinstance(module, nn.Module):
             raise TypeError(
-                f'a meta-optimizer takes a torch.nn.Module, got {describe(module)}; '
-                'use torchopt.FuncOptimizer for a tree of tensors'
+                'a meta-optimizer takes a torch.nn.Module, such as net and not net.parameters(), '
+                f'got {describe(module)}; use torchopt.FuncOptimizer for a tree of tensors'
             )
         if any(isinstance(member, torch.jit.ScriptModule) for member in module.modules()):
             raise TypeError(
@@ -212,10 +213,11 @@ class MetaOptimizer:
         tensors = [tensor for old in params for tensor in old.values()]
         gradients = iter(gradients_of(loss, tensors, create_graph=not first_order))
         results = []
+        name, number = type(self).__name__, next_number()
         for group, old in zip(self._groups, params):
             updates, state = group.update(dict(zip(old, gradients)), group.state, old)
             mark_state(state)
-            new = step_to(old, updates, type(self).__name__, first_order=first_order)
+            new = step_to(old, updates, name, first_order=first_order, number=number)
             results.append((new, state))
         for group, (new, state) in zip(self._groups, results):
             write_params(group.slots, new)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.step_marks import mark_updates
 from torchopt.authoring.torch_internals import transforming
 from torchopt.authoring.update_marks import mark_gradients, mark_state
 from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
@@ -26,6 +27,13 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
     the values that have been overwritten.
     """
 
+    def recorded(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
+        mark_gradients(updates)
+        new = update(updates, state, params)
+        mark_updates(updates, new[0])
+        mark_state(new[1])
+        return new
+
     def lowered(
         updates: TreeT,
         state: OptState,
@@ -34,25 +42,16 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
         inplace: bool = True,
     ) -> tuple[TreeT, OptState]:
         if not inplace or must_not_write(updates, state):
-            return _marked(update, updates, state, params)
+            return recorded(updates, state, params)
         new = update(updates, state, _detached(params))
         if torch.is_grad_enabled() and carries_graph(new):
             # The graph can only come from a hyperparameter.
-            return _marked(update, updates, state, params)
+            return recorded(updates, state, params)
         result: tuple[TreeT, OptState] = overwrite((updates, state), new)
         return result
 
     lowered.functional = update  # type: ignore[attr-defined]
     return lowered
-
-
-def _marked(
-    update: FunctionalUpdate, updates: Any, state: OptState, params: Params | None
-) -> tuple[Any, OptState]:
-    mark_gradients(updates)
-    updates, state = update(updates, state, params)
-    mark_state(state)
-    return updates, state
 
 
 def must_not_write(*trees: TensorTree) -> bool:

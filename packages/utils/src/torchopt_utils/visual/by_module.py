@@ -84,8 +84,7 @@ class _ByModule:
         is_end = self._whole_steps or (part.role == 'loss' and run is None)
         if owner == OUTER and is_end and len(drawing.graph.outputs) == 1:
             return ('end',)
-        detail = part.group if part.role == 'update' else part.module
-        return 'part', owner, part.role, detail, run
+        return 'part', owner, part.role, None if part.role == 'update' else part.module, run
 
     def _box(self, key: tuple[Any, ...], numbers: Sequence[int]) -> Box:
         drawing, layout = self._drawing, self._layout

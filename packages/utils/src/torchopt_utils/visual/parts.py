@@ -22,13 +22,11 @@ class Part(NamedTuple):
         module: Name of the module; None: no one module.
         source: With ``'tensor'``, the number of the tensor itself; with ``'update'``, the number of
             the new parameter, or None if it is computed for several.
-        group: With ``'update'``, the parameter group; None: for several groups.
     """
 
     role: Role
     module: str | None = None
     source: int | None = None
-    group: int | None = None
 
 
 _VIEWS = frozenset(
@@ -103,18 +101,15 @@ class _Division:
                         prepares[before] = True
                         followed[before] |= anchored or followed[number]
             elif part.role == 'update':
-                part = self._made(number, owner) or targets[number]
+                if number in self._steps.maker:
+                    part = Part('update', self._modules[number], number)
+                else:
+                    part = targets[number]
                 parts[number] = part
                 for before in self._graph.inputs(number):
                     if self._steps.owner[before] == owner:
                         targets[before] = _common(targets.get(before, part), part)
         return Parts(parts, self._marked, exact)
-
-    def _made(self, number: int, owner: int) -> Part | None:
-        if number not in self._steps.maker:
-            return None
-        group = self._steps.steps[owner].group[number]
-        return Part('update', self._modules[number], number, group)
 
     def _part(self, number: int, parts: list[Part], ends: Mapping[int, float]) -> Part:
         graph, owner = self._graph, self._steps.owner[number]
@@ -230,7 +225,6 @@ def _common(one: Part, other: Part) -> Part:
         'update',
         one.module if one.module == other.module else None,
         one.source if one.source == other.source else None,
-        one.group if one.group == other.group else None,
     )
 
 

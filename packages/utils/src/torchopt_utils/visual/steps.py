@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from torchopt.authoring.step_marks import StepMark, step_of
+from torchopt.authoring.step_marks import StepMark, has_constant_gradient, step_of
 from torchopt.authoring.update_marks import gradient_of
 from torchopt_utils.visual.graph import Graph
 
@@ -22,25 +22,19 @@ class InnerStep:
 
     Attributes:
         by: What took the step, such as ``'MetaAdam'``.
-        first_order: Whether its gradients were taken as constants.
-        size: Number of parameters.
+        first_order: Whether its gradients were constants.
         made: Names of the new parameters, by their numbers in the graph.
-        group: Parameter group of each new parameter, from 0.
         old: Names of the parameters before the step, by their numbers in the graph.
         before: Position of the step that made its parameters; None for the first of a run.
         ordinal: 1 for the first step of a run, 2 for the next.
-        numbers: Numbers that its marks have.
     """
 
     by: str
     first_order: bool
-    size: int
     made: dict[int, str] = field(default_factory=dict)
-    group: dict[int, int] = field(default_factory=dict)
     old: dict[int, str] = field(default_factory=dict)
     before: int | None = None
     ordinal: int = 1
-    numbers: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -99,34 +93,21 @@ def _marked_steps(graph: Graph) -> tuple[list[InnerStep], dict[int, int]]:
     for number, mark in sorted(marks.items(), key=lambda item: item[1].position):
         step = found.setdefault(
             mark.step.number,
-            InnerStep(
-                mark.step.by,
-                mark.step.first_order,
-                mark.step.size,
-                numbers=[mark.step.number],
-            ),
+            InnerStep(mark.step.by, mark.step.first_order),
         )
-        step.made[number], step.group[number] = mark.name, 0
+        step.made[number] = mark.name
         old = _old_parameter(graph, number, mark, marks)
         if old is not None:
             step.old.setdefault(old, mark.name)
+        step.first_order |= mark.step.by != 'unroll' and _has_constant_update(graph, number)
     latest = _latest_steps(graph, marks)
-    steps: list[InnerStep] = []
-    position_of: dict[int, int] = {}
-    for key in sorted(found):
-        step = found[key]
+    steps = [found[key] for key in sorted(found)]
+    position_of = {key: position for position, key in enumerate(sorted(found))}
+    for step in steps:
         before = max([latest[number] for number in step.made])
-        step.before = None if before < 0 else position_of[before]
-        step.ordinal = 1 if step.before is None else steps[step.before].ordinal + 1
-        if steps and _is_same_step(steps[-1], step):
-            steps[-1].made.update(step.made)
-            steps[-1].group.update(dict.fromkeys(step.made, len(steps[-1].numbers)))
-            steps[-1].old.update(step.old)
-            steps[-1].numbers += step.numbers
-            steps[-1].size += step.size
-        else:
-            steps.append(step)
-        position_of[key] = len(steps) - 1
+        if before >= 0:
+            step.before = position_of[before]
+            step.ordinal = steps[step.before].ordinal + 1
     maker = {number: position for position, step in enumerate(steps) for number in step.made}
     return steps, maker
 
@@ -145,6 +126,15 @@ def _old_parameter(
     return old if old is not None and (graph.is_leaf(old) or old in marks) else None
 
 
+def _has_constant_update(graph: Graph, number: int) -> bool:
+    if not _adds(graph, number):
+        return False
+    update = graph.slots[number][1]
+    if update is None or graph.is_leaf(update):
+        return update is None
+    return has_constant_gradient(graph.nodes[update])
+
+
 def _adds(graph: Graph, number: int) -> bool:
     operation: str = graph.nodes[number].name()
     return operation.startswith(('AddBackward', 'SubBackward'))
@@ -160,22 +150,6 @@ def _latest_steps(graph: Graph, marks: dict[int, StepMark]) -> list[int]:
         ]
         latest.append(max(before, default=-1))
     return latest
-
-
-def _is_same_step(last: InnerStep, step: InnerStep) -> bool:
-    """Tell whether two marked steps are two parameter groups of one step.
-
-    A meta-optimizer marks every group by itself, one right after the other. The parameters of the
-    next task may follow as closely, but they are the same, or depend on other steps.
-    """
-    return (
-        last.by == step.by
-        and last.before == step.before
-        and last.numbers[-1] + 1 == step.numbers[0]
-        and not {*last.old} & {*step.old}
-        and bool(last.old)
-        and bool(step.old)
-    )
 
 
 class _Order:
