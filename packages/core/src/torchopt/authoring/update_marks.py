@@ -49,15 +49,16 @@ def mark_state(state: Any) -> None:
     """Mark the nodes that made the tensors of an optimizer's state with the fields they are in."""
     if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
         return
-    pending = [state]
+    pending: list[Any] = [state]
     while pending:
         found = pending.pop()
         if not isinstance(found, tuple):
             continue
-        if not hasattr(found, '_fields'):
+        fields_of_state = getattr(found, '_fields', None)
+        if fields_of_state is None:
             pending.extend(found)
             continue
-        for field, tree in zip(found._fields, found):
+        for field, tree in zip(fields_of_state, found):
             for leaf in _leaves(tree):
                 node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
                 if node is not None:
@@ -82,9 +83,8 @@ def state_fields_of(node: Any) -> tuple[str, ...]:
 
 def _leaves(tree: Any) -> Iterable[Any]:
     """Return the leaves in any order; the most common trees without a search."""
-    flat: Any = tree.values() if type(tree) is dict else tree
-    if isinstance(flat, torch.Tensor):
-        return (flat,)
-    if type(tree) in (dict, list, tuple) and all([isinstance(leaf, _LEAF) for leaf in flat]):
+    kind: Any = type(tree)
+    flat: Any = tree.values() if kind is dict else tree
+    if kind in (dict, list, tuple) and all([isinstance(leaf, _LEAF) for leaf in flat]):
         return cast(Iterable[Any], flat)
-    return pytree.tree_leaves(tree)
+    return (tree,) if isinstance(tree, torch.Tensor) else pytree.tree_leaves(tree)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal
 
 from torchopt.authoring.describe import describe
 from torchopt.typing import TensorTree
@@ -12,22 +12,22 @@ from torchopt_utils.visual.by_operation import by_operation
 from torchopt_utils.visual.drawing import prepared
 from torchopt_utils.visual.names import Names, named_tensors
 from torchopt_utils.visual.render import rendered
-from torchopt_utils.visual.themes import THEMES, Theme
+from torchopt_utils.visual.themes import THEMES
 
 if TYPE_CHECKING:
     from graphviz import Digraph  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-Detail: TypeAlias = Literal['steps', 'modules', 'operations']
+_DETAILS = ('steps', 'modules', 'operations')
 
 
 def make_dot(
     var: TensorTree,
     params: Names = (),
     *,
-    detail: Detail | None = None,
+    detail: Literal['steps', 'modules', 'operations'] | None = None,
     max_steps: int | None = 4,
     depth: int | None = None,
-    theme: Theme = 'auto',
+    theme: Literal['auto', 'light', 'dark'] = 'auto',
 ) -> Digraph:
     """Draw the graph that computes ``var``.
 
@@ -83,8 +83,8 @@ def make_dot(
         >>> print(*sorted(line.split(' [')[0].strip() for line in graph.body), sep=', ')
         0, 0 -> 1, 1, 1 -> 2, 2, 2 -> out0, out0
     """
-    _require_one_of('detail', detail, (None, *get_args(Detail)))
-    _require_one_of('theme', theme, get_args(Theme))
+    _require_one_of('detail', detail, (None, *_DETAILS))
+    _require_one_of('theme', theme, tuple(THEMES))
     _require_number('max_steps', max_steps)
     _require_number('depth', depth)
     outputs = {name: t for name, t in tensors_of(var, 'var').items() if t.requires_grad}
