@@ -127,7 +127,11 @@ class MetaOptimizer:
         (whole,) = self._groups
         self._groups = trained_groups(whole, recipe, optimizer, hyperparameters)
         if not self._groups:
-            raise ValueError(f'the optimizer holds no parameter of this {type(module).__name__}')
+            raise ValueError(
+                f'the optimizer holds no parameter of this {type(module).__name__}: pass the '
+                'module that it trains, before a differentiable step has replaced the parameters, '
+                'or after recover_state_dict has put them back'
+            )
         return self
 
     def add_param_group(

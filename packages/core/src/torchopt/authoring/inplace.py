@@ -99,7 +99,7 @@ def write_back(old: TensorTree, new: TensorTree) -> Any:
 
     Raises:
         ValueError: elements of a tensor of ``old`` share memory, so that it cannot hold the
-            result. Nothing has been written in that case.
+            result, or a result has another shape. Nothing has been written in that case.
     """
     pytree.tree_map_(_require_writable_if_new, old, new, none_is_leaf=True)
     return pytree.tree_map(_write, old, new, none_is_leaf=True)
@@ -119,6 +119,11 @@ def require_writable(tensor: torch.Tensor) -> None:
 def _require_writable_if_new(old: Any, new: Any) -> None:
     if old is not new and isinstance(old, torch.Tensor):
         require_writable(old)
+        if isinstance(new, torch.Tensor) and new.shape != old.shape:
+            raise ValueError(
+                f'inplace=True cannot write a result of shape {tuple(new.shape)} into a tensor of '
+                f'shape {tuple(old.shape)}: the rule must keep shapes'
+            )
 
 
 def _write(old: Any, new: Any) -> Any:
