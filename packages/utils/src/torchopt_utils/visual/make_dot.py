@@ -35,14 +35,15 @@ def make_dot(
     each module, for the loss, for the gradient and for the optimizer's update; the middle of a long
     unroll is one box. A graph without steps is drawn operation by operation.
 
-    Parameters that the steps train are blue, everything else that the graph begins with is an
-    orange ellipse, such as meta-parameters; updates are green, ``var`` is purple, and all other
-    operations are grey, or yellow if ``params`` has a name for the result. A dashed edge is what an
-    optimizer takes over from the step before. A dashed box lists tensors of ``params`` that the
-    graph does not reach, so that their gradient is None.
+    Parameters that the steps train are blue. Everything else that the graph begins with is an
+    orange ellipse, such as meta-parameters. Updates and states of optimizers are green, ``var`` is
+    purple, and all other operations are grey, or yellow if ``params`` has a name for the result. A
+    dashed edge is what an optimizer takes over from the step before. A dashed box lists tensors of
+    ``params`` that the graph does not reach, so that their gradient is None, or says where a graph
+    was cut.
 
-    A boxed gradient uses the forward pass and the parameters. Where that is plain from the rest of
-    the frame, no edge says so.
+    A gradient uses the forward pass and the parameters, and an update the gradient. Edges to them
+    are left out where a longer way through the frame says as much.
 
     This needs the Python package ``graphviz``; to render the result, also the program ``dot``. The
     graph is only read, and nothing of it is kept. The time is linear in the number of operations.
