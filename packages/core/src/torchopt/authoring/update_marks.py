@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.torch_internals import sequence_number, transforming
+from torchopt.authoring.step_marks import recording
+from torchopt.authoring.torch_internals import sequence_number
 
 _GRADIENT, _STATE = 'torchopt.gradient', 'torchopt.state'
 _LEAF = (torch.Tensor, type(None))
@@ -36,7 +37,7 @@ def mark_gradients(gradients: Any, loss: torch.Tensor | None = None) -> None:
         gradients: Tree of gradients, with None where a parameter has none.
         loss: What they are the gradients of, if it is at hand.
     """
-    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+    if not recording():
         return
     end = None if loss is None or loss.grad_fn is None else sequence_number(loss.grad_fn)
     for leaf in _leaves(gradients):
@@ -47,7 +48,7 @@ def mark_gradients(gradients: Any, loss: torch.Tensor | None = None) -> None:
 
 def mark_state(state: Any) -> None:
     """Mark the nodes that made the tensors of an optimizer's state with the fields they are in."""
-    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+    if not recording():
         return
     pending: list[Any] = [state]
     while pending:
