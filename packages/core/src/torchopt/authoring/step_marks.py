@@ -8,8 +8,8 @@ numbers and strings alone, so that it keeps nothing alive.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -69,10 +69,6 @@ class LoopMark(NamedTuple):
     length: int
 
 
-_Follower: TypeAlias = tuple[Step, set[str]]
-"""A later step, and the names of the parameters that it has replaced."""
-
-
 def mark_step(
     old: Any, new: Any, by: str, *, first_order: bool = False, number: int | None = None
 ) -> None:
@@ -88,39 +84,34 @@ def mark_step(
         first_order: Whether the gradients were asked for as constants.
         number: Number of the step; None takes the next one.
     """
-    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+    if not recording():
         return
-    before, named = _named(old), _named(new)
+    named = _named(new)
     step = Step(next(_numbers) if number is None else number, by, first_order, len(named))
-    # All marks of a step share the list of the steps that began at its parameters: to look up one
-    # old parameter is enough, because nodes and their dictionaries take long to reach.
-    followers: list[_Follower] = []
-    stepped, is_noted = set(), False
-    for position, ((_, source), (name, leaf)) in enumerate(zip(before, named)):
+    for position, (source, (name, leaf)) in enumerate(zip(_leaves(old), named)):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is None or leaf is source:
             continue
-        node.metadata[_STEP] = mark = (step, position, name, followers)
-        stepped.add(name)
-        if source.grad_fn is None:
-            accumulator = node.next_functions[0][0]
-            if accumulator is not None:
-                accumulator.metadata[_LAST] = mark
-        elif not is_noted:
-            is_noted = True
-            made_by = source.grad_fn.metadata.get(_STEP)
-            if made_by is not None:
-                made_by[3][:] = [(step, stepped)]
+        node.metadata[_STEP] = mark = (step, position, name)
+        before = node.next_functions[0][0]
+        if before is not None:
+            before.metadata[_LAST] = mark
 
 
 def mark_updates(gradients: TensorTree, updates: TensorTree) -> None:
     """Mark the nodes that made ``updates`` if the gradients that they come from have no graph."""
-    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+    if not recording():
         return
-    if any(_require_grad(gradients)):
-        return
-    for update in pytree.tree_leaves(updates):
+    for gradient in _leaves(gradients):
+        if isinstance(gradient, torch.Tensor) and gradient.requires_grad:
+            return
+    for update in _leaves(updates):
         _note(update, _CONSTANT, True)
+
+
+def recording() -> bool:
+    """Tell whether autograd records, and neither traced code nor a transform of ``torch.func``."""
+    return torch.is_grad_enabled() and not transforming() and not torch.compiler.is_compiling()
 
 
 def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> None:
@@ -166,7 +157,7 @@ def any_since(tensors: Iterable[Any], number: int) -> bool:
 def step_of(node: Any) -> StepMark | None:
     """Return the mark of an inner step at a node of the graph (a ``grad_fn``), if it has one."""
     mark = node.metadata.get(_STEP)
-    return None if mark is None else StepMark(*mark[:3])
+    return None if mark is None else StepMark(*mark)
 
 
 def loop_of(node: Any) -> LoopMark | None:
@@ -186,14 +177,8 @@ def last_step_from(node: Any) -> StepMark | None:
     The node is the ``grad_fn`` of the parameter; if it is a leaf, the node that accumulates its
     gradient, which is the same object only as long as the graph of the step lives.
     """
-    metadata = node.metadata
-    mark = metadata.get(_STEP)
-    if mark is not None:
-        for step, stepped in mark[3]:
-            if mark[2] in stepped:
-                return StepMark(step, mark[1], mark[2])
-    last = metadata.get(_LAST)
-    return None if last is None else StepMark(*last[:3])
+    mark = node.metadata.get(_LAST)
+    return None if mark is None else StepMark(*mark)
 
 
 def cut_of(node: Any) -> int:
@@ -208,14 +193,12 @@ def _note(tensor: Any, key: str, value: Any) -> None:
         node.metadata[key] = value
 
 
-def _require_grad(gradients: TensorTree) -> Iterator[bool]:
-    """Yield for tensors of ``gradients`` whether they require grad."""
-    tree: Any = gradients
-    flat: Any = gradients
-    if type(flat) is dict:
-        # Often the first one does, and the search through the tree would take longer.
-        yield from (leaf.requires_grad for leaf in flat.values() if isinstance(leaf, torch.Tensor))
-    yield from (getattr(leaf, 'requires_grad', False) for leaf in pytree.tree_leaves(tree))
+def _leaves(tree: Any) -> Iterable[Any]:
+    """Return the leaves in order; of the most common trees without a search."""
+    if type(tree) is dict and all([isinstance(leaf, torch.Tensor) for leaf in tree.values()]):
+        leaves: Iterable[Any] = tree.values()
+        return leaves
+    return pytree.tree_leaves(tree)
 
 
 def _named(params: Any) -> Sequence[tuple[str, Any]]:
