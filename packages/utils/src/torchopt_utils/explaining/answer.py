@@ -71,7 +71,7 @@ def explain(
         ...     w = optimizer.step(w.square().sum(), w)
         >>> report = torchopt.explain(w.square().sum(), {'rate': rate})
         >>> report['rate'].steps, report['rate'].norm
-        (2, 0.5)
+        (2, 1.0)
         >>> [(step.index, step.norm) for step in report.steps]
         [(1, 0.25), (2, 0.5)]
     """
