@@ -15,10 +15,11 @@ from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
+from torchopt.authoring.step_marks import next_number
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
-from torchopt.update import apply_updates
+from torchopt.update import step_to
 from torchopt_meta.group import Group, Slots, moved_like, trained_groups
 
 
@@ -125,7 +126,11 @@ class MetaOptimizer:
         (whole,) = self._groups
         self._groups = trained_groups(whole, recipe, optimizer, hyperparameters)
         if not self._groups:
-            raise ValueError(f'the optimizer holds no parameter of this {type(module).__name__}')
+            raise ValueError(
+                f'the optimizer holds no parameter of this {type(module).__name__}: pass the '
+                'module that it trains, before a differentiable step has replaced the parameters, '
+                'or after recover_state_dict has put them back'
+            )
         return self
 
     def add_param_group(
@@ -151,8 +156,8 @@ class MetaOptimizer:
         """
         if not isinstance(module, nn.Module):
             raise TypeError(
-                f'a meta-optimizer takes a torch.nn.Module, got {describe(module)}; '
-                'use torchopt.FuncOptimizer for a tree of tensors'
+                'a meta-optimizer takes a torch.nn.Module, such as net and not net.parameters(), '
+                f'got {describe(module)}; use torchopt.FuncOptimizer for a tree of tensors'
             )
         if any(isinstance(member, torch.jit.ScriptModule) for member in module.modules()):
             raise TypeError(
@@ -211,9 +216,11 @@ class MetaOptimizer:
         tensors = [tensor for old in params for tensor in old.values()]
         gradients = iter(gradients_of(loss, tensors, create_graph=not first_order))
         results = []
+        name, number = type(self).__name__, next_number()
         for group, old in zip(self._groups, params):
             updates, state = group.update(dict(zip(old, gradients)), group.state, old)
-            results.append((apply_updates(old, updates, inplace=False), state))
+            new = step_to(old, updates, name, first_order=first_order, number=number)
+            results.append((new, state))
         for group, (new, state) in zip(self._groups, results):
             write_params(group.slots, new)
             group.take_over(state)

@@ -27,6 +27,21 @@ def saveable(state_class: Class) -> Class:
     return state_class
 
 
+def without_states(tree: Any) -> Any:
+    """Return ``tree`` with None in the place of every optimizer state in it.
+
+    A state that holds parameters, in a field ``params``, leaves them in its place.
+    """
+
+    def is_state(value: Any) -> bool:
+        return getattr(type(value), '__reduce_ex__', None) is _reduce_whole
+
+    def params(value: Any) -> Any:
+        return getattr(value, 'params', None) if is_state(value) else value
+
+    return pytree.tree_map(params, tree, is_leaf=is_state)
+
+
 def state_to_dict(state: TensorTree) -> dict[str, Any]:
     """Return the leaves of a state by name, for ``torch.distributed.checkpoint``.
 
@@ -109,6 +124,12 @@ def checked_like(expected: TensorTree, given: TensorTree, name: str) -> Any:
     leaves, structure = pytree.tree_flatten(expected, none_is_leaf=True)
     given_leaves, given_structure = pytree.tree_flatten(given, none_is_leaf=True)
     if structure != given_structure:
+        names, given_names = ({*_names_and_leaves(tree)[0]} for tree in (expected, given))
+        missing, stray = sorted(names - given_names), sorted(given_names - names)
+        if missing or stray:
+            parts = [f'it lacks {enumerate_few(missing)}'] if missing else []
+            parts += [f'it has {enumerate_few(stray)}, which nothing expects'] if stray else []
+            raise ValueError(f'{name} differs in structure: {"; ".join(parts)}')
         raise ValueError(
             f'{name} differs in structure: expected {structure}, got {given_structure}'
         )
