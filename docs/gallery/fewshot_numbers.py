@@ -18,7 +18,7 @@ SMALL = {'iterations': 10, 'tasks': 4, 'test_tasks': 8, 'compiled': False}
 SEEDS = 5
 SHOTS, QUERIES, STEPS = 1, 5, (0, 1, 2, 3, 5)
 METHODS = 'random parameters', 'pretrained', 'meta-learned'
-ROWS = [(f'accuracy at step {n}, {name}', f'{name} {n}') for n in (1, 5) for name in METHODS]
+ROWS = [(f'percent right at step {n}, {name}', f'{name} {n}') for n in (1, 5) for name in METHODS]
 ROWS += [(f'milliseconds of a meta-gradient, {how}', how) for how in ('eager', 'compiled')]
 PAPER = {}
 
