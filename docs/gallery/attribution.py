@@ -10,9 +10,9 @@ from gpt_training import Settings, answer_without, gradient
 from tqdm import tqdm
 
 SETTINGS = {'steps': 200, 'width': 64, 'layers': 2, 'sets': 10, 'fraction': 0.05}
-SMALL = {'steps': 30, 'width': 16, 'layers': 1, 'sets': 12, 'fraction': 0.1}
+SMALL = {'steps': 30, 'width': 16, 'layers': 1, 'sets': 6, 'fraction': 0.1}
 SMALL |= {'length': 17, 'pieces': 2, 'batch': 8}
-SEEDS = 3
+SEEDS = 5
 ROWS = [
     ('correlation of predicted and actual change, random sets', 'correlation'),
     ('spread of the predicted change, 10⁻³ nats', 'predicted spread'),

@@ -15,7 +15,7 @@ import report
 import torchopt
 
 SETTINGS = {'rounds': 200, 'steps': 5, 'networks': 8}
-SMALL = {'rounds': 40, 'steps': 3, 'networks': 2}
+SMALL = {'rounds': 30, 'steps': 3, 'networks': 2}
 SEEDS = 5
 ROWS = [
     ('test accuracy in %, a known network before training', 'untrained'),

@@ -24,7 +24,7 @@ def show(axes: Axes, images: Tensor, rows: list[str], captions: Sequence[str] = 
     above = 4 if captions else 1
     framed = pad((squares - low) / (high - low), (1, 1, above, 1), value=math.nan)  # transparent
     height = framed.shape[-2]
-    axes.imshow(framed.movedim(2, 1).flatten(2).flatten(0, 1), cmap='gray')
+    axes.imshow(framed.movedim(2, 1).flatten(2).flatten(0, 1).numpy(), cmap='gray')
     axes.set_yticks([above + 3.5 + height * row for row in range(len(rows))], rows)
     axes.set_xticks([])
     axes.tick_params(length=0)

@@ -85,10 +85,10 @@ def run(seed, noise, clean, steps):
 def draw(runs, figure):
     panels = figure.subplot_mosaic([['weights', 'time'], 2 * ['mistakes']], height_ratios=(3, 2))
     groups = [[w / 100 for run in runs for w in run['weights'][of]] for of in (0, 1)]
-    panels['weights'].hist(groups, 30, (0, 3), True, label=['right label', 'wrong label'])
+    panels['weights'].hist(groups, 30, range=(0, 3), density=True, label=['right', 'wrong'])
     panels['weights'].set(xlabel='weight, against equal weights', ylabel='density of either group')
-    panels['weights'].legend()
-    parts, places = [run['wrong part in time'] for run in runs], torch.linspace(0.025, 0.975, 20)
+    panels['weights'].legend(title='label')
+    parts, places = [run['wrong part in time'] for run in runs], [0.025 + i / 20 for i in range(20)]
     report.band(panels['time'], places, parts, 'reweighted')
     panels['time'].axhline(100 * SETTINGS['noise'], color='C1', label='equal weights')
     panels['time'].set(xlabel='part of the training', ylabel='weight of wrong labels in %', ylim=0)
