@@ -30,11 +30,11 @@ PARTS: dict[str, tuple[dict[str, Any], str]] = {
     'reweighting': (
         {'noise': 0.4, 'clean': 50, 'steps': 1200},
         'Forty percent of the labels are wrong. Every batch is weighted by how much a step on each '
-        'example would help on fifty clean ones. What goes wrong shows below the histogram: the '
-        'examples with a right label that have the least weight, and those with a wrong label that '
-        'have the most. They come from few digits. A digit of which the clean examples show '
-        'little, or only one way to write it, is mistrusted as a whole, and one that they show '
-        'often is trusted, whatever the image. The correlation in the table says how much.',
+        'example would help on fifty clean ones. The last two rows of pictures show what goes '
+        'wrong: the examples with a right label that have the least weight, and those with a wrong '
+        'label that have the most. They come from few digits. A digit of which there are few clean '
+        'examples is mistrusted as a whole, and one of which there are many is trusted, whatever '
+        'the image. The correlation in the table says how much.',
     ),
 }
 

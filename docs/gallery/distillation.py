@@ -36,7 +36,7 @@ net = make_net()  # only its structure is used
 
 def new_networks(number):
     """Return the initial parameters of some networks, stacked."""
-    params, _ = stack_module_state([make_net() for _ in range(number)])
+    params = stack_module_state([make_net() for _ in range(number)])[0]
     return {name: param.detach() for name, param in params.items()}
 
 
@@ -79,21 +79,21 @@ def run(seed, rounds, steps, networks):
     ways = (noise, lambda: known, known), (noise, *new), (means, *new)
     result = {'rounds': frames, 'untrained': evaluate((means, []), known, *test)[1].item()}
     for (_, name), (images, draw_networks, tested) in zip(ROWS[1:], ways):
-        start = images, torch.zeros(steps)
-        history = distill(start, images is noise, draw_networks, training, rounds)
+        data = images, torch.zeros(steps)
+        history = distill(data, images is noise, draw_networks, training, rounds)
         found = [history[frame] for frame in frames]
+        result[f'{name} film'] = [(100 * data[0]).round().tolist() for data in found]
         result[f'{name}, all'] = [evaluate(data, tested, *test)[1].item() for data in found]
         result[name] = result[f'{name}, all'][-1]
-        result[f'{name}, images'] = [(100 * data[0]).round().tolist() for data in found]
     return result
 
 
 def draw(runs, figure):
-    film, curves = figure.subplots(1, 2, width_ratios=(3, 2))
-    rows = [f'round {number}' for number in runs[0]['rounds']]
-    mosaic.show(film, torch.tensor(runs[0]['new networks, images']), rows)
+    (film, curves), rounds = figure.subplots(1, 2, width_ratios=(3, 2)), runs[0]['rounds']
+    mosaic.show(film, torch.tensor(runs[0]['new networks film']), [f'round {n}' for n in rounds])
     for _, name in ROWS[1:]:
-        report.band(curves, runs[0]['rounds'], [run[f'{name}, all'] for run in runs], name)
+        report.band(curves, rounds, [run[f'{name}, all'] for run in runs], name)
     curves.set(xlabel='round', ylabel='test accuracy in %', xscale='symlog')
+    curves.set_xticks(rounds, rounds)
     curves.legend()
     figure.set_size_inches(9, 4)
