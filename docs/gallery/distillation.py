@@ -57,13 +57,13 @@ def evaluate(data, networks, images, labels):
     return cross_entropy(scores.movedim(-1, 1), labels.expand_as(right)), 100 * right.float().mean()
 
 
-def distill(data, with_images, draw_networks, examples, rounds):
-    """Learn rates, and images if asked; return both as they were before every round and after."""
+def distill(data, with_images, start, examples, rounds):
+    """Learn rates, and images if asked, for networks from ``start``; return them at every round."""
     optimizer = torchopt.adam(lr=torchopt.schedule.linear_schedule(0.1, 0.0, rounds, 0))
     state, history = optimizer.init(data), [data]
     for _ in tqdm(range(rounds), 'distilling', leave=False):
         batch = torch.randint(len(examples.labels), (500,))
-        drawn = draw_networks(), *(part[batch] for part in examples)
+        drawn = start(), *(part[batch] for part in examples)
         (images, log_rates), _ = grad(evaluate, has_aux=True)(data, *drawn)
         updates, state = optimizer.update((with_images * images, log_rates), state, inplace=False)
         history.append(data := torchopt.apply_updates(data, updates, inplace=False))
@@ -78,11 +78,11 @@ def run(seed, rounds, steps, networks):
     new = lambda: new_networks(networks), new_networks(50)
     ways = (noise, lambda: known, known), (noise, *new), (means, *new)
     result = {'rounds': frames, 'untrained': evaluate((means, []), known, *test)[1].item()}
-    for (_, name), (images, draw_networks, tested) in zip(ROWS[1:], ways):
-        data = images, torch.zeros(steps)
-        history = distill(data, images is noise, draw_networks, training, rounds)
+    for (_, name), (images, start, tested) in zip(ROWS[1:], ways):
+        history = distill((images, torch.zeros(steps)), images is noise, start, training, rounds)
         found = [history[frame] for frame in frames]
-        result[f'{name} film'] = [(100 * data[0]).round().tolist() for data in found]
+        if name == 'new networks':
+            result['film'] = [(100 * data[0]).round().int().tolist() for data in found]
         result[f'{name}, all'] = [evaluate(data, tested, *test)[1].item() for data in found]
         result[name] = result[f'{name}, all'][-1]
     return result
@@ -90,7 +90,7 @@ def run(seed, rounds, steps, networks):
 
 def draw(runs, figure):
     (film, curves), rounds = figure.subplots(1, 2, width_ratios=(3, 2)), runs[0]['rounds']
-    mosaic.show(film, torch.tensor(runs[0]['new networks film']), [f'round {n}' for n in rounds])
+    mosaic.show(film, torch.tensor(runs[0]['film']) / 100, [f'round {n}' for n in rounds])
     for _, name in ROWS[1:]:
         report.band(curves, rounds, [run[f'{name}, all'] for run in runs], name)
     curves.set(xlabel='round', ylabel='test accuracy in %', xscale='symlog')
