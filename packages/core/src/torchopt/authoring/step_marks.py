@@ -84,27 +84,34 @@ def mark_step(
         first_order: Whether the gradients were asked for as constants.
         number: Number of the step; None takes the next one.
     """
-    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+    if not recording():
         return
-    before, named = _named(old), _named(new)
+    named = _named(new)
     step = Step(next(_numbers) if number is None else number, by, first_order, len(named))
-    for position, ((_, source), (name, leaf)) in enumerate(zip(before, named)):
+    for position, (source, (name, leaf)) in enumerate(zip(_leaves(old), named)):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is None or leaf is source:
             continue
         node.metadata[_STEP] = mark = (step, position, name)
-        source = node.next_functions[0][0]
-        if source is not None:
-            source.metadata[_LAST] = mark
+        before = node.next_functions[0][0]
+        if before is not None:
+            before.metadata[_LAST] = mark
 
 
 def mark_updates(gradients: TensorTree, updates: TensorTree) -> None:
     """Mark the nodes that made ``updates`` if the gradients that they come from have no graph."""
-    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+    if not recording():
         return
-    if not any([getattr(g, 'requires_grad', False) for g in pytree.tree_leaves(gradients)]):
-        for update in pytree.tree_leaves(updates):
-            _note(update, _CONSTANT, True)
+    for gradient in _leaves(gradients):
+        if isinstance(gradient, torch.Tensor) and gradient.requires_grad:
+            return
+    for update in _leaves(updates):
+        _note(update, _CONSTANT, True)
+
+
+def recording() -> bool:
+    """Tell whether autograd records, and neither traced code nor a transform of ``torch.func``."""
+    return torch.is_grad_enabled() and not transforming() and not torch.compiler.is_compiling()
 
 
 def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> None:
@@ -184,6 +191,14 @@ def _note(tensor: Any, key: str, value: Any) -> None:
     node: Any = tensor.grad_fn if isinstance(tensor, torch.Tensor) else None
     if node is not None:
         node.metadata[key] = value
+
+
+def _leaves(tree: Any) -> Iterable[Any]:
+    """Return the leaves in order; of the most common trees without a search."""
+    if type(tree) is dict and all([isinstance(leaf, torch.Tensor) for leaf in tree.values()]):
+        leaves: Iterable[Any] = tree.values()
+        return leaves
+    return pytree.tree_leaves(tree)
 
 
 def _named(params: Any) -> Sequence[tuple[str, Any]]:
