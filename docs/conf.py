@@ -49,6 +49,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_render_markdown_format = 'myst'  # tables, and links to pages, in what cells show
 os.environ['MATPLOTLIBRC'] = str(DOCS / '_static' / 'matplotlibrc')
 os.environ['PYTHONPATH'] = os.pathsep.join(
     [

@@ -70,7 +70,10 @@ def record(experiment: ModuleType, seed: int, settings: dict[str, Any]) -> dict[
 def complete(
     experiment: ModuleType, path: Path, settings: dict[str, Any], seeds: int
 ) -> list[dict[str, Any]]:
-    """Run the seeds that ``path`` does not have yet; write each record when it is known."""
+    """Run the seeds that ``path`` does not have yet; write each record when it is known.
+
+    Numbers are kept to 5 digits, so that records stay small.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {record['seed'] for record in read(path, settings)}
     for seed in tqdm([seed for seed in range(seeds) if seed not in found], path.stem, unit='seed'):
