@@ -36,6 +36,12 @@ PARTS: dict[str, tuple[dict[str, Any], str]] = {
         'examples is mistrusted as a whole, and one of which there are many is trusted, whatever '
         'the image. The correlation in the table says how much.',
     ),
+    'maml': (
+        {'iterations': 600, 'tasks': 10, 'test_tasks': 200, 'compiled': False},
+        'Initial parameters are learned from which one gradient step on ten points fits a sinusoid '
+        'that was not seen before, and with Meta-SGD a learning rate for every parameter, too. '
+        'Parameters that were trained on all sinusoids at once do not adapt.',
+    ),
 }
 
 PAGE = """<!doctype html>
