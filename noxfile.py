@@ -60,16 +60,9 @@ def build_wheels(session: nox.Session) -> dict[str, str]:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Meta-learn on real data: reweighted digits and MAML, with tables and plots."""
-    install(session, *editable(PURE), 'scikit-learn', 'matplotlib', 'tqdm')
-    session.run('python', 'docs/examples/demo.py', *session.posargs)
-
-
-@nox.session
-def attribution(session: nox.Session) -> None:
-    """Which texts a small GPT owes its answer to, predicted and tried out; takes minutes."""
-    install(session, *editable(PURE), 'matplotlib', 'tqdm')
-    session.run('python', 'docs/examples/attribute_documents.py', *session.posargs)
+    """Three classic experiments in under three minutes, and a page with their pictures."""
+    install(session, *editable(PURE), 'ipython', 'matplotlib', 'scikit-learn', 'scipy', 'tqdm')
+    session.run('python', 'docs/gallery/demo.py', *session.posargs)
 
 
 @nox.session
