@@ -17,7 +17,7 @@ from scipy import stats
 def interval(values: list[float]) -> str:
     """Return the mean of ``values`` with its 95 % interval, by Student's t distribution."""
     count, mean = len(values), sum(values) / len(values)
-    digits = 2 if abs(mean) < 10 else 1
+    digits = 3 if abs(mean) < 1 else 2 if abs(mean) < 10 else 1
     if count == 1:
         return f'{mean:.{digits}f} (one seed)'
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))

@@ -60,9 +60,9 @@ def complete(
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {record['seed'] for record in read(path, settings)}
     for seed in tqdm([seed for seed in range(seeds) if seed not in found], path.stem, unit='seed'):
-        start = time.perf_counter()
+        start = time.process_time()
         result = experiment.run(seed, **settings)
-        seconds = round(time.perf_counter() - start, 1)
+        seconds = round(time.process_time() - start, 1)
         record = {'seed': seed, 'settings': settings, 'seconds': seconds, 'result': result}
         with path.open('a') as file:
             file.write(json.dumps(record) + '\n')
