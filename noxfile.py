@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,11 @@ TESTS = [path.as_posix() for path in sorted(Path('packages').glob('*/tests'))] +
 # The packages that need a compiler to build, and those that don't.
 COMPILED = [package for package in PACKAGES if Path(package, 'CMakeLists.txt').exists()]
 PURE = [package for package in PACKAGES if package not in COMPILED]
+
+# The site's tools, and where it is built.
+SITE = ['ipykernel', 'latex2mathml', 'myst-nb', 'pydata-sphinx-theme', 'sphinx']
+SITE += ['sphinx-copybutton', 'sphinx-design']
+BUILT = 'docs/_build'
 
 # Two workers with one thread each: more threads would only wait for each other.
 WORKERS = ('-n', '2')
@@ -64,6 +70,34 @@ def attribution(session: nox.Session) -> None:
     """Which texts a small GPT owes its answer to, predicted and tried out; takes minutes."""
     install(session, *editable(PURE), 'matplotlib', 'tqdm')
     session.run('python', 'docs/examples/attribute_documents.py', *session.posargs)
+
+
+@nox.session
+def gallery(session: nox.Session) -> None:
+    """Classic results in full, which takes hours; ``-- NAME ... --small`` for some, in seconds."""
+    install(session, *editable(PACKAGES), 'ipython', 'matplotlib', 'scikit-learn', 'scipy', 'tqdm')
+    session.run('python', 'docs/gallery', *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, all its code run, and every page opened in Chromium; ``-- --serve`` serves it."""
+    serve = '--serve' in session.posargs
+    programs = {'dot': 'graphviz'} if serve else {'dot': 'graphviz', 'chromium': 'chromium'}
+    for program, package in programs.items():
+        if shutil.which(program) is None:
+            session.error(f'docs needs the program {program}: install the system package {package}')
+    install(session, *editable(PACKAGES), *SITE, 'pytest', 'playwright')
+    install(session, 'graphviz', 'matplotlib', 'numpy', 'scikit-learn', 'scipy', 'tqdm')
+    build = ['sphinx-build', '--fail-on-warning', '--keep-going', '-q', 'docs']
+    session.run(*build, f'{BUILT}/html')
+    if serve:
+        serving = ['python', '-m', 'http.server', '--bind', '127.0.0.1', '--directory']
+        session.run(*serving, f'{BUILT}/html', '8000')
+        return
+    session.run(*build, '-b', 'doctest', f'{BUILT}/doctest')
+    session.run('pytest', 'tests/site')
+    print(f'the site: {Path(BUILT, "html", "index.html").resolve()}')
 
 
 @nox.session

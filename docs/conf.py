@@ -17,19 +17,28 @@ release = ''
 extensions = [
     'myst_nb',
     'sphinx.ext.autodoc',
-    'sphinx.ext.autosummary',
-    'sphinx.ext.intersphinx',
+    'sphinx.ext.doctest',
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
     'sphinx_design',
     'mathml',
     'public_names',
-    'torch_inventory',
+    'external_names',
 ]
 exclude_patterns = ['_build', '_ext', 'jupyter_execute', '**/.ipynb_checkpoints']
 
 # Every name that a page or a docstring refers to must be found.
 nitpicky = True
+nitpick_ignore_regex = [
+    # Type variables, which the reader needs no page for.
+    ('py:class', r'(.*\.)?(TreeT|TargetT|FunctionT|Carry|State|Made|Class|~P)'),
+    # What only authors of new modes and places meet.
+    ('py:class', r'torchopt\.unrolling\.storage\.base\.Session|torchopt_utils\.targets\.Stateful'),
+    # graphviz and optree have no entry here.
+    ('py:class', 'Digraph'),
+    # Aliases and recipes that only the library's own code uses.
+    ('py:class', 'Names|Recipe|TensorTree'),
+]
 
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'fieldlist']
 myst_heading_anchors = 4
@@ -53,14 +62,19 @@ autodoc_typehints_description_target = 'documented_params'
 autodoc_member_order = 'bysource'
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 
 html_theme = 'pydata_sphinx_theme'
 html_title = 'torchopt'
+html_logo = html_favicon = '_static/logo.svg'
+html_domain_indices = False
+html_context = {'default_mode': 'auto'}
 html_static_path = ['_static']
 html_css_files = ['site.css']
 html_theme_options = {
+    'logo': {'text': 'torchopt'},
     'show_prev_next': True,
     'navigation_with_keys': False,
     'secondary_sidebar_items': ['page-toc'],
-    'header_links_before_dropdown': 7,
+    'header_links_before_dropdown': 5,
 }

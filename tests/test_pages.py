@@ -173,11 +173,15 @@ def is_part_of(fragment: str, message: str) -> bool:
     return re.search(pattern, message, re.DOTALL) is not None
 
 
-ROWS = re.findall(r'^\| `([^`]+)` \| .+ \| .+ \|$', (DOCS / 'guides/what-raises.md').read_text(), re.M)
+ROWS = re.findall(
+    r'^\| `([^`]+)` \| .+ \| .+ \|$', (DOCS / 'guides/what-raises.md').read_text(), re.M
+)
 
 
 def test_the_page_of_errors_lists_the_important_ones() -> None:
-    lines = [line for line in (DOCS / 'guides/what-raises.md').read_text().splitlines() if '| `' in line]
+    lines = [
+        line for line in (DOCS / 'guides/what-raises.md').read_text().splitlines() if '| `' in line
+    ]
     assert len(ROWS) == len(set(ROWS)) == sum(line.startswith('| `') for line in lines)
     assert len(ROWS) >= 40
 

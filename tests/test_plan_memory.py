@@ -151,7 +151,9 @@ def test_the_models_have_their_sizes() -> None:
 
 
 def test_the_table_of_the_page_is_current() -> None:
-    assert plan_memory.markdown_table() in (ROOT / 'docs' / 'guides' / 'training-runs.md').read_text()
+    assert (
+        plan_memory.markdown_table() in (ROOT / 'docs' / 'guides' / 'training-runs.md').read_text()
+    )
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

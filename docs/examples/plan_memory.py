@@ -3,8 +3,8 @@
     python docs/examples/plan_memory.py --params 124e6 --memory 24 --steps 1000
     python docs/examples/plan_memory.py --table
 
-For blocks like GPT-2's with AdamW in float32; docs/guides/training-runs.md explains the formulas, and
-tests/test_plan_memory.py compares them with what torch allocates.
+For blocks like GPT-2's with AdamW in float32; docs/guides/training-runs.md explains the formulas,
+and tests/test_plan_memory.py compares them with what torch allocates.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import report
 import runs
 import torch
+
+import report
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(prog='gallery', description=__doc__)
