@@ -1,0 +1,103 @@
+"""Hyperparameters through a whole run (Maclaurin et al., ICML 2015): 900 of them at a time."""
+
+import math
+from itertools import pairwise
+
+import torch
+from sklearn.datasets import load_digits
+from torch.nn.functional import cross_entropy
+
+import torchopt
+from torchopt.pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
+from torchopt.unrolling import Recomputed, grad
+
+SETTINGS = {'steps': 100, 'rounds': 50, 'networks': 4, 'tests': 20}
+SMALL = {'steps': 12, 'rounds': 6, 'networks': 2, 'tests': 8}
+SEEDS = 5
+PAPER = {}
+ROWS = [
+    ('test loss, learned rates and momentum', 'learned'),
+    ('test loss, best of 16 constant pairs', 'constant'),
+]
+SIZES, BATCH = (64, 50, 50, 50, 10), 50
+PAIRS = [(rate, momentum) for rate in (0.03, 0.1, 0.3, 1.0) for momentum in (0.5, 0.8, 0.9, 0.95)]
+digits = load_digits()
+order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
+IMAGES = torch.tensor(digits.data, dtype=torch.float32)[order] / 16
+LABELS = torch.tensor(digits.target)[order]
+HELD_OUT, TEST = torch.arange(1000, 1400), torch.arange(1400, len(order))
+
+
+def sample(networks, steps):
+    """Return the initial parameters of some networks, and the batches of their training."""
+    params = {}
+    for layer, (inputs, outputs) in enumerate(pairwise(SIZES), start=1):
+        params[f'weight {layer}'] = torch.randn(networks, inputs, outputs) / math.sqrt(inputs)
+        params[f'bias {layer}'] = torch.zeros(networks, outputs)
+    return params, torch.randint(1000, (networks, steps, BATCH))
+
+
+def loss(params, rows):
+    hidden = IMAGES[rows]
+    for layer in range(1, len(SIZES)):
+        hidden = hidden.tanh() if layer > 1 else hidden
+        hidden = hidden @ params[f'weight {layer}'] + params[f'bias {layer}']
+    return cross_entropy(hidden, LABELS[rows])
+
+
+def step(carry, x, _):
+    """Take a step of SGD with this step's own momentum, and own rate for each tensor."""
+    (params, state), (log_rates, logit, rows) = carry, x
+    rates = {name: log_rate.exp() for name, log_rate in log_rates.items()}
+    gradients = grad(loss)(params, rows)
+    updates, state = torchopt.sgd(rates, logit.sigmoid()).update(gradients, state, inplace=False)
+    return (torchopt.apply_updates(params, updates, inplace=False), state), None
+
+
+def final_loss(hyper, networks, rows):
+    """Train networks; return their mean loss on ``rows`` in the end."""
+
+    def of_one(params, batches):
+        carry = params, torchopt.sgd(1.0, momentum=0.5).init(params)
+        (params, _), _ = torchopt.unroll(step, carry, (*hyper, batches), backward=Recomputed())
+        return loss(params, rows)
+
+    return torch.vmap(of_one)(*networks).mean()
+
+
+def constant(rate, momentum, steps):
+    rates = {name: torch.full((steps,), math.log(rate)) for name in sample(1, 1)[0]}
+    return rates, torch.full((steps,), math.log(momentum / (1 - momentum)))
+
+
+def run(seed, steps, rounds, networks, tests):
+    torch.manual_seed(seed)
+    tuning, testing = sample(tests, steps), sample(tests, steps)
+    pairs = [constant(*pair, steps) for pair in PAIRS]
+    best = min(pairs, key=lambda pair: final_loss(pair, tuning, HELD_OUT).item())
+    outer, hyper = torchopt.adam(0.1), best
+    state = outer.init(hyper)
+    for _ in range(rounds):
+        hyper = tree_map(lambda leaf: leaf.detach().requires_grad_(), hyper)
+        held_out = final_loss(hyper, sample(networks, steps), HELD_OUT)
+        gradients = torch.autograd.grad(held_out, tree_leaves(hyper))
+        gradients = tree_unflatten(tree_structure(hyper), gradients)
+        updates, state = outer.update(gradients, state, inplace=False)
+        hyper = torchopt.apply_updates(hyper, updates, inplace=False)
+    rates = {name: log_rate.exp().tolist() for name, log_rate in hyper[0].items()}
+    return {
+        'learned': final_loss(hyper, testing, TEST).item(),
+        'constant': final_loss(best, testing, TEST).item(),
+        'schedules': {**rates, 'momentum': hyper[1].sigmoid().tolist()},
+    }
+
+
+def draw(runs, figure):
+    left, right = figure.subplots(1, 2)
+    for name in runs[0]['schedules']:
+        mean = torch.tensor([run['schedules'][name] for run in runs]).mean(0)
+        if not name.startswith('bias'):
+            (right if name == 'momentum' else left).plot(mean, label=name)
+    left.set(xlabel='step', ylabel='learning rate', yscale='log')
+    right.set(xlabel='step', ylabel='momentum')
+    left.legend()
