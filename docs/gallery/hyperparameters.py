@@ -7,11 +7,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 
+import report
 import torchopt
-from torchopt.pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
+from torchopt.pytree import tree_leaves, tree_map
 from torchopt.unrolling import Recomputed, grad
 
-SETTINGS = {'steps': 100, 'rounds': 50, 'networks': 4, 'tests': 20}
+SETTINGS = {'steps': 100, 'rounds': 40, 'networks': 4, 'tests': 12}
 SMALL = {'steps': 12, 'rounds': 6, 'networks': 2, 'tests': 8}
 SEEDS = 5
 PAPER = {}
@@ -65,25 +66,19 @@ def final_loss(hyper, networks, rows):
     return torch.vmap(of_one)(*networks).mean()
 
 
-def constant(rate, momentum, steps):
-    rates = {name: torch.full((steps,), math.log(rate)) for name in sample(1, 1)[0]}
-    return rates, torch.full((steps,), math.log(momentum / (1 - momentum)))
-
-
 def run(seed, steps, rounds, networks, tests):
     torch.manual_seed(seed)
     tuning, testing = sample(tests, steps), sample(tests, steps)
-    pairs = [constant(*pair, steps) for pair in PAIRS]
+    pairs = []
+    for rate, momentum in torch.tensor(PAIRS).unsqueeze(2).expand(-1, -1, steps):
+        pairs.append(({name: rate.log() for name in tuning[0]}, momentum.logit()))
     best = min(pairs, key=lambda pair: final_loss(pair, tuning, HELD_OUT).item())
-    outer, hyper = torchopt.adam(0.1), best
-    state = outer.init(hyper)
+    hyper = tree_map(lambda leaf: leaf.clone().requires_grad_(), best)
+    outer = torchopt.Adam(tree_leaves(hyper), lr=0.1)
     for _ in range(rounds):
-        hyper = tree_map(lambda leaf: leaf.detach().requires_grad_(), hyper)
-        held_out = final_loss(hyper, sample(networks, steps), HELD_OUT)
-        gradients = torch.autograd.grad(held_out, tree_leaves(hyper))
-        gradients = tree_unflatten(tree_structure(hyper), gradients)
-        updates, state = outer.update(gradients, state, inplace=False)
-        hyper = torchopt.apply_updates(hyper, updates, inplace=False)
+        outer.zero_grad()
+        final_loss(hyper, sample(networks, steps), HELD_OUT).backward()
+        outer.step()
     rates = {name: log_rate.exp().tolist() for name, log_rate in hyper[0].items()}
     return {
         'learned': final_loss(hyper, testing, TEST).item(),
@@ -95,9 +90,10 @@ def run(seed, steps, rounds, networks, tests):
 def draw(runs, figure):
     left, right = figure.subplots(1, 2)
     for name in runs[0]['schedules']:
-        mean = torch.tensor([run['schedules'][name] for run in runs]).mean(0)
+        curves = [run['schedules'][name] for run in runs]
         if not name.startswith('bias'):
-            (right if name == 'momentum' else left).plot(mean, label=name)
+            axes = right if name == 'momentum' else left
+            report.band(axes, range(1, len(curves[0]) + 1), curves, name)
     left.set(xlabel='step', ylabel='learning rate', yscale='log')
     right.set(xlabel='step', ylabel='momentum')
     left.legend()

@@ -3,13 +3,14 @@
 from functools import cache
 
 import torch
-from sklearn.datasets import load_digits
+from hyperparameters import HELD_OUT, IMAGES, LABELS, TEST
 from torch.nn.functional import cross_entropy, interpolate
 
+import report
 import torchopt
 from torchopt.unrolling import Recomputed, grad
 
-SETTINGS = {'steps': 1000, 'rounds': 25, 'networks': 5, 'compile': True}
+SETTINGS = {'steps': 1000, 'rounds': 20, 'networks': 4, 'compile': True}
 SMALL = {'steps': 10, 'rounds': 8, 'networks': 2, 'compile': False}
 SEEDS = 5
 PAPER = {}
@@ -20,11 +21,6 @@ ROWS = [
 ]
 POINTS, BATCH = 21, 4
 PAIRS = [(rate, decay) for rate in (1e-3, 2e-3, 5e-3, 1e-2, 2e-2) for decay in (0.01, 0.1, 1.0)]
-digits = load_digits()
-order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
-IMAGES = torch.tensor(digits.data, dtype=torch.float32)[order] / 16
-LABELS = torch.tensor(digits.target)[order]
-HELD_OUT, TEST = torch.arange(1000, 1400), torch.arange(1400, len(order))
 
 
 def loss(params, rows):
@@ -92,8 +88,8 @@ def run(seed, steps, rounds, networks, compile):
 def draw(runs, figure):
     for part, axes in enumerate(figure.subplots(1, 2)):
         for _, name in ROWS:
-            mean = torch.tensor([run[f'{name} curves'][part] for run in runs]).mean(0)
-            axes.plot(torch.linspace(0, 1, len(mean)), mean, label=name)
+            curves = [run[f'{name} curves'][part] for run in runs]
+            report.band(axes, torch.linspace(0, 1, len(curves[0])), curves, name)
         what = ('learning rate', 'weight decay')[part]
         axes.set(xlabel='part of the training', ylabel=what, yscale='log', ylim=(1e-4, None))
     axes.legend()

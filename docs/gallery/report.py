@@ -8,8 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import runs
 from IPython.display import Markdown, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -19,10 +21,12 @@ def interval(values: list[float]) -> str:
     count, mean = len(values), sum(values) / len(values)
     digits = 3 if abs(mean) < 1 else 2 if abs(mean) < 10 else 1
     if count == 1:
-        return f'{mean:.{digits}f} (one seed)'
+        return f'{mean:.{digits}f} (one seed)'.replace('-', '−')
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
     half = stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count)
-    return f'{mean:.{digits}f} ± {half:.{digits}f}'
+    if 0 < half < 0.5 * 10**-digits:
+        digits = min(math.ceil(-math.log10(half)), 5)
+    return f'{mean:.{digits}f} ± {half:.{digits}f}'.replace('-', '−')
 
 
 def table(experiment: ModuleType, records: list[dict[str, Any]]) -> str:
@@ -42,6 +46,22 @@ def picture(experiment: ModuleType, records: list[dict[str, Any]]) -> Figure:
     figure = plt.figure(layout='constrained')
     experiment.draw([record['result'] for record in records], figure)
     return figure
+
+
+def band(axes: Axes, x: Any, values: list[list[float]], label: str) -> None:
+    """Draw the mean of all runs as a line, and their range as a band.
+
+    Args:
+        axes: Where to draw.
+        x: The points' places: shape (points,).
+        values: Of every run at every point: shape (runs, points).
+        label: The line's name in the legend.
+    """
+    found = np.array(values)
+    (line,) = axes.plot(x, found.mean(0), label=label)
+    axes.fill_between(
+        x, found.min(0), found.max(0), color=line.get_color(), alpha=0.25, linewidth=0
+    )
 
 
 def recorded(name: str) -> tuple[ModuleType, list[dict[str, Any]]]:

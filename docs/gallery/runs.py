@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 GALLERY = Path(__file__).parent
+sys.path.append(str(GALLERY.parent / 'examples'))  # on which experiments may build
 
 
 def names() -> list[str]:
@@ -56,13 +58,19 @@ def read(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 def complete(
     experiment: ModuleType, path: Path, settings: dict[str, Any], seeds: int
 ) -> list[dict[str, Any]]:
-    """Run the seeds that ``path`` does not have yet; write each record when it is known."""
+    """Run the seeds that ``path`` does not have yet; write each record when it is known.
+
+    Numbers are kept to 5 digits, so that records stay small.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {record['seed'] for record in read(path, settings)}
     for seed in tqdm([seed for seed in range(seeds) if seed not in found], path.stem, unit='seed'):
         start = time.process_time()
         result = experiment.run(seed, **settings)
         seconds = round(time.process_time() - start, 1)
+        result = json.loads(
+            json.dumps(result), parse_float=lambda text: float(f'{float(text):.5g}')
+        )
         record = {'seed': seed, 'settings': settings, 'seconds': seconds, 'result': result}
         with path.open('a') as file:
             file.write(json.dumps(record) + '\n')
