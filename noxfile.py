@@ -287,6 +287,13 @@ def crosscheck(session: nox.Session) -> None:
 
 
 @nox.session
+def peers(session: nox.Session) -> None:
+    """What other libraries compute in the programs of docs/moving-here."""
+    install(session, 'torch', 'pytest-benchmark')
+    session.run('python', 'docs/moving-here/record.py', session.create_tmp())
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Benchmarks: all, or ``-- PART``, a folder of tests/benchmarks; see ``-- --help``."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-benchmark', 'matplotlib')

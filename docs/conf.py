@@ -51,7 +51,11 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 os.environ['MATPLOTLIBRC'] = str(DOCS / '_static' / 'matplotlibrc')
 os.environ['PYTHONPATH'] = os.pathsep.join(
-    [*(str(DOCS / folder) for folder in ('gallery', 'examples')), os.environ.get('PYTHONPATH', '')]
+    [
+        *(str(DOCS / folder) for folder in ('gallery', 'examples', 'moving-here')),
+        str(DOCS.parent / 'tests'),  # for its counter of memory
+        os.environ.get('PYTHONPATH', ''),
+    ]
 )
 # What a page prints must not depend on the machine's cores, and small networks gain nothing.
 os.environ['OMP_NUM_THREADS'] = '1'

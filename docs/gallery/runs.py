@@ -29,7 +29,7 @@ sys.path.append(str(GALLERY.parent / 'examples'))  # on which experiments may bu
 
 def names() -> list[str]:
     """Return the names of all experiments."""
-    return sorted(path.stem for path in GALLERY.glob('*.py') if 'def draw(' in path.read_text())
+    return sorted(path.stem for path in GALLERY.glob('*.py') if '\ndef draw(' in path.read_text())
 
 
 def load(name: str) -> ModuleType:

@@ -121,6 +121,9 @@ def test_rates_that_do_not_fit(case: OptimizerCase) -> None:
     optimizer = case.make(lr={'a': torch.ones(2)})
     with pytest.raises(ValueError, match='lr and updates differ in structure'):
         optimizer.update(params(), optimizer.init(params()), params=params())
+    optimizer = case.make(lr=torch.ones(1))
+    with pytest.raises(ValueError, match=r'lr is a tensor of shape \(1,\).* Pass a 0-dim tensor'):
+        optimizer.update(params(), optimizer.init(params()), params=params())
     optimizer = case.make(lr=pytree.tree_map(lambda x: torch.ones(7, 1), params()))
     with pytest.raises(ValueError, match=r"lr\['a'\] does not fit updates\['a'\] of shape"):
         optimizer.update(params(), optimizer.init(params()), params=params())

@@ -118,6 +118,8 @@ def test_schedule_sees_the_number_of_updates_made() -> None:
         (torchopt.polynomial_schedule, (1.0, 0.0, 1.0, 5, -1), 'transition_begin must be at least'),
         (torchopt.linear_schedule, (1.0, 0.0, 0), 'transition_steps must be greater than 0'),
         (torchopt.exponential_decay, (1.0, 0, 0.5), 'transition_steps must be greater than 0'),
+        # The order of TorchOpt 0.7: the rate before the steps.
+        (torchopt.exponential_decay, (1.0, 0.5, 2), 'transition_steps must be at least 1, got 0.5'),
         (torchopt.exponential_decay, (1.0, 5, 0.0), 'decay_rate must be greater than 0'),
         (torchopt.exponential_decay, (1.0, 5, 0.5, -1), 'transition_begin must be at least 0'),
     ],

@@ -73,6 +73,7 @@ def test_tensor_shared_by_two_groups_stays_one_tensor() -> None:
         (lambda first, second: (second, {'lrr': 1.0}), TypeError, "no hyperparameter 'lrr'"),
         (lambda first, second: (second, {'lr': -1.0}), ValueError, 'lr must be'),
         (lambda first, second: (second.weight, {}), TypeError, 'torch.nn.Module'),
+        (lambda first, second: (second.parameters(), {}), TypeError, r'not net.parameters\(\)'),
         (lambda first, second: (second, {'impl': 1}), TypeError, 'gradient transformation'),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torchopt import _alone as _alone  # first: it stops a mixture of two libraries
 from torchopt import base as base
 from torchopt import clip as clip
 from torchopt import hook as hook
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from torchopt.unrolling.unroll import unroll as unroll
     from torchopt_meta import MetaOptimizer as MetaOptimizer
     from torchopt_meta.classes import *  # noqa: F403
+    from torchopt_utils import explain as explain
     from torchopt_utils import extract_state_dict as extract_state_dict
     from torchopt_utils import make_dot as make_dot
     from torchopt_utils import module_clone as module_clone

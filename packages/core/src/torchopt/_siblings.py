@@ -11,6 +11,7 @@ from torchopt.registry import OPTIMIZERS
 
 META = ('MetaOptimizer', *(f'Meta{name}' for entry in OPTIMIZERS for name in entry.class_names))
 UTILS = (
+    'explain',
     'extract_state_dict',
     'make_dot',
     'module_clone',

@@ -88,7 +88,7 @@ def exponential_decay(
 
     Args:
         init_value: :math:`v_0`, held until ``transition_begin``.
-        transition_steps: :math:`T` > 0.
+        transition_steps: :math:`T` >= 1.
         decay_rate: :math:`r` > 0.
         transition_begin: :math:`b` >= 0.
         staircase: Round the exponent down, so that the value changes every :math:`T` steps.
@@ -99,6 +99,12 @@ def exponential_decay(
         ValueError: an argument is out of its range.
     """
     checks.positive('transition_steps', transition_steps)
+    if not isinstance(transition_steps, torch.Tensor) and transition_steps < 1:
+        # A rate in its place, as in TorchOpt 0.7, would make the value grow.
+        raise ValueError(
+            f'transition_steps must be at least 1, got {transition_steps}: the arguments are '
+            'init_value, transition_steps, decay_rate, in this order'
+        )
     checks.positive('decay_rate', decay_rate)
     checks.nonnegative('transition_begin', transition_begin)
     return functools.partial(

@@ -10,6 +10,7 @@ import torch
 from torchopt.authoring.describe import alike, describe
 from torchopt.authoring.inplace import must_not_write, require_writable, write_back
 from torchopt.authoring.per_tensor import add_updates
+from torchopt.authoring.step_marks import mark_step
 from torchopt.typing import TreeT, Updates
 
 
@@ -39,10 +40,24 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
     """
     new: TreeT
     if not inplace or must_not_write(updates):
-        new = add_updates(params, updates)
+        new = step_to(params, updates, 'apply_updates')
     else:
         with torch.no_grad():
             new = write_back(params, add_updates(params, updates))
+    return new
+
+
+def step_to(params: TreeT, updates: Updates, by: str, *, first_order: bool = False) -> TreeT:
+    """Return ``apply_updates(params, updates, inplace=False)``, marked in the graph as one step.
+
+    Args:
+        params: Tree of tensors.
+        updates: Tree of the same structure.
+        by: What takes the step, for :mod:`torchopt.authoring.step_marks`.
+        first_order: Whether the gradients were taken as constants.
+    """
+    new: TreeT = add_updates(params, updates)
+    mark_step(params, new, by, first_order=first_order)
     return new
 
 

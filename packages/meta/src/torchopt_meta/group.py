@@ -113,7 +113,7 @@ class Group:
     def describe(self) -> Sequence[str]:
         """Return a line for each hyperparameter, and one for the parameters."""
         return [
-            *(f'{name}: {shown(value)}' for name, value in self.hyperparameters().items()),
+            *(f'{name}: {_shown(value)}' for name, value in self.hyperparameters().items()),
             f'parameters: {len(self.slots)}',
         ]
 
@@ -159,6 +159,10 @@ def _moved(like: Any, leaf: Any) -> Any:
         return leaf
     with torch.enable_grad():
         return leaf.to(like.device, like.dtype)
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, GradientTransformation) else shown(value)
 
 
 def _made(source: GradientTransformation | Recipe) -> GradientTransformation:

@@ -18,7 +18,7 @@ from torchopt.authoring.state import checked_like
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
-from torchopt.update import apply_updates
+from torchopt.update import step_to
 from torchopt_meta.group import Group, Slots, moved_like, trained_groups
 
 
@@ -151,8 +151,8 @@ class MetaOptimizer:
         """
         if not isinstance(module, nn.Module):
             raise TypeError(
-                f'a meta-optimizer takes a torch.nn.Module, got {describe(module)}; '
-                'use torchopt.FuncOptimizer for a tree of tensors'
+                'a meta-optimizer takes a torch.nn.Module, such as net and not net.parameters(), '
+                f'got {describe(module)}; use torchopt.FuncOptimizer for a tree of tensors'
             )
         if any(isinstance(member, torch.jit.ScriptModule) for member in module.modules()):
             raise TypeError(
@@ -213,7 +213,8 @@ class MetaOptimizer:
         results = []
         for group, old in zip(self._groups, params):
             updates, state = group.update(dict(zip(old, gradients)), group.state, old)
-            results.append((apply_updates(old, updates, inplace=False), state))
+            new = step_to(old, updates, type(self).__name__, first_order=first_order)
+            results.append((new, state))
         for group, (new, state) in zip(self._groups, results):
             write_params(group.slots, new)
             group.take_over(state)

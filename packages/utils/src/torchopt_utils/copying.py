@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchopt import pytree
+from torchopt.authoring.detached import note_detached
 
 CopyMode: TypeAlias = Literal['reference', 'ref', 'copy', 'clone', 'deepcopy', 'deepclone']
 """How to take a tensor: the tensor itself, a copy connected to its graph, or a detached copy."""
@@ -93,8 +94,11 @@ def _connected(
 def _deepcopy(tensor: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
     copied = tensor.detach().to(device=device, copy=True)
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(copied, requires_grad=tensor.requires_grad)
-    return copied.requires_grad_(tensor.requires_grad)
+        copied = nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    else:
+        copied.requires_grad_(tensor.requires_grad)
+    note_detached(copied, 'deepcopy', 'state')
+    return copied
 
 
 _COPIES: dict[str, Callable[[torch.Tensor, torch.device | None], torch.Tensor]] = {

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from torchopt import pytree
+from torchopt.authoring.detached import note_detached
 from torchopt.authoring.module_slots import parameter_slots
 from torchopt_utils.derived import derived_tensors
 from torchopt_utils.state import ModuleState
@@ -61,7 +62,7 @@ def stop_gradient(target: Any) -> None:
                     f'{name} is a view, which torch cannot detach in place: detach its base, or '
                     'put a clone of the view into the tree'
                 )
-        _cut(named.values(), {})
+        _cut(named.values(), {}, 'tree')
 
 
 def module_detach_(target: TargetT) -> TargetT:
@@ -100,14 +101,14 @@ def _cut_module(module: nn.Module) -> None:
     for submodule, name, tensor in derived:
         if id(tensor) in detached:
             setattr(submodule, name, detached[id(tensor)])
-    _cut(tensors, detached)
+    _cut(tensors, detached, 'module')
 
 
 def _cut_optimizer(optimizer: Stateful) -> None:
     state = optimizer.state_dict()
     tensors = list(_tensors_in(state).values())
     detached = _detached_views(tensors)
-    _cut(tensors, detached)
+    _cut(tensors, detached, 'optimizer')
     if detached:
         load(
             optimizer,
@@ -130,7 +131,7 @@ def _cut_state(state: ModuleState) -> None:
     detached = _detached_views(tensors)
     for each in containers:
         each.update({name: detached.get(id(t), t) for name, t in each.items()})
-    _cut(tensors, detached)
+    _cut(tensors, detached, 'state')
 
 
 def _detached_views(tensors: Iterable[torch.Tensor]) -> dict[int, torch.Tensor]:
@@ -147,11 +148,13 @@ def _has_graph(tensor: torch.Tensor) -> bool:
     return tensor.grad_fn is not None or (base is not None and base.grad_fn is not None)
 
 
-def _cut(tensors: Iterable[torch.Tensor], replaced: dict[int, torch.Tensor]) -> None:
+def _cut(tensors: Iterable[torch.Tensor], replaced: dict[int, torch.Tensor], held_by: str) -> None:
     for tensor in tensors:
         if id(tensor) in replaced:
+            note_detached(replaced[id(tensor)], 'stop_gradient', held_by)
             continue
         if tensor.grad_fn is not None:
             tensor.detach_().requires_grad_()
+            note_detached(tensor, 'stop_gradient', held_by)
         if tensor.grad is not None and tensor.grad.grad_fn is not None:
             tensor.grad = tensor.grad.detach()

@@ -9,6 +9,9 @@ version. The rules in :mod:`torchopt.rules` are examples of their use.
 - :mod:`~torchopt.authoring.numerics`: moving averages, and a square root with a derivative at 0.
 - :mod:`~torchopt.authoring.initial`: initial values of states.
 - :mod:`~torchopt.authoring.steps`: counts of the steps that parameters have taken.
+- :mod:`~torchopt.authoring.step_marks`: marks of inner steps in the graph of autograd.
+- :mod:`~torchopt.authoring.observed_loops`: cotangents of the steps of a loop in one node.
+- :mod:`~torchopt.authoring.detached`: notes on leaves that were cut off a graph.
 - :mod:`~torchopt.authoring.state`: states that ``torch.load`` reads, and checks that one fits.
 - :mod:`~torchopt.authoring.torch_state`: the same states in the format of ``torch.optim``.
 - :mod:`~torchopt.authoring.from_torch`: states of trained ``torch.optim`` optimizers.

@@ -55,4 +55,5 @@ def shown(value: Any) -> str:
         return f'tensor({value.item():.4g}{grad})'
     if callable(value):
         return getattr(value, '__name__', type(value).__name__)
-    return f'{value!r:.60}'
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text:.57}...'

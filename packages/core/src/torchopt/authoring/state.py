@@ -27,6 +27,21 @@ def saveable(state_class: Class) -> Class:
     return state_class
 
 
+def without_states(tree: Any) -> Any:
+    """Return ``tree`` with None in the place of every optimizer state in it.
+
+    A state that holds parameters, in a field ``params``, leaves them in its place.
+    """
+
+    def is_state(value: Any) -> bool:
+        return getattr(type(value), '__reduce_ex__', None) is _reduce_whole
+
+    def params(value: Any) -> Any:
+        return getattr(value, 'params', None) if is_state(value) else value
+
+    return pytree.tree_map(params, tree, is_leaf=is_state)
+
+
 def state_to_dict(state: TensorTree) -> dict[str, Any]:
     """Return the leaves of a state by name, for ``torch.distributed.checkpoint``.
 

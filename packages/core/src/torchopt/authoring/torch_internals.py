@@ -181,3 +181,17 @@ def process_group(name: str) -> Any:
             'group, group=None'
         )
     return resolve(name)
+
+
+def holds_tensors(node: Any) -> bool:
+    """Tell whether a node of the graph holds tensors that it has saved for its backward pass.
+
+    Where that is unknown, or they have been freed, the answer is no.
+    """
+    names = [name for name in dir(node) if name.startswith('_saved_') or name == 'saved_tensors']
+    try:
+        saved = [getattr(node, name) for name in names]
+    except RuntimeError:  # freed
+        return False
+    flat = [each for value in saved for each in (value if isinstance(value, tuple) else (value,))]
+    return any(isinstance(value, torch.Tensor) for value in flat)

@@ -8,7 +8,8 @@ from torch import nn
 _UNSEEN = (
     'gathers its own parameters in hooks that autograd does not see, whatever tensors it is given, '
     'so that their gradients would be 0. Leave fully_shard out, make the parameters DTensors with '
-    'distribute_tensor, and gather them in the loss with redistribute, as docs/guides/many-ranks.md shows'
+    'distribute_tensor, and gather them in the loss with redistribute: docs/guides/many-ranks.md '
+    'shows how'
 )
 _LOCAL = (
     'averages over ranks what backward() accumulates, but no inner gradient, so that each rank '

@@ -9,6 +9,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.describe import describe
 from torchopt.authoring.numerics import multiplication
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, pointwise
@@ -46,11 +47,22 @@ def _multiply(
 
         return stateless(update)
 
-    return stateless(
-        lambda updates, params: map_updates(
+    def update_by_tree(updates: Updates, params: Params | None) -> Updates:
+        if isinstance(factor, torch.Tensor):
+            _require_one_tensor(updates, factor, name)
+        return map_updates(
             lambda g, f: g * sign(f), updates, {name: with_tensors(factor)}, broadcast=True
         )
-    )
+
+    return stateless(update_by_tree)
+
+
+def _require_one_tensor(updates: Updates, factor: torch.Tensor, name: str) -> None:
+    if not pytree.tree_structure(updates, none_is_leaf=True).is_leaf():
+        raise ValueError(
+            f'{name} and updates differ in structure: {name} is {describe(factor)}. Pass a 0-dim '
+            'tensor for all parameters, or a tree with the structure of the parameters'
+        )
 
 
 def flip_sign(maximize: bool) -> GradientTransformation:

@@ -10,7 +10,7 @@ from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState, TreeT
-from torchopt.update import apply_updates
+from torchopt.update import apply_updates, step_to
 
 
 class FuncOptimizer:
@@ -81,7 +81,10 @@ class FuncOptimizer:
         # have expanded from a single number.
         with torch.set_grad_enabled(not inplace):
             updates, state = self.impl.update(gradients, state, params=params, inplace=False)
-            new_params = apply_updates(params, updates, inplace=inplace)
+            if inplace:
+                new_params = apply_updates(params, updates, inplace=True)
+            else:
+                new_params = step_to(params, updates, 'FuncOptimizer', first_order=first_order)
         self._state = state
         return new_params
 

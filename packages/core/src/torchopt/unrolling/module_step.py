@@ -24,7 +24,7 @@ from torchopt.unrolling.inner_gradients.grad import (
     total_over_parts,
 )
 from torchopt.unrolling.inner_gradients.parts import add_part, parts_of, require_number_of_parts
-from torchopt.update import apply_updates
+from torchopt.update import step_to
 
 
 @saveable
@@ -135,9 +135,7 @@ class ModuleStep:
         updates, state = self._transformation(consts).update(
             gradients, carry.state, params=carry.params, inplace=False
         )
-        return ModuleCarry(
-            apply_updates(carry.params, updates, inplace=False), buffers, state
-        ), loss
+        return ModuleCarry(step_to(carry.params, updates, 'ModuleStep'), buffers, state), loss
 
     def write(self, carry: ModuleCarry) -> None:
         """Put the parameters of ``carry``, with their graph, and its buffers into the module."""

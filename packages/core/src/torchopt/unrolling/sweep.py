@@ -11,6 +11,9 @@ import torch
 from torchopt import pytree
 from torchopt.authoring.describe import describe
 from torchopt.authoring.shards import is_whole
+from torchopt.authoring.state import without_states
+from torchopt.authoring.step_marks import any_since, mark_step, next_number
+from torchopt.authoring.torch_internals import transforming
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, call_step, require_alike
@@ -75,7 +78,7 @@ def sweep(loop: Loop, advance: Advance | None = None, start: Start | None = None
         if _stops(loop, carry):
             break
         if advance is None:
-            result = call_step(loop, number, [*carry, *row(number), *loop.consts])
+            result = _recorded(loop, number, [*carry, *row(number), *loop.consts])
         else:
             result = advance(number, carry, row(number))
         carry, y, y_structure = result
@@ -87,6 +90,19 @@ def sweep(loop: Loop, advance: Advance | None = None, start: Start | None = None
         ys_by_step.append(y)
         _report(loop, len(ys_by_step), result)
     return Sweep(carry, stacked(ys_by_step), structure, len(ys_by_step))
+
+
+def _recorded(loop: Loop, number: int, arguments: Leaves) -> StepResult:
+    """Run a step as it is. If it has not marked what it made, mark its carry as a step."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or transforming():
+        return call_step(loop, number, arguments)
+    before = next_number()
+    result = call_step(loop, number, arguments)
+    if not any_since(result.carry, before):
+        both = (arguments[: len(loop.carry)], result.carry)
+        old, new = (pytree.tree_unflatten(loop.carry_structure, leaves) for leaves in both)
+        mark_step(without_states(old), without_states(new), 'unroll')
+    return result
 
 
 def stacked(ys: Iterable[Leaves]) -> Leaves:

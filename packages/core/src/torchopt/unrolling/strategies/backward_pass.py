@@ -67,6 +67,8 @@ def vjp_step_by_step(
                 'in-place operation after the forward pass, and the backward pass needs it: '
                 'modify a clone'
             )
+        if record.observer is not None:
+            record.observer(number, carry_cotangents)
         y_cotangents = [None if stacked is None else stacked[number] for stacked in ys_cotangents]
         if changed:
             # One run more, of the step itself: a compiled one would not show what it uses.

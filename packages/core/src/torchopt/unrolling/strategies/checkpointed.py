@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from torchopt.authoring.step_marks import mark_loop
 from torchopt.authoring.torch_internals import retains_graph
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.random_state import preserved
@@ -33,8 +34,10 @@ def run_checkpointed(
     inputs = loop.tensors()
     record = Record(loop.template(), schedule, engine, storage, options, Autocast.capture(inputs))
     apply: Any = _CheckpointedLoop.apply
-    supply = iter(apply(record, loop, *inputs))
+    outputs = apply(record, loop, *inputs)
     result = record.result
+    mark_loop(outputs, schedule.name, result.taken, len(tensors_of(loop.carry)))
+    supply = iter(outputs)
     carry, ys = fill(result.carry, supply), fill(result.ys, supply)
     return result._replace(carry=carry, ys=ys).unflatten(loop)
 

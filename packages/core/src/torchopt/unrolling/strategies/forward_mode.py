@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from torchopt.authoring.shards import placement_of
+from torchopt.authoring.step_marks import mark_loop
 from torchopt.unrolling.context.captures import (
     require_no_captures,
     require_no_tangents,
@@ -57,7 +58,9 @@ class ForwardMode(Strategy):
         self._require_few([tensor for tensor in inputs if tensor.requires_grad])
         results: list[Sweep] = []
         apply: Any = _ForwardModeLoop.apply
-        supply = iter(apply(loop.template(), loop, results, *inputs))
+        outputs = apply(loop.template(), loop, results, *inputs)
+        mark_loop(outputs, 'ForwardMode', results[0].taken, len(tensors_of(loop.carry)))
+        supply = iter(outputs)
         carry, ys = (fill(part, supply) for part in (results[0].carry, results[0].ys))
         return results[0]._replace(carry=carry, ys=ys).unflatten(loop)
 

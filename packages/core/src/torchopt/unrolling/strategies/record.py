@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torchopt import pytree
+from torchopt.authoring.observed_loops import Observer
+from torchopt.authoring.state import without_states
 from torchopt.authoring.torch_internals import retains_graph
 from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.context.surroundings import Surroundings
 from torchopt.unrolling.inner_gradients.gradient_vjp import Order
+from torchopt.unrolling.leaves import is_placeholder
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.steps.engine import Engine
@@ -67,6 +72,8 @@ class Record:
         random: The generators before the first step.
         result: Outcome of the forward pass, with placeholders for the tensors.
         surroundings: Modules and tensors that the step sees, if a backward pass may follow.
+        observer: Called in a backward pass with the number of each step and the cotangents of the
+            carry after it, from the last step to the first; see :meth:`observed`.
     """
 
     template: Loop
@@ -78,8 +85,27 @@ class Record:
     tape: Tape | None = None
     journal: Journal = field(default_factory=Journal)
     random: RandomState | None = None
+    observer: Observer | None = None
     result: Sweep = field(init=False)
     surroundings: Surroundings = field(init=False)
+
+    @contextmanager
+    def observed(self, see: Observer) -> Iterator[None]:
+        """Let backward passes report the cotangents of the parameters after every step.
+
+        Parameters are what is left of the carry without optimizer states.
+        """
+        carry = self.template.carry
+        positions = iter(range(len(carry)))
+        numbers = [next(positions) if is_placeholder(leaf) else None for leaf in carry]
+        tree = pytree.tree_unflatten(self.template.carry_structure, numbers)
+        params = pytree.tree_leaves(without_states(tree))
+        before = self.observer
+        self.observer = lambda number, found: see(number, [found[position] for position in params])
+        try:
+            yield
+        finally:
+            self.observer = before
 
     def take_tape(self) -> Tape:
         """Return the checkpoints, and give up this reference unless the graph is retained.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.step_marks import mark_cut
 from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState
 from torchopt.unrolling.leaves import Leaves, detached, flatten, map_tensors
@@ -63,6 +64,7 @@ class Truncated(Strategy):
         head = _without_graph(_part(loop, 0, prefix))
         tail = _part(loop, prefix, loop.length)._replace(carry=head.carry)
         carry, ys = run_strategy(self.backward, tail)
+        mark_cut(flatten(carry)[0], prefix)
         return carry, _joined(head, ys, loop.first + prefix)
 
     def _run_again(self, loop: Loop) -> tuple[Any, Any]:
@@ -86,6 +88,8 @@ class Truncated(Strategy):
         )
         random.restore()
         final, ys = run_strategy(self.backward, tail)
+        if prefix:
+            mark_cut(flatten(final)[0], prefix)
         head_ys = [None if y is None else y[:prefix] for y in head.ys]
         head = head._replace(ys=head_ys, taken=prefix)
         return final, _joined(head, ys, loop.first + prefix)
