@@ -10,9 +10,9 @@ import report
 import torchopt
 from torchopt.unrolling import Recomputed, grad
 
-SETTINGS = {'steps': 1000, 'rounds': 20, 'networks': 4, 'compile': True}
+SETTINGS = {'steps': 1000, 'rounds': 20, 'networks': 3, 'compile': True}
 SMALL = {'steps': 10, 'rounds': 8, 'networks': 2, 'compile': False}
-SEEDS = 5
+SEEDS = 3
 PAPER = {}
 ROWS = [
     ('test loss, learned schedule', 'learned'),

@@ -12,7 +12,7 @@ import torchopt
 from torchopt.unrolling import grad
 
 SETTINGS = {'episodes': 2000, 'agents': 64, 'window': 5}
-SMALL = {'episodes': 300, 'agents': 16, 'window': 2}
+SMALL = {'episodes': 250, 'agents': 16, 'window': 2}
 SEEDS = 10
 PAPER: dict[str, str] = {}
 ROWS = [
@@ -85,9 +85,9 @@ def run(seed: int, episodes: int, agents: int, window: int) -> dict[str, Any]:
 
 def draw(runs: list[dict[str, Any]], figure: Figure) -> None:
     left, right = figure.subplots(1, 2)
-    path = torch.tensor([run['path'] for run in runs]).mean(0)[:, 1:]
+    path = torch.tensor([run['path'] for run in runs]).mean(0)[:, 1:].T.numpy()
     area = (0, runs[0]['episodes'], STATES - 0.5, 0.5)
-    figure.colorbar(left.imshow(path.T, vmin=0, vmax=1, extent=area, aspect='auto'), label='λ')
+    figure.colorbar(left.imshow(path, vmin=0, vmax=1, extent=area, aspect='auto'), label='λ')
     left.set(xlabel='episode', ylabel='state', yticks=range(1, STATES))
     left.grid(False)
     fixed = torch.tensor([run['fixed'] for run in runs]).mean(0)

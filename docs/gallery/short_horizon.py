@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 import torchopt
 
 SETTINGS = {'steps': 128, 'horizons': (1, 16), 'dims': 50, 'runs': 64, 'rounds': 50}
-SMALL = {'steps': 16, 'horizons': (2, 4), 'dims': 5, 'runs': 64, 'rounds': 30}
+SMALL = {'steps': 16, 'horizons': (2, 4), 'dims': 5, 'runs': 64, 'rounds': 20}
 SEEDS = 5
 PAPER: dict[str, str] = {}
 ROWS = [
