@@ -113,8 +113,10 @@ def test_short_horizons_cost_in_the_end(small):
     _, result = small('short_horizon')
     for source in ('unrolled', 'closed form'):
         assert result[f'whole run, {source}'] < 0.98 * result[f'shortest horizon, {source}']
-    assert result['whole run, closed form'] < result['whole run, unrolled']
-    assert result['error'] < 0.5
+    assert result['whole run, unrolled'] == pytest.approx(
+        result['whole run, closed form'], rel=0.05
+    )
+    assert result['error'] < 0.6
 
 
 def test_lambda_returns(gallery):

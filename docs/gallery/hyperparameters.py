@@ -13,7 +13,7 @@ from torchopt.pytree import tree_leaves, tree_map
 from torchopt.unrolling import Recomputed, grad
 
 SETTINGS = {'steps': 100, 'rounds': 40, 'networks': 4, 'tests': 12}
-SMALL = {'steps': 10, 'rounds': 6, 'networks': 2, 'tests': 4}
+SMALL = {'steps': 12, 'rounds': 6, 'networks': 2, 'tests': 4}
 SEEDS = 5
 PAPER = {}
 ROWS = [
