@@ -94,5 +94,5 @@ def draw(runs: list[dict[str, Any]], figure: Figure) -> None:
             side.loglog(range(1, len(mean) + 1), mean, **style)
     axes[0].set(xlabel='step', ylabel='learning rate')
     axes[1].set(xlabel='step', ylabel='expected loss')
-    axes[1].plot([], [], ':', linewidth=3, color='0.53', label='the same by the closed form')
-    axes[1].legend()
+    axes[0].plot([], [], ':', linewidth=3, color='0.53', label='by the closed form')
+    axes[0].legend(loc='lower left')
