@@ -105,7 +105,7 @@ def tests(session: nox.Session) -> None:
     """All tests and doctests; ``-- ARGUMENTS`` replaces pytest's arguments."""
     install(session, *editable(PACKAGES), 'pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis')
     install(session, 'expecttest', 'packaging')
-    install(session, 'numpy', 'scikit-learn', 'matplotlib', 'tqdm', 'graphviz')
+    install(session, 'numpy', 'scikit-learn', 'matplotlib', 'tqdm', 'graphviz', 'pyyaml')
     session.run('pytest', *(session.posargs or EVERYTHING), env=ONE_THREAD)
 
 
@@ -126,6 +126,7 @@ def example(session: nox.Session) -> None:
     """The worked example of CONTRIBUTING.md, on a copy: style, types and all its tests."""
     install(session, *editable(PACKAGES), 'ruff', 'mypy', 'pytest', 'pytest-xdist', 'hypothesis')
     install(session, 'expecttest', 'packaging', 'numpy', 'scikit-learn', 'matplotlib', 'tqdm')
+    install(session, 'pyyaml')
     session.run('python', 'tests/worked_example')
 
 

@@ -30,6 +30,18 @@ def test_reweighting_trusts_right_labels_and_beats_plain_training(example, tmp_p
     assert 'clean labels only' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('example', ['learn_weights'], indirect=True)
+def test_learned_weights_tell_right_points_from_wrong_ones(example):
+    weights = example.learned_weights()
+    assert weights[example.wrong].mean() < 0.5 * weights[~example.wrong].mean()
+    example.train(torch.ones(60, 1))
+    before = example.net(example.trusted_x)
+    example.train(weights)
+    after = example.net(example.trusted_x)
+    errors = [(fit - example.trusted_y).square().mean() for fit in (before, after)]
+    assert errors[1] < 0.2 * errors[0]
+
+
 @pytest.mark.parametrize('example', ['maml_sinusoid'], indirect=True)
 def test_maml_learns_parameters_that_adapt(example, tmp_path, capsys):
     torch.manual_seed(0)

@@ -26,12 +26,18 @@ def samples(page: str) -> list[str]:
     return re.findall(r'```python\n(.*?)```', (DOCS / page).read_text(), re.DOTALL)
 
 
+def cells(page: str) -> list[str]:
+    return re.findall(r'```\{code-cell\} python\n(.*?)```', (DOCS / page).read_text(), re.DOTALL)
+
+
 def test_every_page_with_samples_is_tested() -> None:
     assert {str(page.relative_to(DOCS)) for page in DOCS.rglob('*.md') if samples(page)} == {
         'guides/long-unrolls.md',
         'guides/many-ranks.md',
         'guides/training-runs.md',
         'guides/what-raises.md',
+        'recipes/outer-loops.md',
+        'recipes/several-ranks.md',
         'start/which-way.md',
     }
 
@@ -116,6 +122,28 @@ def test_many_ranks() -> None:
     saved, loaded = (checkpoint[name].state_dict() for name in ('inner', 'other'))
     assert saved[0][0].mu['weight'].any()
     torch.testing.assert_close(loaded[0][0].mu, saved[0][0].mu)
+
+
+@pytest.mark.usefixtures('one_rank')
+def test_several_ranks() -> None:
+    names: dict[str, Any] = {'__name__': 'several_ranks'}
+    (sample,) = samples('recipes/several-ranks.md')
+    exec(sample, names)
+    rates = names['main'](iterations=2)
+    assert (rates.log() != -3).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+def test_lightning_as_an_outer_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip('lightning')
+    monkeypatch.chdir(tmp_path)  # where Lightning puts its logs
+    names: dict[str, Any] = {}
+    exec(cells('recipes/outer-loops.md')[0], names)
+    (sample,) = samples('recipes/outer-loops.md')
+    exec(sample, names)
+    assert names['trainer'].callback_metrics['val_loss'] > 0
+    assert names['trainer'].global_step == 100
 
 
 @pytest.mark.compile

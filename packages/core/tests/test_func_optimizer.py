@@ -119,8 +119,15 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
     optimizer = torchopt.FuncOptimizer(torchopt.adam())
     optimizer.step(loss_of(params), params)
     before = optimizer.state_dict()
-    with pytest.raises(ValueError, match=r'^state differs in structure'):
+    with pytest.raises(
+        ValueError,
+        match=r'^state differs in structure: it lacks 0\.mu\.b, 0\.mu\.w, .+ and \d more$',
+    ):
         optimizer.load_state_dict(torchopt.sgd().init(params))
+    with pytest.raises(ValueError, match=r'it has 0\.mu\.other, .+ which nothing expects$'):
+        optimizer.load_state_dict(torchopt.adam().init({**params, 'other': torch.ones(1)}))
+    with pytest.raises(ValueError, match='structure: expected PyTreeSpec'):
+        optimizer.load_state_dict([*before])  # a list of the same leaves
     smaller = {name: torch.zeros(1, dtype=torch.float64) for name in params}
     with pytest.raises(ValueError, match=r'^state\[0\]\.mu\[\'\w\'\] does not fit'):
         optimizer.load_state_dict(torchopt.adam().init(smaller))

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import torchopt
 from torchopt.authoring.detached import detached_by, note_detached
@@ -144,16 +143,6 @@ def test_marks_keep_nothing_alive() -> None:
         assert alive() is None
     finally:
         gc.enable()
-
-
-def test_a_tied_module_steps_as_it_did() -> None:
-    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
-    net[1].weight = net[0].weight
-    inner = torchopt.MetaSGD(net, lr=0.1)
-    inner.step(net(torch.ones(1, 2)).square().mean())
-    mark = step_of(net[0].weight.grad_fn)
-    assert (mark.name, mark.step.by) == ('0.weight', 'MetaSGD')
-    assert net[1].weight.grad_fn is net[0].weight.grad_fn
 
 
 def test_parameters_note_the_step_that_began_at_them() -> None:

@@ -13,6 +13,7 @@ from torchopt import pytree
 from torchopt.authoring.inplace import must_not_write, overwrite
 from torchopt.authoring.per_tensor import flatten_like, unflatten_like
 from torchopt.authoring.shards import PLAIN
+from torchopt.authoring.step_marks import mark_updates
 from torchopt.authoring.steps import as_float, next_steps
 from torchopt.authoring.torch_internals import transforming
 from torchopt.base import FusedTransformation, GradientTransformation
@@ -132,7 +133,9 @@ class _Step:
         """
         lr, parts = self._advanced()
         if not inplace or must_not_write(self.grads, self.columns, lr):
-            return self._computed(lr, parts)
+            new = self._computed(lr, parts)
+            mark_updates(self.updates, new[0])
+            return new
         with torch.no_grad():
             try:
                 self._write(lr, parts)

@@ -47,7 +47,14 @@ def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> T
     return new
 
 
-def step_to(params: TreeT, updates: Updates, by: str, *, first_order: bool = False) -> TreeT:
+def step_to(
+    params: TreeT,
+    updates: Updates,
+    by: str,
+    *,
+    first_order: bool = False,
+    number: int | None = None,
+) -> TreeT:
     """Return ``apply_updates(params, updates, inplace=False)``, marked in the graph as one step.
 
     Args:
@@ -55,9 +62,10 @@ def step_to(params: TreeT, updates: Updates, by: str, *, first_order: bool = Fal
         updates: Tree of the same structure.
         by: What takes the step, for :mod:`torchopt.authoring.step_marks`.
         first_order: Whether the gradients were taken as constants.
+        number: Number that several trees of one step share; None takes the next one.
     """
     new: TreeT = add_updates(params, updates)
-    mark_step(params, new, by, first_order=first_order)
+    mark_step(params, new, by, first_order=first_order, number=number)
     return new
 
 

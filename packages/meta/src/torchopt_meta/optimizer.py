@@ -15,6 +15,7 @@ from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
+from torchopt.authoring.step_marks import next_number
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
@@ -125,7 +126,11 @@ class MetaOptimizer:
         (whole,) = self._groups
         self._groups = trained_groups(whole, recipe, optimizer, hyperparameters)
         if not self._groups:
-            raise ValueError(f'the optimizer holds no parameter of this {type(module).__name__}')
+            raise ValueError(
+                f'the optimizer holds no parameter of this {type(module).__name__}: pass the '
+                'module that it trains, before a differentiable step has replaced the parameters, '
+                'or after recover_state_dict has put them back'
+            )
         return self
 
     def add_param_group(
@@ -211,9 +216,10 @@ class MetaOptimizer:
         tensors = [tensor for old in params for tensor in old.values()]
         gradients = iter(gradients_of(loss, tensors, create_graph=not first_order))
         results = []
+        name, number = type(self).__name__, next_number()
         for group, old in zip(self._groups, params):
             updates, state = group.update(dict(zip(old, gradients)), group.state, old)
-            new = step_to(old, updates, type(self).__name__, first_order=first_order)
+            new = step_to(old, updates, name, first_order=first_order, number=number)
             results.append((new, state))
         for group, (new, state) in zip(self._groups, results):
             write_params(group.slots, new)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.step_marks import mark_updates
 from torchopt.authoring.torch_internals import transforming
 from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
 
@@ -25,6 +26,11 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
     the values that have been overwritten.
     """
 
+    def recorded(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
+        new = update(updates, state, params)
+        mark_updates(updates, new[0])
+        return new
+
     def lowered(
         updates: TreeT,
         state: OptState,
@@ -33,11 +39,11 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
         inplace: bool = True,
     ) -> tuple[TreeT, OptState]:
         if not inplace or must_not_write(updates, state):
-            return update(updates, state, params)
+            return recorded(updates, state, params)
         new = update(updates, state, _detached(params))
         if torch.is_grad_enabled() and carries_graph(new):
             # The graph can only come from a hyperparameter.
-            return update(updates, state, params)
+            return recorded(updates, state, params)
         result: tuple[TreeT, OptState] = overwrite((updates, state), new)
         return result
 
@@ -90,7 +96,7 @@ def write_back(old: TensorTree, new: TensorTree) -> Any:
 
     Raises:
         ValueError: elements of a tensor of ``old`` share memory, so that it cannot hold the
-            result. Nothing has been written in that case.
+            result, or a result has another shape. Nothing has been written in that case.
     """
     pytree.tree_map_(_require_writable_if_new, old, new, none_is_leaf=True)
     return pytree.tree_map(_write, old, new, none_is_leaf=True)
@@ -110,6 +116,11 @@ def require_writable(tensor: torch.Tensor) -> None:
 def _require_writable_if_new(old: Any, new: Any) -> None:
     if old is not new and isinstance(old, torch.Tensor):
         require_writable(old)
+        if isinstance(new, torch.Tensor) and new.shape != old.shape:
+            raise ValueError(
+                f'inplace=True cannot write a result of shape {tuple(new.shape)} into a tensor of '
+                f'shape {tuple(old.shape)}: the rule must keep shapes'
+            )
 
 
 def _write(old: Any, new: Any) -> Any:

@@ -124,6 +124,12 @@ def checked_like(expected: TensorTree, given: TensorTree, name: str) -> Any:
     leaves, structure = pytree.tree_flatten(expected, none_is_leaf=True)
     given_leaves, given_structure = pytree.tree_flatten(given, none_is_leaf=True)
     if structure != given_structure:
+        names, given_names = ({*_names_and_leaves(tree)[0]} for tree in (expected, given))
+        missing, stray = sorted(names - given_names), sorted(given_names - names)
+        if missing or stray:
+            parts = [f'it lacks {enumerate_few(missing)}'] if missing else []
+            parts += [f'it has {enumerate_few(stray)}, which nothing expects'] if stray else []
+            raise ValueError(f'{name} differs in structure: {"; ".join(parts)}')
         raise ValueError(
             f'{name} differs in structure: expected {structure}, got {given_structure}'
         )

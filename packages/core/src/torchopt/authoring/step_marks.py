@@ -15,8 +15,11 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.torch_internals import transforming
+from torchopt.typing import TensorTree
 
-_STEP, _LAST, _LOOP, _CUT = (f'torchopt.{name}' for name in ('step', 'last', 'loop', 'cut'))
+_STEP, _LAST, _LOOP, _CUT, _CONSTANT = (
+    f'torchopt.{name}' for name in ('step', 'last', 'loop', 'cut', 'constant')
+)
 _numbers = itertools.count()
 
 
@@ -66,7 +69,9 @@ class LoopMark(NamedTuple):
     length: int
 
 
-def mark_step(old: Any, new: Any, by: str, *, first_order: bool = False) -> None:
+def mark_step(
+    old: Any, new: Any, by: str, *, first_order: bool = False, number: int | None = None
+) -> None:
     """Mark the nodes that made ``new`` as one inner step; the nodes of ``old`` note that it exists.
 
     It does nothing in traced code, under a transform of ``torch.func``, for tensors without a
@@ -77,11 +82,12 @@ def mark_step(old: Any, new: Any, by: str, *, first_order: bool = False) -> None
         new: The tree after it.
         by: What took the step.
         first_order: Whether the gradients were asked for as constants.
+        number: Number of the step; None takes the next one.
     """
     if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
         return
     before, named = _named(old), _named(new)
-    step = Step(next(_numbers), by, first_order, len(named))
+    step = Step(next(_numbers) if number is None else number, by, first_order, len(named))
     for position, ((_, source), (name, leaf)) in enumerate(zip(before, named)):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is None or leaf is source:
@@ -90,6 +96,15 @@ def mark_step(old: Any, new: Any, by: str, *, first_order: bool = False) -> None
         source = node.next_functions[0][0]
         if source is not None:
             source.metadata[_LAST] = mark
+
+
+def mark_updates(gradients: TensorTree, updates: TensorTree) -> None:
+    """Mark the nodes that made ``updates`` if the gradients that they come from have no graph."""
+    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+        return
+    if not any([getattr(g, 'requires_grad', False) for g in pytree.tree_leaves(gradients)]):
+        for update in pytree.tree_leaves(updates):
+            _note(update, _CONSTANT, True)
 
 
 def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> None:
@@ -101,6 +116,8 @@ def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> N
         length: Number of steps.
         carried: How many of its inputs, the first ones, are its initial carry.
     """
+    if not length:
+        return
     nodes: set[Any] = {
         o.grad_fn for o in outputs if isinstance(o, torch.Tensor) and o.requires_grad
     }
@@ -140,6 +157,11 @@ def loop_of(node: Any) -> LoopMark | None:
     """Return the mark of a whole loop at a node of the graph (a ``grad_fn``), if it has one."""
     mark: LoopMark | None = node.metadata.get(_LOOP)
     return mark
+
+
+def has_constant_gradient(node: Any) -> bool:
+    """Tell whether the node of an update says that the gradient was a constant."""
+    return _CONSTANT in node.metadata
 
 
 def last_step_from(node: Any) -> StepMark | None:

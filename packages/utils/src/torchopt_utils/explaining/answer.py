@@ -40,7 +40,8 @@ def explain(
     Inner steps are those of :class:`torchopt.MetaOptimizer`, :class:`torchopt.FuncOptimizer`,
     :func:`torchopt.apply_updates` and :func:`torchopt.unroll`. In the modes of ``unroll`` that run
     steps again, cotangents are reported step by step, but operations inside the loop are not seen;
-    in forward mode there are no cotangents. What is written through ``.data`` is seen nowhere.
+    in forward mode there are no cotangents. Steps under :func:`torch.vmap` are not told from other
+    operations. What is written through ``.data`` is seen nowhere.
 
     Args:
         loss: The outer loss, a scalar.
@@ -104,6 +105,8 @@ def explain(
         )
         if finding is not None
     ]
+    if isinstance(wrt, nn.Module):
+        of_graph += causes.of_current_params(tensors)
     if any(reached):
         of_graph += [*numerics.of_the_steps(steps), *_unseen(graph, measured)]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+import torchopt
 from torchopt.authoring.describe import enumerate_few
 from torchopt.authoring.detached import detached_by
-from torchopt.authoring.step_marks import Step, last_step_from
+from torchopt.authoring.step_marks import Step, last_step_from, step_of
 from torchopt_utils.explaining.graph import Graph, MarkedStep, graph_of
 from torchopt_utils.explaining.report import Finding
 from torchopt_utils.explaining.surroundings import is_made_from, leaf_names, plain_optimizers_of
@@ -51,7 +52,7 @@ def of_the_graph(
         all_reached: Whether it leads to everything that was asked for, so that a graph without
             steps need not be a mistake.
     """
-    found = _older_loss(graph)
+    found = [] if all_reached else [*_older_loss(graph), *_hidden(graph)]
     if not graph.steps and not graph.loops:
         if not all_reached:
             cut = _detached(graph, names)
@@ -95,6 +96,34 @@ def of_an_unreached(
             'losses, nor the optimizer, nor the loss itself; or it was detached on the way.'
             + ''.join(before[kind] for kind in cuts),
             'use it in the inner loss without .detach(), .item(), .data or torch.no_grad()',
+        )
+    ]
+
+
+def of_current_params(tensors: Sequence[torch.Tensor]) -> list[Finding]:
+    """Say so if the parameters of a module that was given as ``wrt`` were made by inner steps."""
+    made = [t for t in tensors if t.grad_fn is not None and step_of(t.grad_fn) is not None]
+    if not made:
+        return []
+    return [
+        Finding(
+            'wrt-after-steps',
+            f'wrt is a module, {len(made)} of whose parameters were made by inner steps: '
+            'the gradients are by the parameters after those steps, not by the initial ones.',
+            'start = dict(net.named_parameters())  # before the first step, as wrt',
+        )
+    ]
+
+
+def _hidden(graph: Graph) -> list[Finding]:
+    if not any(node.name() == 'CheckpointFunctionBackward' for node in graph.nodes):
+        return []
+    return [
+        Finding(
+            'hidden',
+            'A part of the graph is hidden in torch.utils.checkpoint, which builds it in the '
+            'backward pass, and then for backward() alone.',
+            'checkpoint(..., use_reentrant=False)',
         )
     ]
 
@@ -161,8 +190,7 @@ def _detached(graph: Graph, names: dict[int, str]) -> list[Finding]:
                 'deepcopy',
                 f"{enumerate_few(notes['deepcopy'])} are detached copies (by='deepcopy'), which "
                 'keep no graph.',
-                "torchopt.extract_state_dict(net)  # by='reference', or by='copy' for copies that "
-                'stay connected',
+                "torchopt.extract_state_dict(net)  # or by='copy', which stays connected",
             )
         )
     return found
@@ -174,12 +202,14 @@ def _no_step(graph: Graph, optimizer: Any, names: dict[int, str]) -> Finding:
     if plain:
         name = type(plain[0]).__name__
         home = type(plain[0]).__module__.partition('.')[0]
+        home = 'torch.optim' if home == 'torch' else home
+        meta = f'Meta{name}' if f'Meta{name}' in dir(torchopt) else 'MetaOptimizer'
         return Finding(
             'plain-optimizer',
             'No differentiable step is in the graph of the loss, which depends on '
-            f'{leaf_names(graph, names)}. {home}.{name}, a plain optimizer, has stepped them: it '
-            'writes in place and leaves no graph.',
-            f'inner = torchopt.Meta{name}(net, ...); inner.step(inner_loss)',
+            f'{leaf_names(graph, names)} alone. {home}.{name}, a plain optimizer, has stepped '
+            'them: it writes in place and leaves no graph.',
+            f'inner = torchopt.{meta}(net, ...); inner.step(inner_loss)',
         )
     held = all(isinstance(leaf, torch.nn.Parameter) for leaf in graph.leaves)
     return Finding(

@@ -42,8 +42,8 @@ def _freed(loss: torch.Tensor, wanted: Sequence[torch.Tensor], graph: Graph) -> 
     if not _loss_is_intact(loss, wanted, graph):
         return Finding(
             'freed',
-            'The graph of this loss has been freed by a backward pass, so that nothing can be '
-            'measured in it.',
+            'The graph of this loss has been freed by a backward pass, which may have raised, so '
+            'that nothing can be measured in it.',
             'call torchopt.explain before loss.backward(), or loss.backward(retain_graph=True)',
         )
     notes = [note for leaf in graph.leaves if (note := detached_by(leaf)) is not None]
@@ -59,8 +59,7 @@ def _freed(loss: torch.Tensor, wanted: Sequence[torch.Tensor], graph: Graph) -> 
         'freed-earlier-round',
         'The graph goes back into a part that an earlier backward pass has freed: the inner steps '
         'of earlier outer rounds are still in it.',
-        'torchopt.stop_gradient(net); torchopt.stop_gradient(inner)  # after each outer step; or '
-        'recover_state_dict both',
+        'torchopt.stop_gradient(net); torchopt.stop_gradient(inner)  # after each outer step',
     )
 
 

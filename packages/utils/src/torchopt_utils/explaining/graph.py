@@ -105,7 +105,8 @@ def edge_of(tensor: torch.Tensor) -> tuple[Any, int]:
     """Return the node of ``tensor`` and the number of its output; for a leaf, its accumulator."""
     if not tensor.requires_grad:
         return None, 0
-    edge = torch.autograd.graph.get_gradient_edge(tensor)
+    with torch.enable_grad():  # in torch 2.4, the edge of a leaf is read from a view of it
+        edge = torch.autograd.graph.get_gradient_edge(tensor)
     return edge.node, edge.output_nr
 
 

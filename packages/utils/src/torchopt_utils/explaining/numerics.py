@@ -32,8 +32,7 @@ def of_the_steps(steps: Sequence[StepReport]) -> list[Finding]:
                 f'The cotangent vanishes on its way back: {at_last:.2g} after step {last}, '
                 f'{at_first:.2g} after step {first}. From step {since} on, backwards, it is below '
                 f'1/{RATIO:.0f} of what it was: earlier steps hardly count.',
-                'fewer inner steps, a smaller inner learning rate, or a meta-parameter that '
-                'acts in the last steps',
+                'fewer inner steps, or a meta-parameter that acts in the last ones',
             )
         ]
     if at_first > at_last * RATIO:
@@ -87,8 +86,7 @@ def of_zero(
     return Finding(
         'zero',
         f'The gradient is 0. What flows back ends in {places}.',
-        'replace the operation, or the values at which it is flat (a sign, a dead ReLU, a clamp, '
-        'a factor of 0)',
+        'replace what is flat there: a sign, a dead ReLU, a clamp, a factor of 0',
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt_utils.explaining.generators import preserved
-from torchopt_utils.explaining.graph import Graph, inputs_of
+from torchopt_utils.explaining.graph import Graph, edge_of, inputs_of
 from torchopt_utils.explaining.numbers import is_finite, is_zero
 
 
@@ -76,8 +76,7 @@ def dead_ends(
     leading = {
         edge for node in graph.nodes for edge in inputs_of(node) if graph.leads_to[edge[0]] & bit
     }
-    own = torch.autograd.graph.get_gradient_edge(wanted)
-    leading.add((own.node, own.output_nr))
+    leading.add(edge_of(wanted))
     return _search(loss, [wanted], graph, ends, most)
 
 

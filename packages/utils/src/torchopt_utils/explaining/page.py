@@ -25,7 +25,7 @@ def as_html(found: Explanation) -> str:
     """Return the report of an explanation, a ``div`` without scripts and styles of the page."""
     parts = [f'<p>{escape(headline(found))}</p>', '<ul>']
     for tensor in shown_tensors(found):
-        name = f'<code>{escape(tensor.name)}</code> {escape(kind_of(tensor))}'
+        name = f'{_code(tensor.name)} {escape(kind_of(tensor))}'
         findings = ''.join(map(_finding, tensor.findings))
         parts.append(f'<li>{name}: <strong>{escape(verdict(tensor))}</strong>{findings}</li>')
     hidden = len(found.tensors) - len(shown_tensors(found))
@@ -39,8 +39,13 @@ def as_html(found: Explanation) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    change = f'<br>&rarr; <code>{escape(finding.change)}</code>' if finding.change else ''
+    change = f'<br>&rarr; {_code(finding.change)}' if finding.change else ''
     return f'<p>{escape(finding.text)}{change}</p>'
+
+
+def _code(text: str) -> str:
+    # Not <code>, for which some pages have colours of their own that do not fit their outputs.
+    return f'<span style="font-family:monospace">{escape(text)}</span>'
 
 
 def _table(found: Explanation) -> str:

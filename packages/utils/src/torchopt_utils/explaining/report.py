@@ -15,6 +15,7 @@ Kind: TypeAlias = Literal[
     'first-order',
     'freed',
     'freed-earlier-round',
+    'hidden',
     'loss-has-no-graph',
     'low-precision',
     'no-step',
@@ -33,6 +34,7 @@ Kind: TypeAlias = Literal[
     'unused',
     'vanishing',
     'written-in-place',
+    'wrt-after-steps',
     'zero',
 ]
 """What a :class:`Finding` is about."""

@@ -87,8 +87,7 @@ def state_detached(module: nn.Module | None, optimizer: Any) -> Finding | None:
         'state-detached',
         'The parameters carry the graph of inner steps, but the state of the optimizer carries '
         'none: its moments count as constants in the steps that follow.',
-        'extract and recover the state with the parameters, and cut both or neither: '
-        'torchopt.stop_gradient(net); torchopt.stop_gradient(optimizer)',
+        'torchopt.stop_gradient(net); torchopt.stop_gradient(optimizer)  # both, or neither',
     )
 
 
@@ -116,10 +115,14 @@ def outer_holds_old(module: nn.Module | None, optimizer: Any) -> Finding | None:
     )
 
 
-def leaf_names(graph: Graph, names: dict[int, str], most: int = 3) -> str:
+def leaf_names(graph: Graph, names: dict[int, str]) -> str:
     """Name the leaves of a graph for a message."""
-    shown = [names.get(id(leaf), f'the leaf {tuple(leaf.shape)}') for leaf in graph.leaves]
-    return enumerate_few(list(dict.fromkeys(shown)), most)
+    named = [names[id(leaf)] for leaf in graph.leaves if id(leaf) in names]
+    shapes = [str(tuple(leaf.shape)) for leaf in graph.leaves if id(leaf) not in names]
+    parts = [enumerate_few(named)] if named else []
+    if shapes:
+        parts.append(f'leaves of the shapes {enumerate_few(shapes)}')
+    return ' and '.join(parts)
 
 
 def is_made_from(tensor: torch.Tensor, graph: Graph, behind: Sequence[Any]) -> bool:

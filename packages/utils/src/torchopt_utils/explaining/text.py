@@ -7,7 +7,7 @@ import textwrap
 
 from torchopt_utils.explaining.report import Explanation, Finding, StepReport, TensorReport
 
-_WIDTH, _BAR, _MOST_STEPS, _MOST_TENSORS = 92, 24, 14, 12
+_WIDTH, _BAR, _MOST_STEPS, _MOST_TENSORS = 79, 24, 14, 12
 
 
 def as_text(found: Explanation) -> str:
@@ -105,7 +105,7 @@ def note_of(step: StepReport) -> str:
 
 
 def _about(tensor: TensorReport) -> str:
-    return f'{tensor.name} ({kind_of(tensor)}): {verdict(tensor)}'
+    return f'{tensor.name} {kind_of(tensor)}: {verdict(tensor)}'
 
 
 def _finding(finding: Finding, indent: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torchopt.authoring.step_marks import has_constant_gradient
 from torchopt_utils.explaining.graph import Graph, MarkedStep, inputs_of
 
 
@@ -28,7 +29,7 @@ def _is_first_order(step: MarkedStep, graph: Graph, newest: dict[Any, int]) -> b
     if step.step.first_order:
         return True
     updates = [update for node in step.nodes if (update := _update_of(node)) is not None]
-    if not updates:
+    if all(has_constant_gradient(update) for update in updates):
         return True
     olds = {node.next_functions[0][0] for node in step.nodes} - {None}
     if not olds:

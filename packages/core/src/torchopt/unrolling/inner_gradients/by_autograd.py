@@ -13,6 +13,7 @@ from torchopt.unrolling.context.autocast import Autocast
 from torchopt.unrolling.inner_gradients.attention import differentiable_attention
 from torchopt.unrolling.inner_gradients.inside_level import InsideLevel
 from torchopt.unrolling.inner_gradients.level import Level
+from torchopt.unrolling.inner_gradients.normalization import separate_affine
 
 
 def grad_and_value_of(
@@ -29,7 +30,7 @@ def grad_and_value_of(
     """
     if _is_for_autograd(args, argnums):
         return _by_autograd(fn, argnums, has_aux, args, kwargs)
-    with differentiable_attention():
+    with differentiable_attention(), separate_affine():
         return torch.func.grad_and_value(fn, argnums, has_aux)(*args, **kwargs)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import torchopt
@@ -183,11 +184,26 @@ def test_wrong_arguments() -> None:
         torchopt.explain(w.sum(), w, module=w)  # type: ignore[arg-type]
 
 
-def test_sharded_tensors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    w = torch.ones(2, requires_grad=True)
-    monkeypatch.setattr('torchopt_utils.explaining.answer.placement_of', lambda tensor: object())
-    with pytest.raises(NotImplementedError, match='explain a run in one process'):
-        torchopt.explain(w.sum(), w)
+def test_sharded_tensors_are_refused() -> None:
+    mesh_module = pytest.importorskip('torch.distributed.device_mesh')
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = mesh_module.init_device_mesh('cpu', (1,))
+        w = as_dtensor(torch.ones(2), mesh).requires_grad_()
+        with pytest.raises(NotImplementedError, match='wrt is a DTensor'):
+            torchopt.explain(w.to_local().sum(), w)
+        with pytest.raises(NotImplementedError, match='a leaf of the graph is a DTensor'):
+            torchopt.explain(w.to_local().sum(), torch.ones(2, requires_grad=True))
+    finally:
+        dist.destroy_process_group()
+
+
+def as_dtensor(tensor: torch.Tensor, mesh: Any) -> Any:
+    try:
+        from torch.distributed.tensor import DTensor
+    except ImportError:  # torch 2.4
+        from torch.distributed._tensor import DTensor
+    return DTensor.from_local(tensor, mesh)
 
 
 def test_names_come_from_the_tree_and_the_module() -> None:

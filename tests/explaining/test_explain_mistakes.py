@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import torchopt
+from torchopt.registry import OPTIMIZERS, OptimizerEntry
 from torchopt.unrolling import ForwardMode, ModuleStep, Recomputed, Snapshots, Stored, Truncated
 from torchopt_utils import Explanation
 
@@ -37,6 +40,7 @@ def assert_explains(
 ) -> None:
     assert list(report.kinds) == kinds
     assert all(tensor.reached is reached for tensor in report.tensors)
+    assert max(map(len, str(report).splitlines())) <= 100
     text = ' '.join(str(report).split())
     for word in words:
         assert word in text
@@ -91,7 +95,8 @@ def test_a_plain_optimizer(kind: Any, given: bool) -> None:
     inner_loss(net, weights).backward()
     plain.step()
     report = torchopt.explain(outer_loss(net), weights, optimizer=plain if given else None)
-    name, home = kind.__name__, kind.__module__.partition('.')[0]
+    name = kind.__name__
+    home = 'torch.optim' if kind is torch.optim.SGD else 'torchopt'
     assert_explains(report, ['plain-optimizer'], f'{home}.{name}', f'torchopt.Meta{name}(net')
 
 
@@ -158,6 +163,27 @@ def test_create_graph_forgotten() -> None:
     assert all(step.first_order for step in report.steps)
     report = torchopt.explain(loss, meta['weights'])
     assert_explains(report, ['first-order'], 'create_graph=True')
+
+
+@pytest.mark.parametrize('create_graph', [True, False])
+@pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
+def test_create_graph_with_every_optimizer(entry: OptimizerEntry, create_graph: bool) -> None:
+    cases: list[dict[str, Any]] = [{}]
+    if 'weight_decay' in signature(entry.factory).parameters:
+        cases.append({'weight_decay': 0.1})  # by which updates depend on the parameters, too
+    if entry.fused and torchopt.accelerated_op_available():
+        cases.append({**cases[-1], 'use_accelerated_op': True})
+    for options in cases:
+        start = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+        optimizer = entry.factory(**options)
+        params, state = start, optimizer.init(start)
+        for _ in range(3):
+            loss = params.pow(4).sum()
+            (grad,) = torch.autograd.grad(loss, params, create_graph=create_graph)
+            updates, state = optimizer.update(grad, state, params=params, inplace=False)
+            params = torchopt.apply_updates(params, updates, inplace=False)
+        report = torchopt.explain(params.square().sum(), start)
+        assert report.kinds == (() if create_graph else ('first-order',)), options
 
 
 def test_create_graph_forgotten_in_one_step() -> None:
@@ -306,3 +332,18 @@ def test_truncated(backward: Any) -> None:
     assert (report['weights'].reached, report['weights'].steps) == (True, 2)
     assert not report['start'].reached
     assert 'left 3 earlier steps' in str(report)
+
+
+def test_a_module_given_after_its_steps() -> None:
+    net, _, _ = stepped(2)
+    report = torchopt.explain(outer_loss(net), net)
+    assert_explains(report, ['wrt-after-steps'], 'not by the initial ones', reached=True)
+    assert [tensor.steps for tensor in report.tensors] == [0, 0]
+
+
+def test_a_checkpoint_that_hides_its_graph() -> None:
+    net, weights, _ = stepped()
+    inputs = X.clone().requires_grad_()
+    loss = checkpoint(net, inputs, use_reentrant=True).mean()
+    report = torchopt.explain(loss, weights)
+    assert_explains(report, ['hidden'], 'use_reentrant=False')

@@ -54,6 +54,25 @@ def test_cotangents_are_the_gradients_by_the_parameters_of_each_step(kind: Any) 
     assert report.kinds == ()
 
 
+@pytest.mark.skipif(not torchopt.accelerated_op_available(), reason='needs the kernels')
+def test_fused_steps() -> None:
+    torch.manual_seed(0)
+    start = nn.Linear(3, 1).double()
+    reports = []
+    for fused in (False, True):
+        net = nn.Linear(3, 1).double()
+        net.load_state_dict(start.state_dict())
+        weights = torch.ones(8, 1, dtype=torch.float64, requires_grad=True)
+        inner = torchopt.MetaAdam(net, lr=0.1, use_accelerated_op=fused)
+        for _ in range(3):
+            inner.step(loss_of(net, weights))
+        reports.append(torchopt.explain(loss_of(net), weights))
+    for one, other in zip(*(report.steps for report in reports), strict=True):
+        assert one.norm is not None
+        assert other.norm == pytest.approx(one.norm, rel=1e-9)
+    assert reports[1].kinds == ()
+
+
 def of_unroll(backward: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     net = nn.Linear(3, 1).double()
