@@ -10,7 +10,7 @@ import report
 import torchopt
 from torchopt.unrolling import Recomputed, grad
 
-SETTINGS = {'steps': 1000, 'rounds': 20, 'networks': 3, 'compile': True}
+SETTINGS = {'steps': 1000, 'rounds': 12, 'networks': 2, 'compile': True}
 SMALL = {'steps': 10, 'rounds': 8, 'networks': 2, 'compile': False}
 SEEDS = 3
 PAPER = {}
