@@ -43,12 +43,13 @@ nitpick_ignore_regex = [
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'fieldlist']
 myst_heading_anchors = 4
 
-# Pages run when the site is built; jupyter-cache runs again what has changed.
-nb_execution_mode = 'cache'
+# Every page runs whenever the site is built: a cache would not see that the library has changed.
+nb_execution_mode = 'force'
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_render_markdown_format = 'myst'  # tables, and links to pages, in what cells show
 os.environ['MATPLOTLIBRC'] = str(DOCS / '_static' / 'matplotlibrc')
 os.environ['PYTHONPATH'] = os.pathsep.join(
     [

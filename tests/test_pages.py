@@ -36,6 +36,7 @@ def test_every_page_with_samples_is_tested() -> None:
         'guides/many-ranks.md',
         'guides/training-runs.md',
         'guides/what-raises.md',
+        'index.md',
         'recipes/outer-loops.md',
         'recipes/several-ranks.md',
         'start/which-way.md',
@@ -58,6 +59,13 @@ def headings(page: Path) -> set[str]:
     """Return the anchors that Markdown renderers make of a page's headings."""
     titles = re.findall(r'^#+ (.*)$', page.read_text(), re.MULTILINE)
     return {re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+def test_front_page() -> None:
+    names: dict[str, Any] = {}
+    (sample,) = samples('index.md')
+    exec(sample, names)
+    assert names['weights'].grad.all()
 
 
 @pytest.mark.slow

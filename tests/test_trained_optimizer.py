@@ -155,7 +155,11 @@ def test_an_optimizer_without_steps_gives_first_values() -> None:
         (lambda net: torch.optim.RAdam(net.parameters()), TypeError, r'use torchopt\.MetaRAdam'),
         (lambda net: torch.optim.LBFGS(net.parameters()), TypeError, 'there is no rule for LBFGS'),
         (lambda net: net, TypeError, r'must be a torch\.optim\.Optimizer, got Sequential'),
-        (lambda net: torch.optim.Adam(make_net().parameters()), ValueError, 'holds no parameter.*put them'),
+        (
+            lambda net: torch.optim.Adam(make_net().parameters()),
+            ValueError,
+            'holds no parameter.*put them',
+        ),
     ],
 )
 def test_an_optimizer_that_does_not_fit_is_refused(make: Any, error: Any, match: str) -> None:

@@ -14,7 +14,7 @@ from torchopt.unrolling import Recomputed, grad
 
 SETTINGS = {'steps': 100, 'rounds': 12, 'networks': 4, 'tests': 10}
 SMALL = {'steps': 12, 'rounds': 6, 'networks': 2, 'tests': 4}
-SEEDS = 3
+SEEDS = 5
 PAPER = {}
 ROWS = [
     ('test loss, learned rates and momentum', 'learned'),

@@ -43,12 +43,9 @@ def table() -> str:
         experiment, records = report.recorded(name)
         seconds = sum(record['seconds'] for record in records) / len(records)
         first = f'[{title(name)}]({name}.md)'
-        for label, key in experiment.ROWS:
-            ours = report.interval([record['result'][key] for record in records])
-            paper = experiment.PAPER.get(label, '–')
-            lines.append(
-                f'| {first} | {label} | {paper} | {ours} | {len(records)} | {seconds:.0f} s |'
-            )
+        for row in report.rows(experiment, records):
+            cells = [first, *row, f'{len(records)}', f'{seconds:.0f} s']
+            lines.append(f'| {" | ".join(cells)} |')
             first = ''
     return '\n'.join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,15 +30,21 @@ def interval(values: list[float]) -> str:
     return f'{mean:.{digits}f} ± {half:.{digits}f}'.replace('-', '−')
 
 
+def rows(experiment: ModuleType, records: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Yield the rows of an experiment's table: what is measured, the paper's number, and ours."""
+    for label, key in experiment.ROWS:
+        ours = interval([record['result'][key] for record in records])
+        yield label, experiment.PAPER.get(label, '–'), ours
+
+
 def table(experiment: ModuleType, records: list[dict[str, Any]]) -> str:
     """Return a Markdown table of the paper's numbers beside ours, and what the runs took."""
     lines = ['| | paper | here, mean and 95 % interval |', '|---|---|---|']
-    for label, key in experiment.ROWS:
-        ours = interval([record['result'][key] for record in records])
-        lines.append(f'| {label} | {experiment.PAPER.get(label, "–")} | {ours} |')
+    lines += [f'| {" | ".join(row)} |' for row in rows(experiment, records)]
     seconds = sum(record['seconds'] for record in records) / len(records)
     settings = ', '.join(f'`{key}={value}`' for key, value in records[0]['settings'].items())
-    lines += ['', f'{len(records)} seeds, {seconds:.0f} s each on one core, with {settings}.']
+    seeds = f'{len(records)} seeds' if len(records) > 1 else 'One seed, which gives no interval'
+    lines += ['', f'{seeds}, {seconds:.0f} s each on one core, with {settings}.']
     return '\n'.join(lines)
 
 

@@ -55,6 +55,18 @@ def read(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     )
 
 
+def record(experiment: ModuleType, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Run an experiment once; return what is written of the run.
+
+    Numbers are kept to 5 digits, so that records stay small.
+    """
+    start = time.process_time()
+    result = experiment.run(seed, **settings)
+    seconds = round(time.process_time() - start, 1)
+    result = json.loads(json.dumps(result), parse_float=lambda text: float(f'{float(text):.5g}'))
+    return {'seed': seed, 'settings': settings, 'seconds': seconds, 'result': result}
+
+
 def complete(
     experiment: ModuleType, path: Path, settings: dict[str, Any], seeds: int
 ) -> list[dict[str, Any]]:
@@ -65,13 +77,7 @@ def complete(
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {record['seed'] for record in read(path, settings)}
     for seed in tqdm([seed for seed in range(seeds) if seed not in found], path.stem, unit='seed'):
-        start = time.process_time()
-        result = experiment.run(seed, **settings)
-        seconds = round(time.process_time() - start, 1)
-        result = json.loads(
-            json.dumps(result), parse_float=lambda text: float(f'{float(text):.5g}')
-        )
-        record = {'seed': seed, 'settings': settings, 'seconds': seconds, 'result': result}
+        line = json.dumps(record(experiment, seed, settings))
         with path.open('a') as file:
-            file.write(json.dumps(record) + '\n')
+            file.write(line + '\n')
     return [record for record in read(path, settings) if record['seed'] < seeds]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 import torchopt
+from support.dot import parsed
 from support.modules import StandIn
 
 pytest.importorskip('graphviz')
@@ -18,8 +18,8 @@ pytest.importorskip('graphviz')
 
 def nodes(dot: Any) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Labels by node, and edges."""
-    found = dict(re.findall(r'^\s*(\w+) \[label="?([^"]*?)"? fillcolor', dot.source, re.M | re.S))
-    return found, re.findall(r'(\w+) -> (\w+)', dot.source)
+    found = parsed(dot.source)
+    return found.labels, list(found.edges)
 
 
 def labels(dot: Any) -> list[str]:
@@ -60,7 +60,8 @@ def test_steps_are_named_by_the_states_of_the_module(
     optimizer.step((meta * linear(x)).sum())
     second = torchopt.extract_state_dict(linear, enable_visual=True, visual_prefix='step1.')
     loss = linear(x).sum()
-    found = labels(torchopt.make_dot(loss, (first, second, {'meta': meta, 'loss': loss})))
+    names = (first, second, {'meta': meta, 'loss': loss})
+    found = labels(torchopt.make_dot(loss, names, detail='operations'))
     assert {'meta\n()', 'step0.weight\n(1, 2)', 'step1.weight\nAddBackward0'} <= set(found)
     assert 'loss\n()' in found
     assert '(1, 2)' not in found
@@ -72,6 +73,7 @@ def test_steps_are_named_by_the_states_of_the_module(
         lambda net: net,
         lambda net: dict(net.named_parameters()),
         lambda net: net.named_parameters(),
+        lambda net: {'weight': net.weight, 'bias': net.bias},
         lambda net: [net, {'other': net.weight}],
         lambda net: torchopt.extract_state_dict(net, enable_visual=True),
     ],
@@ -121,6 +123,7 @@ def test_deep_graphs_can_be_drawn() -> None:
         ('good', torch.ones(1), TypeError, 'got a tensor'),
         ('good', [torch.ones(1)], TypeError, 'got a tensor'),
         ('good', {'x': 3}, TypeError, r"params\['x'\] must be a tensor, got int"),
+        ('good', {'x': (3,)}, TypeError, r"params\['x'\] must be a tensor, got tuple"),
         (
             'good',
             torchopt.extract_state_dict(nn.Linear(1, 1)),
@@ -134,6 +137,23 @@ def test_bad_input_is_refused(var: Any, params: Any, error: type[Exception], mes
         var = torch.ones(1, requires_grad=True).exp()
     with pytest.raises(error, match=message):
         torchopt.make_dot(var, params)
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        ({'detail': 'all'}, ValueError, "detail must be one of .*'operations'.*, got 'all'"),
+        ({'theme': 'blue'}, ValueError, "theme must be one of .*'dark'.*, got 'blue'"),
+        ({'max_steps': -1}, ValueError, 'max_steps must be at least 0, got -1'),
+        ({'max_steps': 2.0}, TypeError, 'max_steps must be an integer or None, got float'),
+        ({'depth': True}, TypeError, 'depth must be an integer or None, got bool'),
+    ],
+)
+def test_bad_options_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        torchopt.make_dot(torch.ones(1, requires_grad=True).exp(), **options)
 
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,11 +52,11 @@ def make(name: str) -> tuple[Loss, dict[str, torch.Tensor], torch.Tensor]:
     return loss, params, torch.randn(3, *shape, dtype=DTYPE)
 
 
-def after_steps(loss: Loss, backward: Strategy) -> Loss:
+def after_steps(loss: Loss, backward: Strategy, grad: Any = unrolling.grad) -> Loss:
     def step(
         params: dict[str, torch.Tensor], _: None, x: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], None]:
-        gradients = unrolling.grad(loss)(params, x)
+        gradients = grad(loss)(params, x)
         return {key: params[key] - 0.3 * gradients[key] for key in params}, None
 
     def trained_loss(params: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -73,11 +73,12 @@ def gradient_of(
     return dict(zip(leaves, torch.autograd.grad(loss(leaves), list(leaves.values()))))
 
 
+@pytest.mark.parametrize('grad', [unrolling.grad, torch.func.grad], ids=['ours', 'torchs'])
 @pytest.mark.parametrize('backward', MODES, ids=str)
 @pytest.mark.parametrize('name', NORMS)
-def test_tasks_under_vmap_equal_tasks_in_a_loop(name: str, backward: Strategy) -> None:
+def test_tasks_under_vmap_equal_tasks_in_a_loop(name: str, backward: Strategy, grad: Any) -> None:
     loss, params, x = make(name)
-    one = after_steps(loss, backward)
+    one = after_steps(loss, backward, grad)
     expected = gradient_of(
         lambda params: torch.stack([after_steps(loss, Stored())(params, each) for each in x]).sum(),
         params,
@@ -156,3 +157,28 @@ def test_running_averages_are_written() -> None:
         for total in (losses.sum(), torch.stack([loss for _, loss in alone]).sum())
     )
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize('name', ['batch', 'layer'])
+def test_compiled_steps(name: str) -> None:
+    loss, params, x = make(name)
+    one = after_steps(loss, Recomputed(compile='aot_eager'), torch.func.grad)
+    found = gradient_of(lambda params: torch.vmap(one, (None, 0))(params, x).sum(), params)
+    plain = after_steps(loss, Stored())
+    expected = gradient_of(
+        lambda params: torch.stack([plain(params, each) for each in x]).sum(), params
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.compile
+def test_in_one_compiled_graph() -> None:
+    loss, params, x = make('layer')
+    one = after_steps(loss, Stored())
+
+    def total(params: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.vmap(one, (None, 0))(params, x).sum()
+
+    compiled = torch.compile(torch.func.grad(total), backend='aot_eager', fullgraph=True)
+    torch.testing.assert_close(compiled(params), torch.func.grad(total)(params))

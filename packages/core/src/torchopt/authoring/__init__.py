@@ -10,6 +10,8 @@ version. The rules in :mod:`torchopt.rules` are examples of their use.
 - :mod:`~torchopt.authoring.initial`: initial values of states.
 - :mod:`~torchopt.authoring.steps`: counts of the steps that parameters have taken.
 - :mod:`~torchopt.authoring.step_marks`: marks of inner steps in the graph of autograd.
+- :mod:`~torchopt.authoring.update_marks`: marks of gradients and states, in the same graph.
+- :mod:`~torchopt.authoring.constant_leaves`: leaves by which an inner gradient was taken.
 - :mod:`~torchopt.authoring.observed_loops`: cotangents of the steps of a loop in one node.
 - :mod:`~torchopt.authoring.detached`: notes on leaves that were cut off a graph.
 - :mod:`~torchopt.authoring.state`: states that ``torch.load`` reads, and checks that one fits.

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from torchopt.authoring.update_marks import mark_gradients
+
 
 def gradients_of(
     loss: torch.Tensor, params: Sequence[torch.Tensor | None], *, create_graph: bool
@@ -37,6 +39,7 @@ def gradients_of(
             'the loss does not depend on any parameter that requires grad: '
             'compute it from the current parameters, without detaching them'
         )
+    mark_gradients(found, loss)
     for param, gradient in zip(wanted, found):
         if gradient is not None and gradient.dtype != param.dtype:
             raise RuntimeError(

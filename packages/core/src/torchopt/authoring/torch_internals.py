@@ -113,6 +113,16 @@ def is_mapped_by_autograd(value: Any) -> bool:
     return mapped
 
 
+def sequence_number(node: Any) -> int | None:
+    """Return the number that a node of the graph got when it was recorded; None where unknown.
+
+    Numbers grow with time within a thread. Without them, a drawing can't always tell the forward
+    pass of an inner loss from its gradient.
+    """
+    tell = getattr(node, '_sequence_nr', None)
+    return None if tell is None else tell()
+
+
 def retains_graph() -> bool:
     """Tell, within a backward pass, whether another backward pass may follow.
 

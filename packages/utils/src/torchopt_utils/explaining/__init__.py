@@ -2,11 +2,14 @@
 
 From top to bottom; each file imports only files of lower lines::
 
-    answer.py          the public function: arguments, and the answer put together
+    answer.py          the public function, which puts the answer together
+    arguments.py       its arguments, checked
+    levels.py          inner steps in order, as reports
     numerics.py        findings about numbers: NaN, zero, vanishing, exploding
     operations.py      which operation makes NaN, infinity or zero
     failures.py        why a backward pass raised
     measure.py         one backward pass that is watched
+    tensor_causes.py   why a tensor has no gradient, as far as it lies at the tensor
     causes.py          why a graph does not lead to a tensor
     surroundings.py    what is at hand beside the graph: module, optimizer, memory
     update_graphs.py   steps of first order

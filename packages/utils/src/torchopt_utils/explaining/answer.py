@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchopt import pytree
 from torchopt.authoring.describe import describe
-from torchopt.authoring.shards import placement_of
-from torchopt.authoring.torch_internals import is_transformed, transforming
 from torchopt.typing import TensorTree
-from torchopt_utils.explaining import causes, numerics, surroundings
+from torchopt_utils.explaining import causes, numerics, surroundings, tensor_causes
+from torchopt_utils.explaining.arguments import named_tensors, require_plain, require_scalar
 from torchopt_utils.explaining.failures import of_failure
 from torchopt_utils.explaining.graph import Graph, MarkedStep, graph_of
+from torchopt_utils.explaining.levels import of_unseen, step_reports, steps_between
 from torchopt_utils.explaining.measure import Measured, measure
 from torchopt_utils.explaining.numbers import Size
-from torchopt_utils.explaining.report import Explanation, Finding, StepReport, TensorReport
+from torchopt_utils.explaining.report import Explanation, Finding, TensorReport
 from torchopt_utils.explaining.update_graphs import first_order_steps
+
+# Each goes through the graph once more.
+_MOST_SEARCHES = 3
 
 
 def explain(
@@ -70,28 +71,29 @@ def explain(
         ...     w = optimizer.step(w.square().sum(), w)
         >>> report = torchopt.explain(w.square().sum(), {'rate': rate})
         >>> report['rate'].steps, report['rate'].norm
-        (2, 0.5)
+        (2, 1.0)
         >>> [(step.index, step.norm) for step in report.steps]
         [(1, 0.25), (2, 0.5)]
     """
-    _require_scalar(loss)
-    wanted = _named(wrt)
+    require_scalar(loss)
+    wanted = named_tensors(wrt)
     if module is not None and not isinstance(module, nn.Module):
         raise TypeError(f'module must be a torch.nn.Module, got {describe(module)}')
-    for name, tensor in {'loss': loss, **wanted}.items():
-        _require_plain(name, tensor)
+    require_plain('loss', loss)
+    for name, tensor in wanted.items():
+        require_plain(name, tensor)
 
     tensors = list(wanted.values())
     graph = graph_of(loss, tensors)
     for leaf in graph.leaves:
-        _require_plain('a leaf of the graph', leaf)
+        require_plain('a leaf of the graph', leaf)
     names = {**surroundings.names_in(module), **{id(t): name for name, t in wanted.items()}}
     root_leads_to = graph.leads_to[graph.nodes[-1]] if graph.nodes else 0
     reached = [bool(root_leads_to >> position & 1) for position in range(len(tensors))]
     measured = measure(loss, [t if r else None for t, r in zip(tensors, reached)], graph)
 
     first_order = first_order_steps(graph)
-    steps = _steps(graph, measured, first_order)
+    steps = step_reports(graph, measured, first_order)
     of_graph = _of_graph(loss, graph, first_order, optimizer, names, all(reached))
     if measured.error is not None:
         differentiated = [t for t, r in zip(tensors, reached) if r]
@@ -106,13 +108,13 @@ def explain(
         if finding is not None
     ]
     if isinstance(wrt, nn.Module):
-        of_graph += causes.of_current_params(tensors)
+        of_graph += tensor_causes.of_current_params(tensors)
     if any(reached):
-        of_graph += [*numerics.of_the_steps(steps), *_unseen(graph, measured)]
+        of_graph += [*numerics.of_the_steps(steps), *of_unseen(graph, measured)]
 
     sizes = measured.gradients
     not_finite = [t for t, size in zip(tensors, sizes) if size is not None and not size.is_finite]
-    if not_finite:
+    if not_finite or not torch.isfinite(loss.detach()).all():
         of_graph.insert(0, numerics.of_not_finite(loss, not_finite, graph, len(steps)))
     reports = [
         _report(
@@ -168,12 +170,12 @@ def _report(
 ) -> TensorReport:
     findings: list[Finding] = []
     norm = None if size is None else size.norm
-    between = _steps_between(graph, position)
-    own = causes.of_the_tensor(tensor)
+    between = steps_between(graph, position)
+    own = tensor_causes.of_the_tensor(tensor)
     if own is not None:
         findings.append(own)
     elif not reached and loss.requires_grad:
-        findings += causes.of_an_unreached(tensor, graph, first_order, names)
+        findings += tensor_causes.of_an_unreached(tensor, graph, first_order, names)
     elif reached and size is None and measured.error is None:
         findings.append(
             Finding(
@@ -183,8 +185,12 @@ def _report(
             )
         )
     elif size is not None and norm == 0:
-        levels = max((step.level for step in graph.steps.values()), default=0)
-        findings.append(numerics.of_zero(loss, tensor, 1 << position, graph, levels))
+        earlier = sum(each is not None and each.norm == 0 for each in measured.gradients[:position])
+        if earlier < _MOST_SEARCHES:
+            steps = graph.depth[graph.nodes[-1]]
+            findings.append(numerics.of_zero(loss, tensor, 1 << position, graph, steps))
+        else:
+            findings.append(Finding('zero', 'The gradient is 0, as for tensors above.'))
     elif norm is not None and size is not None and size.is_finite:
         precision = numerics.of_precision(tensor, norm)
         findings += [] if precision is None else [precision]
@@ -198,103 +204,3 @@ def _report(
         norm=norm,
         findings=tuple(findings),
     )
-
-
-def _steps_between(graph: Graph, position: int) -> int:
-    """Return how many steps lie between the loss and the tensor at ``position``."""
-    levels = {
-        step.level
-        for step in graph.steps.values()
-        if any(graph.leads_to[node] >> position & 1 for node in step.nodes)
-    }
-    for loop in graph.loops:
-        if graph.leads_to[loop.node] >> position & 1:
-            levels.update(range(loop.base + 1, loop.base + loop.mark.length + 1))
-    return len(levels)
-
-
-def _steps(
-    graph: Graph, measured: Measured, first_order: Sequence[MarkedStep]
-) -> tuple[StepReport, ...]:
-    """Return a report for every level."""
-    without = {step.step.number for step in first_order}
-    at: dict[int, list[tuple[str, Size | None, bool]]] = {}
-    for number, step in graph.steps.items():
-        entry = (step.step.by, measured.steps.get(number), number in without)
-        at.setdefault(step.level, []).append(entry)
-    for place, loop in enumerate(graph.loops):
-        for number in range(loop.mark.length):
-            size = measured.loops.get((place, number))
-            by = f'unroll({loop.mark.mode})'
-            at.setdefault(loop.base + number + 1, []).append((by, size, False))
-    reports = []
-    for level, entries in sorted(at.items()):
-        sizes = [size for _, size, _ in entries if size is not None and size.norm is not None]
-        norms = [size.norm or 0.0 for size in sizes]
-        reports.append(
-            StepReport(
-                index=level,
-                by=', '.join(dict.fromkeys(by for by, _, _ in entries)),
-                side_by_side=len(entries),
-                norm=math.hypot(*norms) if norms else None,
-                is_finite=all(size.is_finite for size in sizes),
-                first_order=all(flag for _, _, flag in entries),
-            )
-        )
-    return tuple(reports)
-
-
-def _unseen(graph: Graph, measured: Measured) -> list[Finding]:
-    if not measured.unseen or measured.error is not None:
-        return []
-    modes = sorted({graph.loops[place].mark.mode for place in measured.unseen})
-    return [
-        Finding(
-            'unseen-steps',
-            f'A loop with backward={modes[0]}() is one node of the graph: it has no cotangents of '
-            'single steps.',
-            'backward=Recomputed() or Stored() shows them',
-        )
-    ]
-
-
-def _named(wrt: Any) -> dict[str, torch.Tensor]:
-    if isinstance(wrt, nn.Module):
-        found: dict[str, Any] = dict(wrt.named_parameters())
-    else:
-        paths, leaves, _ = pytree.tree_flatten_with_path(wrt)
-        names = ['.'.join(map(str, path)) or 'wrt' for path in paths]
-        found = dict(zip(names, leaves))
-    for name, leaf in found.items():
-        if not isinstance(leaf, torch.Tensor):
-            raise TypeError(
-                f'wrt must be a tensor, a tree of tensors or a module, got {describe(leaf)}'
-                + ('' if name == 'wrt' else f' at {name!r}')
-            )
-    if not found:
-        raise TypeError('wrt has no tensor')
-    return found
-
-
-def _require_scalar(loss: Any) -> None:
-    if not isinstance(loss, torch.Tensor):
-        raise TypeError(f'loss must be a tensor, got {describe(loss)}')
-    if torch.compiler.is_compiling() or transforming() or is_transformed(loss):
-        raise RuntimeError(
-            'torchopt.explain reads the graph of torch.autograd, which does not exist inside of '
-            'torch.func.grad, vmap and torch.compile: run the same function outside of them, on '
-            'tensors that require grad, and explain the loss that it returns'
-        )
-    if loss.numel() != 1:
-        raise ValueError(
-            f'loss must be a scalar, got shape {tuple(loss.shape)}: take its mean or sum'
-        )
-    if loss.is_complex():
-        raise ValueError('loss must be real: take its real part or its absolute value')
-
-
-def _require_plain(name: str, tensor: torch.Tensor) -> None:
-    if placement_of(tensor) is not None:
-        raise NotImplementedError(
-            f'{name} is a DTensor, of which each rank has a part: explain a run in one process'
-        )

@@ -17,6 +17,7 @@ from torchopt_utils.explaining.text import (
     verdict,
 )
 
+_BESIDE = 'border-left:0.2em solid;padding-left:0.8em'
 # Colours come from the page, so that it can be light or dark.
 _CELL = 'style="text-align:left;padding:0.1em 0.8em 0.1em 0"'
 
@@ -40,7 +41,7 @@ def as_html(found: Explanation) -> str:
 
 def _finding(finding: Finding) -> str:
     change = f'<br>&rarr; {_code(finding.change)}' if finding.change else ''
-    return f'<p>{escape(finding.text)}{change}</p>'
+    return f'<p style="{_BESIDE}">{escape(finding.text)}{change}</p>'
 
 
 def _code(text: str) -> str:

@@ -7,17 +7,7 @@ from typing import Any
 
 import torch
 
-_MARK = '_torchopt_constant'
-
-
-def make_constant(leaf: torch.Tensor) -> None:
-    """Let a leaf that requires grad count as a constant, because its gradient has been taken."""
-    setattr(leaf, _MARK, True)
-
-
-def is_constant(leaf: torch.Tensor) -> bool:
-    """Tell whether a leaf counts as a constant."""
-    return hasattr(leaf, _MARK)
+from torchopt.authoring.constant_leaves import is_constant
 
 
 def leaves_of_graph(

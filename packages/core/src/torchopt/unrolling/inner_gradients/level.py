@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import BackwardCFunction
 
-from torchopt.unrolling.context.graph import is_constant, leaves_of_graph, make_constant
+from torchopt.authoring.constant_leaves import is_constant, make_constant
+from torchopt.unrolling.context.graph import leaves_of_graph
 
 
 class _Entry(NamedTuple):

@@ -10,6 +10,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.describe import describe, unlike
+from torchopt.unrolling.inner_gradients.normalization import separate_affine
 from torchopt.unrolling.leaves import IMMUTABLE, Leaves, flatten
 from torchopt.unrolling.loop import Loop
 
@@ -45,7 +46,8 @@ def call_step(loop: Loop, number: int, arguments: Leaves) -> StepResult:
     """
     traced = torch.compiler.is_compiling()
     before = [] if traced else versions(arguments)
-    result = loop.step(*pytree.tree_unflatten(loop.structure, arguments))
+    with separate_affine():
+        result = loop.step(*pytree.tree_unflatten(loop.structure, arguments))
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(f'step must return the pair (carry, y), got {type(result).__name__}')
     step = loop.first + number

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from torchopt import pytree
+from torchopt.unrolling.inner_gradients.normalization import separate_affine
 from torchopt.unrolling.leaves import fill, flatten, is_placeholder, template_of, tensors_of
 from torchopt.unrolling.loop import Loop, Step
 
@@ -104,7 +105,8 @@ def _mapped_step(step: Step, dims: list[int | None], randomness: str) -> Step:
 
         def one_example(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             args: Any = pytree.tree_unflatten(structure, fill(template, tensors))
-            results.append(flatten(step(*args)))
+            with separate_affine():
+                results.append(flatten(step(*args)))
             return tuple(tensors_of(results[0][0]))
 
         outputs = torch.vmap(one_example, tuple(dims), randomness=randomness)(*tensors_of(leaves))

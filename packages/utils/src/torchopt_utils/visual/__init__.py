@@ -1,0 +1,3 @@
+"""Pictures of the graph of autograd."""
+
+from torchopt_utils.visual.make_dot import make_dot as make_dot
