@@ -48,19 +48,6 @@ def test_maml_learns_parameters_that_adapt(example, tmp_path, capsys):
     assert 'meta-learned' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('example', ['learn_schedule'], indirect=True)
-def test_learned_schedule_beats_the_constant_rate_it_starts_from(example, tmp_path, capsys):
-    steps, seeds = 60, range(20_000, 20_010)
-    constant = torch.full((steps,), 0.1)
-    learned = example.learn(0.1, steps, rounds=15)
-    losses = [example.mean_loss(rates, example.TEST, seeds) for rates in (learned, constant)]
-    assert losses[0] < 0.9 * losses[1]
-
-    example.run(tmp_path, steps=20, rounds=1, networks=1)
-    assert (tmp_path / 'learn_schedule.png').stat().st_size > 0
-    assert 'Snapshots' in capsys.readouterr().out
-
-
 @pytest.mark.parametrize('example', ['weights_transformer'], indirect=True)
 def test_weights_through_a_transformer_trust_right_labels(example, tmp_path, capsys):
     learner = example.rounds(10, 8, example.Recomputed())

@@ -7,14 +7,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 
-import report
 import torchopt
 from torchopt.pytree import tree_leaves
 from torchopt.unrolling import Recomputed, grad
 
 SETTINGS = {'steps': 100, 'rounds': 12, 'networks': 4, 'tests': 10}
 SMALL = {'steps': 12, 'rounds': 6, 'networks': 2, 'tests': 4}
-SEEDS = 3
+SEEDS = 5
 PAPER = {}
 ROWS = [
     ('test loss, learned rates and momentum', 'learned'),
@@ -90,10 +89,10 @@ def run(seed, steps, rounds, networks, tests):
 def draw(runs, figure):
     left, right = figure.subplots(1, 2)
     for name in runs[0]['schedules']:
-        curves = [run['schedules'][name] for run in runs]
         if not name.startswith('bias'):
+            mean = torch.tensor([run['schedules'][name] for run in runs]).mean(0)
             axes = right if name == 'momentum' else left
-            report.band(axes, range(1, len(curves[0]) + 1), curves, name)
-    left.set(xlabel='step', ylabel='learning rate', yscale='log')
-    right.set(xlabel='step', ylabel='momentum')
+            axes.plot(range(1, len(mean) + 1), mean, label=name)
+    left.set(xlabel='step', ylabel='learning rate', ylim=(0, None))
+    right.set(xlabel='step', ylabel='momentum', ylim=(0, 1))
     left.legend()

@@ -10,7 +10,7 @@ from torchopt.unrolling import Recomputed, grad
 
 SETTINGS = {'steps': 100, 'window': 20, 'rounds': 250, 'batch': 32, 'hidden': 20, 'compile': True}
 SMALL = {'steps': 20, 'window': 10, 'rounds': 25, 'batch': 16, 'hidden': 16, 'compile': False}
-SEEDS, TESTS = 3, 500
+SEEDS, TESTS = 5, 500
 PAPER = {}
 RATES, MOMENTA = torch.logspace(-2.5, -1.3, 9), torch.tensor([0.5, 0.8, 0.9, 0.95, 0.98])
 RIVALS = {

@@ -12,7 +12,7 @@ from torchopt.unrolling import Recomputed, grad
 
 SETTINGS = {'steps': 1000, 'rounds': 12, 'networks': 2, 'compile': True}
 SMALL = {'steps': 10, 'rounds': 8, 'networks': 2, 'compile': False}
-SEEDS = 3
+SEEDS = 5
 PAPER = {}
 ROWS = [
     ('test loss, learned schedule', 'learned'),
