@@ -72,21 +72,6 @@ def test_weights_through_a_transformer_trust_right_labels(example, tmp_path, cap
     assert 'Recomputed' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('example', ['fewshot_digits'], indirect=True)
-def test_meta_learned_parameters_adapt_to_held_out_digits(example, capsys):
-    torch.manual_seed(0)
-    digits = example.load_classes()
-    test, training = digits[:4], example.with_rotations(digits[4:])
-    meta = example.meta_learn(training, 60, torch.func.grad(example.meta_loss))
-    before, after = example.accuracies(meta, test, tasks=50)
-    chance = 100 / example.WAYS
-    assert abs(before - chance) < 10
-    assert after > chance + 20
-
-    example.run(seeds=2, iterations=1, compiled=False)
-    assert 'meta-learned' in capsys.readouterr().out
-
-
 @pytest.mark.parametrize('example', ['meta_batch'], indirect=True)
 def test_a_meta_batch_learns_in_one_process_too(example, capsys):
     """On several ranks it is run by ``distributed/checks_meta_batch.py``."""

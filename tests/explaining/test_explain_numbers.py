@@ -196,6 +196,9 @@ def test_anomaly_detection_adds_the_line() -> None:
 def test_a_loss_that_is_not_finite() -> None:
     w = torch.zeros(1, requires_grad=True)
     assert 'The loss itself is inf' in words(torchopt.explain((1 / w).sum(), w))
+    report = torchopt.explain(w.sum() + float('nan'), w)
+    assert report.kinds == ('not-finite',)
+    assert report['wrt'].norm == 1.0
 
 
 def test_zero_gradients_name_the_operation() -> None:
@@ -210,6 +213,14 @@ def test_zero_gradients_name_the_operation() -> None:
     dead = torch.tensor([-1.0], requires_grad=True)
     assert 'ReluBackward0' in str(torchopt.explain(dead.relu().sum(), dead))
     assert torchopt.explain((dead - dead).sum(), dead).kinds == ('cancelled',)
+
+
+def test_many_zero_gradients_are_searched_a_few_times() -> None:
+    tensors = [torch.ones(1, requires_grad=True) for _ in range(6)]
+    report = torchopt.explain(sum(t.round() for t in tensors), tensors)
+    texts = [tensor.findings[0].text for tensor in report.tensors]
+    assert all('RoundBackward0' in text for text in texts[:3])
+    assert all('as for tensors above' in text for text in texts[3:])
 
 
 def test_underflow_in_float16() -> None:

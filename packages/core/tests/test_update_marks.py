@@ -28,19 +28,29 @@ def test_a_step_on_a_loss_says_where_its_gradients_begin() -> None:
 
 
 @pytest.mark.parametrize('options', [{'inplace': False}, {}])
-def test_update_marks_gradients_and_state(options: dict[str, bool]) -> None:
+def test_update_marks_gradients(options: dict[str, bool]) -> None:
     w = torch.ones(2, requires_grad=True)
     optimizer = torchopt.chain(torchopt.clip_grad_norm(1.0), torchopt.adam(lr=0.1))
     (grad,) = torch.autograd.grad(w.pow(3).sum(), [w], create_graph=True)
     update, state = optimizer.update(grad, optimizer.init(w), **options)
     assert gradient_of(grad.grad_fn) == (None,)
-    fields = [
-        state_fields_of(leaf.grad_fn)
-        for leaf in torchopt.pytree.tree_leaves(state)
-        if leaf.grad_fn is not None
-    ]
-    assert fields == [('mu',), ('nu',)]
-    assert state_fields_of(update.grad_fn) == ()
+    assert gradient_of(update.grad_fn) is None
+    assert fields_of(state) == [(), ()]
+
+
+def fields_of(state: Any) -> list[tuple[str, ...]]:
+    leaves = torchopt.pytree.tree_leaves(state)
+    return [state_fields_of(leaf.grad_fn) for leaf in leaves if leaf.grad_fn is not None]
+
+
+def test_optimizers_that_hold_a_state_mark_it() -> None:
+    w = torch.ones(2, requires_grad=True)
+    optimizer = torchopt.FuncOptimizer(
+        torchopt.chain(torchopt.clip_grad_norm(1.0), torchopt.adam(lr=0.1))
+    )
+    new = optimizer.step(w.pow(3).sum(), w)
+    assert fields_of(optimizer.state_dict()) == [('mu',), ('nu',)]
+    assert state_fields_of(new.grad_fn) == ()
 
 
 def test_constant_gradients_have_no_mark() -> None:

@@ -16,7 +16,7 @@ from torchopt.authoring.shards import PLAIN
 from torchopt.authoring.step_marks import mark_updates
 from torchopt.authoring.steps import as_float, next_steps
 from torchopt.authoring.torch_internals import transforming
-from torchopt.authoring.update_marks import mark_gradients, mark_state
+from torchopt.authoring.update_marks import mark_gradients
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.typing import OptState, Params, TreeT, Updates
 from torchopt_accel.autograd import step
@@ -137,7 +137,6 @@ class _Step:
             mark_gradients(self.updates)
             new = self._computed(lr, parts)
             mark_updates(self.updates, new[0])
-            mark_state(new[1])
             return new
         with torch.no_grad():
             try:

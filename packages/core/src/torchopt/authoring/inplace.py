@@ -10,7 +10,7 @@ import torch
 from torchopt import pytree
 from torchopt.authoring.step_marks import mark_updates
 from torchopt.authoring.torch_internals import transforming
-from torchopt.authoring.update_marks import mark_gradients, mark_state
+from torchopt.authoring.update_marks import mark_gradients
 from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
 
 FunctionalUpdate: TypeAlias = Callable[[Any, Any, Params | None], tuple[Any, OptState]]
@@ -31,7 +31,6 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
         mark_gradients(updates)
         new = update(updates, state, params)
         mark_updates(updates, new[0])
-        mark_state(new[1])
         return new
 
     def lowered(

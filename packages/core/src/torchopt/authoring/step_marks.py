@@ -88,14 +88,25 @@ def mark_step(
         return
     named = _named(new)
     step = Step(next(_numbers) if number is None else number, by, first_order, len(named))
+    # All marks of a step share the list of the names from which a later step began: to look up one
+    # old parameter is then enough, because nodes and their dictionaries take long to reach.
+    followers: list[Any] = []
+    names, noted = set(), False
     for position, (source, (name, leaf)) in enumerate(zip(_leaves(old), named)):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is None or leaf is source:
             continue
-        node.metadata[_STEP] = mark = (step, position, name)
-        before = node.next_functions[0][0]
-        if before is not None:
-            before.metadata[_LAST] = mark
+        node.metadata[_STEP] = mark = (step, position, name, followers)
+        names.add(name)
+        if source.is_leaf:
+            accumulator = node.next_functions[0][0]
+            if accumulator is not None:
+                accumulator.metadata[_LAST] = mark
+        elif not noted:
+            noted = True
+            before = source.grad_fn.metadata.get(_STEP)
+            if before is not None:
+                before[3][:] = step, names
 
 
 def mark_updates(gradients: TensorTree, updates: TensorTree) -> None:
@@ -133,7 +144,7 @@ def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> N
         node.metadata[_LOOP] = LoopMark(mode, length)
         for position, (source, _) in enumerate(node.next_functions[:carried]):
             if source is not None:
-                source.metadata[_LAST] = (step, position, '')
+                source.metadata[_LAST] = (step, position, '', [])
 
 
 def mark_cut(tensors: Iterable[Any], steps: int) -> None:
@@ -157,7 +168,7 @@ def any_since(tensors: Iterable[Any], number: int) -> bool:
 def step_of(node: Any) -> StepMark | None:
     """Return the mark of an inner step at a node of the graph (a ``grad_fn``), if it has one."""
     mark = node.metadata.get(_STEP)
-    return None if mark is None else StepMark(*mark)
+    return None if mark is None else StepMark(*mark[:3])
 
 
 def loop_of(node: Any) -> LoopMark | None:
@@ -177,8 +188,14 @@ def last_step_from(node: Any) -> StepMark | None:
     The node is the ``grad_fn`` of the parameter; if it is a leaf, the node that accumulates its
     gradient, which is the same object only as long as the graph of the step lives.
     """
-    mark = node.metadata.get(_LAST)
-    return None if mark is None else StepMark(*mark)
+    metadata = node.metadata
+    own = metadata.get(_STEP)
+    if own is not None and own[3]:
+        step, names = own[3]
+        if own[2] in names:
+            return StepMark(step, own[1], own[2])
+    last = metadata.get(_LAST)
+    return None if last is None else StepMark(*last[:3])
 
 
 def cut_of(node: Any) -> int:

@@ -43,11 +43,17 @@ def mark_gradients(gradients: Any, loss: torch.Tensor | None = None) -> None:
     for leaf in _leaves(gradients):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is not None:
-            node.metadata.setdefault(_GRADIENT, end)
+            if _GRADIENT in node.metadata:
+                return  # the step that computed them has marked them all
+            node.metadata[_GRADIENT] = end
 
 
 def mark_state(state: Any) -> None:
-    """Mark the nodes that made the tensors of an optimizer's state with the fields they are in."""
+    """Mark the nodes that made the tensors of an optimizer's state with the fields they are in.
+
+    Optimizers that hold their state do this. The functional ``update`` does not: it would make a
+    small step a tenth slower, for nothing but labels in a drawing.
+    """
     if not recording():
         return
     pending: list[Any] = [state]

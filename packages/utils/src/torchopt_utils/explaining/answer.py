@@ -20,6 +20,9 @@ from torchopt_utils.explaining.numbers import Size
 from torchopt_utils.explaining.report import Explanation, Finding, TensorReport
 from torchopt_utils.explaining.update_graphs import first_order_steps
 
+# Each goes through the graph once more.
+_MOST_SEARCHES = 3
+
 
 def explain(
     loss: torch.Tensor,
@@ -68,7 +71,7 @@ def explain(
         ...     w = optimizer.step(w.square().sum(), w)
         >>> report = torchopt.explain(w.square().sum(), {'rate': rate})
         >>> report['rate'].steps, report['rate'].norm
-        (2, 0.5)
+        (2, 1.0)
         >>> [(step.index, step.norm) for step in report.steps]
         [(1, 0.25), (2, 0.5)]
     """
@@ -76,7 +79,8 @@ def explain(
     wanted = named_tensors(wrt)
     if module is not None and not isinstance(module, nn.Module):
         raise TypeError(f'module must be a torch.nn.Module, got {describe(module)}')
-    for name, tensor in {'loss': loss, **wanted}.items():
+    require_plain('loss', loss)
+    for name, tensor in wanted.items():
         require_plain(name, tensor)
 
     tensors = list(wanted.values())
@@ -110,7 +114,7 @@ def explain(
 
     sizes = measured.gradients
     not_finite = [t for t, size in zip(tensors, sizes) if size is not None and not size.is_finite]
-    if not_finite:
+    if not_finite or not torch.isfinite(loss.detach()).all():
         of_graph.insert(0, numerics.of_not_finite(loss, not_finite, graph, len(steps)))
     reports = [
         _report(
@@ -181,8 +185,12 @@ def _report(
             )
         )
     elif size is not None and norm == 0:
-        levels = max((step.level for step in graph.steps.values()), default=0)
-        findings.append(numerics.of_zero(loss, tensor, 1 << position, graph, levels))
+        earlier = sum(each is not None and each.norm == 0 for each in measured.gradients[:position])
+        if earlier < _MOST_SEARCHES:
+            steps = graph.depth[graph.nodes[-1]]
+            findings.append(numerics.of_zero(loss, tensor, 1 << position, graph, steps))
+        else:
+            findings.append(Finding('zero', 'The gradient is 0, as for tensors above.'))
     elif norm is not None and size is not None and size.is_finite:
         precision = numerics.of_precision(tensor, norm)
         findings += [] if precision is None else [precision]
