@@ -99,6 +99,7 @@ def tests(session: nox.Session) -> None:
     install(session, *editable(PACKAGES), 'pytest', 'pytest-cov', 'pytest-xdist', 'hypothesis')
     install(session, 'expecttest', 'packaging')
     install(session, 'numpy', 'scikit-learn', 'matplotlib', 'tqdm', 'graphviz', 'pyyaml')
+    install(session, 'ipython', 'scipy')
     session.run('pytest', *(session.posargs or EVERYTHING), env=ONE_THREAD)
 
 
@@ -119,7 +120,7 @@ def example(session: nox.Session) -> None:
     """The worked example of CONTRIBUTING.md, on a copy: style, types and all its tests."""
     install(session, *editable(PACKAGES), 'ruff', 'mypy', 'pytest', 'pytest-xdist', 'hypothesis')
     install(session, 'expecttest', 'packaging', 'numpy', 'scikit-learn', 'matplotlib', 'tqdm')
-    install(session, 'pyyaml')
+    install(session, 'ipython', 'pyyaml', 'scipy')
     session.run('python', 'tests/worked_example')
 
 
