@@ -160,9 +160,8 @@ def test_running_averages_are_written() -> None:
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize('name', ['batch', 'layer'])
-def test_compiled_steps(name: str) -> None:
-    loss, params, x = make(name)
+def test_compiled_steps() -> None:
+    loss, params, x = make('layer')
     one = after_steps(loss, Recomputed(compile='aot_eager'), torch.func.grad)
     found = gradient_of(lambda params: torch.vmap(one, (None, 0))(params, x).sum(), params)
     plain = after_steps(loss, Stored())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -20,6 +20,7 @@ from torchopt.typing import TensorTree
 _STEP, _LAST, _LOOP, _CUT, _CONSTANT = (
     f'torchopt.{name}' for name in ('step', 'last', 'loop', 'cut', 'constant')
 )
+_LEAF = (torch.Tensor, type(None))
 _numbers = itertools.count()
 
 
@@ -92,7 +93,7 @@ def mark_step(
     # old parameter is then enough, because nodes and their dictionaries take long to reach.
     followers: list[Any] = []
     names, noted = set(), False
-    for position, (source, (name, leaf)) in enumerate(zip(_leaves(old), named)):
+    for position, ((_, source), (name, leaf)) in enumerate(zip(_named(old), named)):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is None or leaf is source:
             continue
@@ -113,10 +114,10 @@ def mark_updates(gradients: TensorTree, updates: TensorTree) -> None:
     """Mark the nodes that made ``updates`` if the gradients that they come from have no graph."""
     if not recording():
         return
-    for gradient in _leaves(gradients):
+    for gradient in leaves_of(gradients):
         if isinstance(gradient, torch.Tensor) and gradient.requires_grad:
             return
-    for update in _leaves(updates):
+    for update in leaves_of(updates):
         _note(update, _CONSTANT, True)
 
 
@@ -210,12 +211,14 @@ def _note(tensor: Any, key: str, value: Any) -> None:
         node.metadata[key] = value
 
 
-def _leaves(tree: Any) -> Iterable[Any]:
-    """Return the leaves in order; of the most common trees without a search."""
-    if type(tree) is dict and all([isinstance(leaf, torch.Tensor) for leaf in tree.values()]):
-        leaves: Iterable[Any] = tree.values()
-        return leaves
-    return pytree.tree_leaves(tree)
+def leaves_of(tree: Any) -> Iterable[Any]:
+    """Return the leaves of a tree in any order; of the most common trees without a search."""
+    kind: Any = type(tree)
+    flat: Any = tree.values() if kind is dict else tree
+    if kind in (dict, list, tuple) and all([isinstance(leaf, _LEAF) for leaf in flat]):
+        return cast(Iterable[Any], flat)
+    whole: Any = tree
+    return pytree.tree_leaves(whole)
 
 
 def _named(params: Any) -> Sequence[tuple[str, Any]]:

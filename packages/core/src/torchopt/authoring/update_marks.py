@@ -6,17 +6,14 @@ step. A mark holds numbers and strings alone, so that it keeps nothing alive.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
-from torchopt import pytree
-from torchopt.authoring.step_marks import recording
+from torchopt.authoring.step_marks import leaves_of, recording
 from torchopt.authoring.torch_internals import sequence_number
 
 _GRADIENT, _STATE = 'torchopt.gradient', 'torchopt.state'
-_LEAF = (torch.Tensor, type(None))
 
 
 class GradientMark(NamedTuple):
@@ -40,7 +37,7 @@ def mark_gradients(gradients: Any, loss: torch.Tensor | None = None) -> None:
     if not recording():
         return
     end = None if loss is None or loss.grad_fn is None else sequence_number(loss.grad_fn)
-    for leaf in _leaves(gradients):
+    for leaf in leaves_of(gradients):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is not None:
             if _GRADIENT in node.metadata:
@@ -66,7 +63,7 @@ def mark_state(state: Any) -> None:
             pending.extend(found)
             continue
         for field, tree in zip(fields_of_state, found):
-            for leaf in _leaves(tree):
+            for leaf in leaves_of(tree):
                 node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
                 if node is not None:
                     fields = node.metadata.get(_STATE, ())
@@ -86,12 +83,3 @@ def state_fields_of(node: Any) -> tuple[str, ...]:
     """
     fields: tuple[str, ...] = node.metadata.get(_STATE, ())
     return fields
-
-
-def _leaves(tree: Any) -> Iterable[Any]:
-    """Return the leaves in any order; the most common trees without a search."""
-    kind: Any = type(tree)
-    flat: Any = tree.values() if kind is dict else tree
-    if kind in (dict, list, tuple) and all([isinstance(leaf, _LEAF) for leaf in flat]):
-        return cast(Iterable[Any], flat)
-    return (tree,) if isinstance(tree, torch.Tensor) else pytree.tree_leaves(tree)

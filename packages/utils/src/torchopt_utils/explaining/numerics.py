@@ -43,7 +43,8 @@ def of_the_steps(steps: Sequence[StepReport]) -> list[Finding]:
                 f'The cotangent explodes on its way back: {at_last:.2g} after step {last}, '
                 f'{at_first:.2g} after step {first}. From step {since} on, backwards, it is above '
                 f'{RATIO:.0f} times what it was.',
-                'a smaller inner learning rate, fewer inner steps, or Truncated(k)',
+                'a smaller inner learning rate, fewer inner steps, or Truncated(k); with Adam and '
+                'its kin eps_root=1e-8, if gradients are 0 or tiny',
             )
         ]
     return []

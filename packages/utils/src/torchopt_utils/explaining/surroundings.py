@@ -29,11 +29,13 @@ def plain_optimizers_of(leaves: Iterable[torch.Tensor]) -> list[torch.optim.Opti
 
 
 def _has_stepped(optimizer: torch.optim.Optimizer, wanted: set[int]) -> bool:
-    held = [param for group in optimizer.param_groups for param in group['params']]
+    # Among all objects of a process, some may not be made to their end.
+    groups = getattr(optimizer, 'param_groups', ())
+    held = [param for group in groups for param in group['params']]
     if not any(id(param) in wanted for param in held):
         return False
     # A rule without a state, such as plain SGD, shows by the gradients that it has read.
-    return bool(optimizer.state) or any(param.grad is not None for param in held)
+    return bool(getattr(optimizer, 'state', None)) or any(param.grad is not None for param in held)
 
 
 def names_in(module: nn.Module | None) -> dict[int, str]:

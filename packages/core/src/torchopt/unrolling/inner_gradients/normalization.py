@@ -18,7 +18,7 @@ def separate_affine() -> AbstractContextManager[Any]:
 
     Under ``torch.vmap``, torch computes the gradient by the weights of BatchNorm, LayerNorm and
     InstanceNorm from the saved mean and standard deviation, which are constants to a derivative
-    from outside of the vmap: that derivative is silently wrong (2.4 to 2.13).
+    from outside of the vmap: that derivative is silently wrong (2.4 to 2.14).
     """
     if torch.compiler.is_compiling():
         return SeparateAffine()  # The active transforms cannot be read in a traced function.
