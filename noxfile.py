@@ -82,13 +82,14 @@ def docs(session: nox.Session) -> None:
             session.error(f'docs needs the program {program}: install the system package {package}')
     install(session, *editable(PACKAGES), *SITE, 'pytest', 'playwright')
     install(session, 'graphviz', 'matplotlib', 'numpy', 'scikit-learn', 'scipy', 'tqdm')
-    build = ['sphinx-build', '--fail-on-warning', '--keep-going', '-q', '-j', 'auto', 'docs']
+    build = ['sphinx-build', '--fail-on-warning', '--keep-going', '-q', '-j', 'auto']
+    build += ['-d', f'{BUILT}/doctrees', 'docs']
     session.run(*build, f'{BUILT}/html')
     if serve:
         serving = ['python', '-m', 'http.server', '--bind', '127.0.0.1', '--directory']
         session.run(*serving, f'{BUILT}/html', '8000')
         return
-    session.run(*build, '-b', 'doctest', '-D', 'nb_execution_mode=off', f'{BUILT}/doctest')
+    session.run(*build, '-b', 'doctest', f'{BUILT}/doctest')
     session.run('pytest', 'tests/site')
     print(f'the site: {Path(BUILT, "html", "index.html").resolve()}')
 
