@@ -80,7 +80,7 @@ def docs(session: nox.Session) -> None:
     for program, package in programs.items():
         if shutil.which(program) is None:
             session.error(f'docs needs the program {program}: install the system package {package}')
-    install(session, *editable(PACKAGES), *SITE, 'pytest', 'playwright')
+    install(session, *editable(PACKAGES), *SITE, 'pytest', 'hypothesis', 'playwright')
     install(session, 'graphviz', 'matplotlib', 'numpy', 'scikit-learn', 'scipy', 'tqdm')
     build = ['sphinx-build', '--fail-on-warning', '--keep-going', '-q', '-j', 'auto']
     build += ['-d', f'{BUILT}/doctrees', 'docs']
