@@ -84,7 +84,7 @@ def docs(session: nox.Session) -> None:
     install(session, 'graphviz', 'matplotlib', 'numpy', 'scikit-learn', 'scipy', 'tqdm')
     build = ['sphinx-build', '--fail-on-warning', '--keep-going', '-q', '-j', 'auto']
     build += ['-d', f'{BUILT}/doctrees', 'docs']
-    session.run(*build, f'{BUILT}/html')
+    session.run(*build, '-E', f'{BUILT}/html')  # so that every page runs
     if serve:
         serving = ['python', '-m', 'http.server', '--bind', '127.0.0.1', '--directory']
         session.run(*serving, f'{BUILT}/html', '8000')
