@@ -22,6 +22,7 @@ from torchopt.unrolling import (
     Strategy,
     Truncated,
 )
+from torchopt.unrolling.inner_gradients.normalization import SeparateAffine
 
 DTYPE = torch.float64
 NORMS = {
@@ -136,6 +137,14 @@ def test_values_are_torchs(name: str, arguments: tuple[str, ...]) -> None:
     (_, out) = torch.vmap(unrolling.grad(loss, has_aux=True))(x)
     expected = torch.stack([calls[name](each, **given) for each in x])
     torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize('name', ['batch', 'instance'])
+def test_16_bit_inputs_stay_16_bit_beside_weights_in_float32(name: str) -> None:
+    norm, shape = NORMS[name](), SHAPES.get(name, (6, 4))
+    x = torch.randn(shape, dtype=torch.bfloat16)
+    with SeparateAffine():
+        assert norm(x).dtype == norm.to(torch.bfloat16)(x).dtype == torch.bfloat16
 
 
 def test_running_averages_are_written() -> None:

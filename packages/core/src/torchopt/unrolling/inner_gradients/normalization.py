@@ -93,5 +93,6 @@ def _by_channel(values: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor
 def _affine(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
+    result = x if weight is None else x * weight
+    result = result if bias is None else result + bias
+    return result.to(x.dtype)  # under autocast, weights may be in float32 beside 16-bit inputs
