@@ -112,7 +112,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(venv_backend='none')
 def quick(session: nox.Session) -> None:
-    """The tests that find most mistakes, in under two minutes; shares the environment of tests."""
+    """The tests that find most mistakes, in two minutes; shares the environment of tests."""
     session.notify('tests', ['-m', 'not compile and not slow', *EVERYTHING, *session.posargs])
 
 
