@@ -13,10 +13,9 @@ from torchopt import pytree
 from torchopt.authoring.inplace import must_not_write, overwrite
 from torchopt.authoring.per_tensor import flatten_like, unflatten_like
 from torchopt.authoring.shards import PLAIN
-from torchopt.authoring.step_marks import mark_updates
 from torchopt.authoring.steps import as_float, next_steps
 from torchopt.authoring.torch_internals import transforming
-from torchopt.authoring.update_marks import mark_gradients
+from torchopt.authoring.update_marks import mark_update
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.typing import OptState, Params, TreeT, Updates
 from torchopt_accel.autograd import step
@@ -134,9 +133,8 @@ class _Step:
         """
         lr, parts = self._advanced()
         if not inplace or must_not_write(self.grads, self.columns, lr):
-            mark_gradients(self.updates)
             new = self._computed(lr, parts)
-            mark_updates(self.updates, new[0])
+            mark_update(self.updates, new[0])
             return new
         with torch.no_grad():
             try:

@@ -11,7 +11,8 @@ from torchopt.authoring.describe import alike, describe
 from torchopt.authoring.inplace import must_not_write, require_writable, write_back
 from torchopt.authoring.per_tensor import add_updates
 from torchopt.authoring.step_marks import mark_step
-from torchopt.typing import TreeT, Updates
+from torchopt.authoring.update_marks import mark_state
+from torchopt.typing import OptState, TreeT, Updates
 
 
 def apply_updates(params: TreeT, updates: Updates, *, inplace: bool = True) -> TreeT:
@@ -52,6 +53,7 @@ def step_to(
     updates: Updates,
     by: str,
     *,
+    state: OptState = (),
     first_order: bool = False,
     number: int | None = None,
 ) -> TreeT:
@@ -61,10 +63,12 @@ def step_to(
         params: Tree of tensors.
         updates: Tree of the same structure.
         by: What takes the step, for :mod:`torchopt.authoring.step_marks`.
+        state: The new state, of an optimizer that holds it; see :func:`mark_state`.
         first_order: Whether the gradients were taken as constants.
         number: Number that several trees of one step share; None takes the next one.
     """
     new: TreeT = add_updates(params, updates)
+    mark_state(state)
     mark_step(params, new, by, first_order=first_order, number=number)
     return new
 

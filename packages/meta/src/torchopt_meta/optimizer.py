@@ -16,7 +16,6 @@ from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
 from torchopt.authoring.state import checked_like
 from torchopt.authoring.step_marks import next_number
-from torchopt.authoring.update_marks import mark_state
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
@@ -220,8 +219,7 @@ class MetaOptimizer:
         name, number = type(self).__name__, next_number()
         for group, old in zip(self._groups, params):
             updates, state = group.update(dict(zip(old, gradients)), group.state, old)
-            mark_state(state)
-            new = step_to(old, updates, name, first_order=first_order, number=number)
+            new = step_to(old, updates, name, state=state, first_order=first_order, number=number)
             results.append((new, state))
         for group, (new, state) in zip(self._groups, results):
             write_params(group.slots, new)

@@ -131,7 +131,7 @@ def params(tree: Params) -> tuple[list[torch.Tensor | None], pytree.PyTreeSpec]:
     return leaves, structure
 
 
-def rule_results(results: Any, arguments: Sequence[torch.Tensor], *, with_shapes: bool) -> None:
+def rule_results(results: Any, arguments: Sequence[torch.Tensor]) -> None:
     """Raise unless a rule returned a tensor for each of its ``arguments``: update and new state.
 
     A tensor alone would be taken apart along its first dimension.
@@ -139,7 +139,6 @@ def rule_results(results: Any, arguments: Sequence[torch.Tensor], *, with_shapes
     Args:
         results: What the rule returned.
         arguments: The gradient and the tensors of the state.
-        with_shapes: Look at the shapes, too. This takes as long as a small operation.
     """
     if not isinstance(results, (tuple, list)) or len(results) != len(arguments):
         several = isinstance(results, (tuple, list))
@@ -147,14 +146,13 @@ def rule_results(results: Any, arguments: Sequence[torch.Tensor], *, with_shapes
             'a rule must return a tuple of the update and the new state tensors, '
             f'{len(arguments)} in all, got {len(results) if several else describe(results)}'
         )
-    if with_shapes:
-        shape = arguments[0].shape
-        for result in results:
-            if not isinstance(result, torch.Tensor) or result.shape != shape:
-                raise ValueError(
-                    'a rule must return tensors of the shape of the gradient, '
-                    f'{tuple(shape)}, got {describe(result)}'
-                )
+    shape = arguments[0].shape
+    for result in results:
+        if not isinstance(result, torch.Tensor) or result.shape != shape:
+            raise ValueError(
+                'a rule must return tensors of the shape of the gradient, '
+                f'{tuple(shape)}, got {describe(result)}'
+            )
 
 
 def wrong_leaf(name: str, leaf: Any) -> TypeError:

@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.step_marks import mark_updates
 from torchopt.authoring.torch_internals import transforming
-from torchopt.authoring.update_marks import mark_gradients
+from torchopt.authoring.update_marks import mark_update
 from torchopt.typing import OptState, Params, TensorTree, TreeT, UpdateFn
 
 FunctionalUpdate: TypeAlias = Callable[[Any, Any, Params | None], tuple[Any, OptState]]
@@ -28,9 +27,8 @@ def lower_inplace(update: FunctionalUpdate) -> UpdateFn:
     """
 
     def recorded(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
-        mark_gradients(updates)
         new = update(updates, state, params)
-        mark_updates(updates, new[0])
+        mark_update(updates, new[0])
         return new
 
     def lowered(

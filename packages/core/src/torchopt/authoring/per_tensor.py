@@ -180,7 +180,7 @@ def _apply_rule(
     columns = flatten_like(structure, state.items())
     _require_alike(structure, leaves, dict(zip(state, columns)), sparse=sparse)
     per_leaf = _Scalars(scalars)
-    taken = False  # has the rule been called?
+    checked = False
 
     results: list[list[torch.Tensor | None]] = []
     for position, row in enumerate(zip(leaves, *columns)):
@@ -194,8 +194,9 @@ def _apply_rule(
             new = rule(*wide, *per_leaf.at(position, torch.float32, gradient))
         else:
             new = rule(*row, *per_leaf.at(position, dtype, gradient))
-        checks.rule_results(new, row, with_shapes=not taken)
-        taken = True
+        if not checked:  # once: to look at shapes takes as long as a small operation
+            checks.rule_results(new, row)
+            checked = True
         # A 0-dim hyperparameter of a wider dtype promotes a 0-dim gradient: undo that.
         results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
     if not results:

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
 from torchopt import pytree
 from torchopt.authoring.torch_internals import transforming
-from torchopt.typing import TensorTree
 
-_STEP, _LAST, _LOOP, _CUT, _CONSTANT = (
-    f'torchopt.{name}' for name in ('step', 'last', 'loop', 'cut', 'constant')
-)
-_LEAF = (torch.Tensor, type(None))
+_STEP, _LAST, _LOOP, _CUT = (f'torchopt.{name}' for name in ('step', 'last', 'loop', 'cut'))
 _numbers = itertools.count()
 
 
@@ -89,36 +85,14 @@ def mark_step(
         return
     named = _named(new)
     step = Step(next(_numbers) if number is None else number, by, first_order, len(named))
-    # All marks of a step share the list of the names from which a later step began: to look up one
-    # old parameter is then enough, because nodes and their dictionaries take long to reach.
-    followers: list[Any] = []
-    names, noted = set(), False
     for position, ((_, source), (name, leaf)) in enumerate(zip(_named(old), named)):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is None or leaf is source:
             continue
-        node.metadata[_STEP] = mark = (step, position, name, followers)
-        names.add(name)
-        if source.is_leaf:
-            accumulator = node.next_functions[0][0]
-            if accumulator is not None:
-                accumulator.metadata[_LAST] = mark
-        elif not noted:
-            noted = True
-            before = source.grad_fn.metadata.get(_STEP)
-            if before is not None:
-                before[3][:] = step, names
-
-
-def mark_updates(gradients: TensorTree, updates: TensorTree) -> None:
-    """Mark the nodes that made ``updates`` if the gradients that they come from have no graph."""
-    if not recording():
-        return
-    for gradient in leaves_of(gradients):
-        if isinstance(gradient, torch.Tensor) and gradient.requires_grad:
-            return
-    for update in leaves_of(updates):
-        _note(update, _CONSTANT, True)
+        node.metadata[_STEP] = mark = (step, position, name)
+        before = node.next_functions[0][0]
+        if before is not None:
+            before.metadata[_LAST] = mark
 
 
 def recording() -> bool:
@@ -145,7 +119,7 @@ def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> N
         node.metadata[_LOOP] = LoopMark(mode, length)
         for position, (source, _) in enumerate(node.next_functions[:carried]):
             if source is not None:
-                source.metadata[_LAST] = (step, position, '', [])
+                source.metadata[_LAST] = (step, position, '')
 
 
 def mark_cut(tensors: Iterable[Any], steps: int) -> None:
@@ -169,7 +143,7 @@ def any_since(tensors: Iterable[Any], number: int) -> bool:
 def step_of(node: Any) -> StepMark | None:
     """Return the mark of an inner step at a node of the graph (a ``grad_fn``), if it has one."""
     mark = node.metadata.get(_STEP)
-    return None if mark is None else StepMark(*mark[:3])
+    return None if mark is None else StepMark(*mark)
 
 
 def loop_of(node: Any) -> LoopMark | None:
@@ -178,25 +152,14 @@ def loop_of(node: Any) -> LoopMark | None:
     return mark
 
 
-def has_constant_gradient(node: Any) -> bool:
-    """Tell whether the node of an update says that the gradient was a constant."""
-    return _CONSTANT in node.metadata
-
-
 def last_step_from(node: Any) -> StepMark | None:
     """Return what the last step says that began at the parameter of a node, if there is one.
 
     The node is the ``grad_fn`` of the parameter; if it is a leaf, the node that accumulates its
     gradient, which is the same object only as long as the graph of the step lives.
     """
-    metadata = node.metadata
-    own = metadata.get(_STEP)
-    if own is not None and own[3]:
-        step, names = own[3]
-        if own[2] in names:
-            return StepMark(step, own[1], own[2])
-    last = metadata.get(_LAST)
-    return None if last is None else StepMark(*last[:3])
+    mark = node.metadata.get(_LAST)
+    return None if mark is None else StepMark(*mark)
 
 
 def cut_of(node: Any) -> int:
@@ -209,16 +172,6 @@ def _note(tensor: Any, key: str, value: Any) -> None:
     node: Any = tensor.grad_fn if isinstance(tensor, torch.Tensor) else None
     if node is not None:
         node.metadata[key] = value
-
-
-def leaves_of(tree: Any) -> Iterable[Any]:
-    """Return the leaves of a tree in any order; of the most common trees without a search."""
-    kind: Any = type(tree)
-    flat: Any = tree.values() if kind is dict else tree
-    if kind in (dict, list, tuple) and all([isinstance(leaf, _LEAF) for leaf in flat]):
-        return cast(Iterable[Any], flat)
-    whole: Any = tree
-    return pytree.tree_leaves(whole)
 
 
 def _named(params: Any) -> Sequence[tuple[str, Any]]:

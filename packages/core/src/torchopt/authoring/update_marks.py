@@ -1,19 +1,23 @@
-"""Marks of gradients and states in the graph of autograd, beside the marks of inner steps.
+"""Marks of gradients, updates and states in the graph of autograd, beside the marks of steps.
 
-They say where a step begins to compute with its gradients, and which tensors go on to the next
-step. A mark holds numbers and strings alone, so that it keeps nothing alive.
+They say where a step begins to compute with its gradients, or that these are constants, and which
+tensors go on to the next step. A mark holds numbers and strings alone, so that it keeps nothing
+alive.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
 
 import torch
 
-from torchopt.authoring.step_marks import leaves_of, recording
+from torchopt import pytree
+from torchopt.authoring.step_marks import recording
 from torchopt.authoring.torch_internals import sequence_number
 
-_GRADIENT, _STATE = 'torchopt.gradient', 'torchopt.state'
+_GRADIENT, _STATE, _CONSTANT = 'torchopt.gradient', 'torchopt.state', 'torchopt.constant'
+_LEAF = (torch.Tensor, type(None))
 
 
 class GradientMark(NamedTuple):
@@ -37,12 +41,26 @@ def mark_gradients(gradients: Any, loss: torch.Tensor | None = None) -> None:
     if not recording():
         return
     end = None if loss is None or loss.grad_fn is None else sequence_number(loss.grad_fn)
-    for leaf in leaves_of(gradients):
+    for leaf in _leaves_of(gradients):
         node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
         if node is not None:
             if _GRADIENT in node.metadata:
                 return  # the step that computed them has marked them all
             node.metadata[_GRADIENT] = end
+
+
+def mark_update(gradients: Any, updates: Any) -> None:
+    """Mark the nodes of ``gradients``, or, where none has a graph, the nodes of ``updates``."""
+    if not recording():
+        return
+    for gradient in _leaves_of(gradients):
+        if isinstance(gradient, torch.Tensor) and gradient.requires_grad:
+            mark_gradients(gradients)
+            return
+    for update in _leaves_of(updates):
+        node: Any = update.grad_fn if isinstance(update, torch.Tensor) else None
+        if node is not None:
+            node.metadata[_CONSTANT] = True
 
 
 def mark_state(state: Any) -> None:
@@ -63,7 +81,7 @@ def mark_state(state: Any) -> None:
             pending.extend(found)
             continue
         for field, tree in zip(fields_of_state, found):
-            for leaf in leaves_of(tree):
+            for leaf in _leaves_of(tree):
                 node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
                 if node is not None:
                     fields = node.metadata.get(_STATE, ())
@@ -76,6 +94,11 @@ def gradient_of(node: Any) -> GradientMark | None:
     return GradientMark(metadata[_GRADIENT]) if _GRADIENT in metadata else None
 
 
+def has_constant_gradient(node: Any) -> bool:
+    """Tell whether the node of an update says that the gradient was a constant."""
+    return _CONSTANT in node.metadata
+
+
 def state_fields_of(node: Any) -> tuple[str, ...]:
     """Return the fields of an optimizer's state, such as ``('mu',)``, that a node made.
 
@@ -83,3 +106,13 @@ def state_fields_of(node: Any) -> tuple[str, ...]:
     """
     fields: tuple[str, ...] = node.metadata.get(_STATE, ())
     return fields
+
+
+def _leaves_of(tree: Any) -> Iterable[Any]:
+    """Return the leaves of a tree in any order; of the most common trees without a search."""
+    kind: Any = type(tree)
+    flat: Any = tree.values() if kind is dict else tree
+    if kind in (dict, list, tuple) and all([isinstance(leaf, _LEAF) for leaf in flat]):
+        return cast(Iterable[Any], flat)
+    whole: Any = tree
+    return pytree.tree_leaves(whole)

@@ -8,7 +8,6 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.state import checked_like
-from torchopt.authoring.update_marks import mark_state
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState, TreeT
 from torchopt.update import apply_updates, step_to
@@ -85,8 +84,9 @@ class FuncOptimizer:
             if inplace:
                 new_params = apply_updates(params, updates, inplace=True)
             else:
-                mark_state(state)
-                new_params = step_to(params, updates, 'FuncOptimizer', first_order=first_order)
+                new_params = step_to(
+                    params, updates, 'FuncOptimizer', state=state, first_order=first_order
+                )
         self._state = state
         return new_params
 

@@ -12,7 +12,6 @@ from torch import nn
 from torchopt.authoring.describe import describe
 from torchopt.authoring.module_slots import parameter_slots
 from torchopt.authoring.state import saveable
-from torchopt.authoring.update_marks import mark_state
 from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
@@ -136,8 +135,8 @@ class ModuleStep:
         updates, state = self._transformation(consts).update(
             gradients, carry.state, params=carry.params, inplace=False
         )
-        mark_state(state)
-        return ModuleCarry(step_to(carry.params, updates, 'ModuleStep'), buffers, state), loss
+        params = step_to(carry.params, updates, 'ModuleStep', state=state)
+        return ModuleCarry(params, buffers, state), loss
 
     def write(self, carry: ModuleCarry) -> None:
         """Put the parameters of ``carry``, with their graph, and its buffers into the module."""

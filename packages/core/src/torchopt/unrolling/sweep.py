@@ -12,8 +12,7 @@ from torchopt import pytree
 from torchopt.authoring.describe import describe
 from torchopt.authoring.shards import is_whole
 from torchopt.authoring.state import without_states
-from torchopt.authoring.step_marks import any_since, mark_step, next_number
-from torchopt.authoring.torch_internals import transforming
+from torchopt.authoring.step_marks import any_since, mark_step, next_number, recording
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult, call_step, require_alike
@@ -94,7 +93,7 @@ def sweep(loop: Loop, advance: Advance | None = None, start: Start | None = None
 
 def _recorded(loop: Loop, number: int, arguments: Leaves) -> StepResult:
     """Run a step as it is. If it has not marked what it made, mark its carry as a step."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or transforming():
+    if not recording():
         return call_step(loop, number, arguments)
     before = next_number()
     result = call_step(loop, number, arguments)

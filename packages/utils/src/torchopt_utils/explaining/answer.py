@@ -38,7 +38,7 @@ def explain(
     and the generators of torch as they were. Hooks of the program are called as in any backward
     pass.
 
-    Inner steps are those of :class:`torchopt.MetaOptimizer`, :class:`torchopt.FuncOptimizer`,
+    Inner steps come from :class:`torchopt.MetaOptimizer`, :class:`torchopt.FuncOptimizer`,
     :func:`torchopt.apply_updates` and :func:`torchopt.unroll`. In the modes of ``unroll`` that run
     steps again, cotangents are reported step by step, but operations inside the loop are not seen;
     in forward mode there are no cotangents. Steps under :func:`torch.vmap` are not told from other

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from torchopt.authoring.step_marks import LoopMark, Step, cut_of, loop_of, step_of
+from torchopt_utils.autograd_graph import edges_of, inputs_first, is_accumulator
 
 
 @dataclass
@@ -84,7 +85,9 @@ def graph_of(loss: torch.Tensor, wanted: Sequence[torch.Tensor]) -> Graph:
         if tensor.requires_grad:
             edge = edge_of(tensor)
             bits[edge] = bits.get(edge, 0) | 1 << position
-    nodes = [] if root is None else _inputs_first(root)
+    roots = [] if root is None else [root]
+    walked = inputs_first(roots, lambda node: [source for source, _ in edges_of(node)])
+    nodes = [node for node, _ in walked]
     graph = Graph(nodes, {}, {}, {}, [], [], 0)
     for node in nodes:
         before = inputs_of(node)
@@ -94,7 +97,7 @@ def graph_of(loss: torch.Tensor, wanted: Sequence[torch.Tensor]) -> Graph:
             leads_to |= graph.leads_to[edge[0]] | bits.get(edge, 0)
         graph.leads_to[node] = leads_to
         _note_marks(graph, node)
-        if not before and is_leaf(node):
+        if not before and is_accumulator(node):
             graph.leaves.append(node.variable)
     if root is not None:
         graph.leads_to[root] |= bits.get(edge_of(loss), 0)
@@ -112,19 +115,7 @@ def edge_of(tensor: torch.Tensor) -> tuple[Any, int]:
 
 def inputs_of(node: Any) -> list[tuple[Any, int]]:
     """Return where the gradients of ``node`` go."""
-    # A rematerialized block says which of its inputs it does not use.
-    unused = getattr(node, 'unused_inputs', ())
-    return [
-        edge
-        for position, edge in enumerate(node.next_functions)
-        if edge[0] is not None and position not in unused
-    ]
-
-
-def is_leaf(node: Any) -> bool:
-    """Tell whether ``node`` accumulates the gradient of a leaf."""
-    found: bool = node.name() == 'torch::autograd::AccumulateGrad'
-    return found
+    return [edge for edge in edges_of(node) if edge[0] is not None]
 
 
 def _note_marks(graph: Graph, node: Any) -> None:
@@ -138,21 +129,3 @@ def _note_marks(graph: Graph, node: Any) -> None:
         graph.loops.append(MarkedLoop(loop, node, graph.depth[node]))
         graph.depth[node] += loop.length
     graph.cut = max(graph.cut, cut_of(node))
-
-
-def _inputs_first(root: Any) -> list[Any]:
-    """Return the nodes behind ``root``, each after its inputs."""
-    order: list[Any] = []
-    seen = {root}
-    path = [(root, iter(inputs_of(root)))]
-    while path:
-        node, rest = path[-1]
-        for source, _ in rest:
-            if source not in seen:
-                seen.add(source)
-                path.append((source, iter(inputs_of(source))))
-                break
-        else:
-            path.pop()
-            order.append(node)
-    return order

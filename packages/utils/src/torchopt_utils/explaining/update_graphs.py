@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchopt.authoring.step_marks import has_constant_gradient
+from torchopt.authoring.update_marks import has_constant_gradient
 from torchopt_utils.explaining.graph import Graph, MarkedStep, inputs_of
 
 

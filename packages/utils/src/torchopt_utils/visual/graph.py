@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from torchopt.authoring.constant_leaves import is_constant
+from torchopt_utils.autograd_graph import edges_of, inputs_first, is_accumulator
 
 
 @dataclass(frozen=True)
@@ -58,59 +59,22 @@ def node_of(tensor: torch.Tensor) -> Any:
 
 
 def recorded_graph(outputs: Mapping[str, torch.Tensor]) -> Graph:
-    """Walk the graph behind ``outputs``, without recursion.
-
-    Time and memory are linear in the number of nodes and edges.
-    """
-    nodes: list[Any] = []
-    numbers: dict[int, int] = {}
-    behind: dict[int, list[Any]] = {}
+    """Walk the graph behind ``outputs``."""
     roots = [node_of(tensor) for tensor in outputs.values()]
-    for root in roots:
-        _number_behind(root, nodes, numbers, behind)
+    found = inputs_first(roots, _inputs_of)
+    numbers = {id(node): number for number, (node, _) in enumerate(found)}
     slots = [
-        tuple([None if before is None else numbers[id(before)] for before in behind[id(node)]])
-        for node in nodes
+        tuple([None if before is None else numbers[id(before)] for before in behind])
+        for _, behind in found
     ]
     named = {name: numbers[id(root)] for name, root in zip(outputs, roots)}
-    return Graph(nodes, slots, named, numbers)
-
-
-def _number_behind(
-    root: Any, nodes: list[Any], numbers: dict[int, int], behind: dict[int, list[Any]]
-) -> None:
-    """Number ``root`` and what is behind it, inputs first.
-
-    ``behind`` holds the inputs of every node met so far. It keeps the objects alive that stand for
-    nodes in Python, so that ``id`` tells them apart.
-    """
-    if id(root) in behind:
-        return
-    behind[id(root)] = _inputs_of(root)
-    path: list[tuple[Any, Iterator[Any]]] = [(root, iter(behind[id(root)]))]
-    while path:
-        node, waiting = path[-1]
-        for before in waiting:
-            if before is not None and id(before) not in behind:
-                behind[id(before)] = _inputs_of(before)
-                path.append((before, iter(behind[id(before)])))
-                break
-        else:
-            path.pop()
-            numbers[id(node)] = len(nodes)
-            nodes.append(node)
+    return Graph([node for node, _ in found], slots, named, numbers)
 
 
 def _inputs_of(node: Any) -> list[Any]:
     if isinstance(node, torch.Tensor):
         return []
-    found: Iterable[tuple[Any, int]] = node.next_functions
-    # A rematerialized block says which of its inputs it does not use.
-    unused = getattr(node, 'unused_inputs', ())
-    return [
-        None if position in unused else _without_accumulation(before)
-        for position, (before, _) in enumerate(found)
-    ]
+    return [_without_accumulation(before) for before, _ in edges_of(node)]
 
 
 def _without_accumulation(node: Any) -> Any:
@@ -118,6 +82,6 @@ def _without_accumulation(node: Any) -> Any:
 
     A leaf by which an inner gradient was taken counts as a constant.
     """
-    if node is None or node.name() != 'torch::autograd::AccumulateGrad':
+    if node is None or not is_accumulator(node):
         return node
     return None if is_constant(node.variable) else node.variable

@@ -243,7 +243,7 @@ def _times_of(graph: Graph) -> tuple[list[float], bool]:
     """Return when each operation was recorded, and whether torch has told it.
 
     Operations that other threads have recorded, as in a backward pass on a GPU, have numbers of
-    their own. Then the order of the graph stands for that of time.
+    their own. Then the order of the graph stands for the order in time.
     """
     times: list[float] = []
     for number, node in enumerate(graph.nodes):

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from torchopt.authoring.step_marks import StepMark, has_constant_gradient, step_of
-from torchopt.authoring.update_marks import gradient_of
+from torchopt.authoring.step_marks import StepMark, step_of
+from torchopt.authoring.update_marks import gradient_of, has_constant_gradient
 from torchopt_utils.visual.graph import Graph
 
 OUTER, SHARED = -1, -2
