@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from typing import Any
 
 import pytest
@@ -142,3 +144,163 @@ def test_a_schedule_must_return_one_value(inplace: bool) -> None:
     with pytest.raises(ValueError, match=r'a schedule must return a number .* of shape \(1,\)'):
         optimizer.update(gradients, state, inplace=inplace)
     assert_trees_equal((gradients, state), (params, optimizer.init(params)))
+
+
+def curve(schedule: Any, length: int) -> list[float]:
+    return [float(schedule(t)) for t in range(length)]
+
+
+# By hand, and for the one-cycles as in torch.optim.lr_scheduler.OneCycleLR, where it has them.
+CURVES = [
+    (torchopt.constant_schedule(0.5), [0.5, 0.5]),
+    (
+        torchopt.cosine_decay_schedule(2.0, 4, alpha=0.5, exponent=2.0),
+        [
+            2 * (0.5 * (0.5 * (1 + math.cos(math.pi * t / 4))) ** 2 + 0.5)
+            for t in (0, 1, 2, 3, 4, 4)
+        ],
+    ),
+    (torchopt.piecewise_constant_schedule(1.0, {4: 3.0, 2: 0.1}), [1, 1, 0.1, 0.1, 0.3, 0.3]),
+    (torchopt.piecewise_constant_schedule(1.0), [1, 1]),
+    (
+        torchopt.piecewise_interpolate_schedule('linear', 1.0, {2: 3.0, 4: 0.5}),
+        [1, 2, 3, 2.25, 1.5, 1.5],
+    ),
+    (torchopt.linear_onecycle_schedule(20, 1.0, 0.2, 0.6, 4.0, 10.0), None),
+    (torchopt.warmup_constant_schedule(0.0, 1.0, 4), [0, 0.25, 0.5, 0.75, 1, 1, 1]),
+    (torchopt.warmup_linear_decay_schedule(0.0, 1.0, 2, 6, 0.2), [0, 0.5, 1, 0.8, 0.6, 0.4, 0.2]),
+    (
+        torchopt.warmup_cosine_decay_schedule(0.0, 1.0, 2, 6, 0.2),
+        [0, 0.5, *(0.2 + 0.4 * (1 + math.cos(math.pi * t / 4)) for t in (0, 1, 2, 3, 4, 4))],
+    ),
+    (
+        torchopt.warmup_exponential_decay_schedule(0.0, 1.0, 2, 1, 0.5, end_value=0.2),
+        [0, 0.5, 1, 0.5, 0.25, 0.2],
+    ),
+    (
+        torchopt.join_schedules(
+            [torchopt.linear_schedule(0.0, 3.0, 3), torchopt.constant_schedule(7.0)], [2]
+        ),
+        [0, 1, 7, 7],
+    ),
+]
+
+
+@pytest.mark.parametrize(('schedule', 'expected'), CURVES)
+def test_curves(schedule: Any, expected: list[float] | None) -> None:
+    if expected is not None:
+        assert curve(schedule, len(expected)) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    copy = pickle.loads(pickle.dumps(schedule))
+    assert curve(copy, 8) == curve(schedule, 8)
+
+
+@pytest.mark.parametrize('kind', ['cos', 'linear'])
+def test_one_cycle_equals_torch(kind: str) -> None:
+    """Torch's phases end one step earlier, and its last rate is a fraction of the first one."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2.0, 21, pct_start=5 / 21, anneal_strategy=kind, div_factor=5.0,
+        final_div_factor=50.0,
+    )  # fmt: skip
+    expected = []
+    for _ in range(21):
+        expected.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        theirs.step()
+    if kind == 'cos':
+        ours = torchopt.cosine_onecycle_schedule(20, 2.0, 4 / 20, 5.0, 50.0)
+    else:
+        # The same piece twice: torch falls along one line from the peak to the end.
+        scales = {4: 5.0, 20: 1 / 250}
+        ours = torchopt.piecewise_interpolate_schedule('linear', 2.0 / 5, scales)
+    assert curve(ours, 21) == pytest.approx(expected, rel=1e-12)
+
+
+def learned(numbers: list[float]) -> list[torch.Tensor]:
+    return [torch.tensor(n, dtype=torch.float64, requires_grad=True) for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ('make', 'numbers'),
+    [
+        (torchopt.constant_schedule, [0.3]),
+        (torchopt.polynomial_schedule, [1.0, 0.2, 1.5, 5.3, 0.4]),
+        (lambda v, steps, begin, r: torchopt.exponential_decay(v, steps, r, begin),
+         [1.0, 2.3, 0.4, 0.7]),
+        (torchopt.cosine_decay_schedule, [1.0, 5.3, 0.2, 1.5]),
+        (torchopt.warmup_constant_schedule, [0.1, 1.0, 2.3]),
+        (torchopt.warmup_linear_decay_schedule, [0.1, 1.0, 2.3, 5.7, 0.3]),
+        (torchopt.warmup_cosine_decay_schedule, [0.1, 1.0, 2.3, 5.7, 0.3, 1.5]),
+        (torchopt.warmup_exponential_decay_schedule, [0.1, 1.0, 2.3, 1.7, 0.6, 0.2]),
+        (lambda v, a, b: torchopt.piecewise_constant_schedule(v, {2: a, 4: b}), [1.0, 0.5, 0.3]),
+        (lambda v, a, b: torchopt.piecewise_interpolate_schedule('cosine', v, {2: a, 4: b}),
+         [1.0, 0.5, 0.3]),
+        (lambda p, d, f: torchopt.linear_onecycle_schedule(7, p, div_factor=d, final_div_factor=f),
+         [1.0, 5.0, 20.0]),
+        (lambda p, d, f: torchopt.cosine_onecycle_schedule(7, p, div_factor=d, final_div_factor=f),
+         [1.0, 5.0, 20.0]),
+    ],
+)  # fmt: skip
+def test_every_number_can_be_learned(make: Any, numbers: list[float]) -> None:
+    def values(*tensors: torch.Tensor) -> torch.Tensor:
+        return torch.stack([make(*tensors)(t) for t in range(8)])
+
+    inputs = learned(numbers)
+    assert torch.autograd.gradcheck(values, inputs)
+    grads = torch.autograd.grad(values(*inputs).square().sum(), inputs)
+    assert all(grad.abs() > 0 for grad in grads)
+
+
+def test_joined_schedules_may_return_trees() -> None:
+    def rates(factor: float) -> Any:
+        return lambda count: {'a': factor * (count + 1), 'b': factor}
+
+    joined = torchopt.join_schedules([rates(1.0), rates(10.0)], [2])
+    optimizer = torchopt.sgd(lr=joined)
+    params = {'a': torch.zeros(2), 'b': torch.zeros(1)}
+    state = optimizer.init(params)
+    steps = []
+    for _ in range(4):
+        ones = {name: torch.ones_like(x) for name, x in params.items()}
+        updates, state = optimizer.update(ones, state)
+        steps.append((updates['a'][0].item(), updates['b'].item()))
+    assert steps == [(-1, -1), (-2, -1), (-10, -10), (-20, -10)]
+
+
+@pytest.mark.parametrize(
+    ('make', 'error', 'message'),
+    [
+        (lambda: torchopt.join_schedules([], []), ValueError, '0 schedules have -1 boundaries'),
+        (
+            lambda: torchopt.join_schedules([torchopt.constant_schedule(1.0)] * 3, [2, 2]),
+            ValueError,
+            r'boundaries must ascend, got \[2, 2\]',
+        ),
+        (lambda: torchopt.join_schedules([0.1], []), TypeError, r'schedules\[0\] must be callable'),
+        (
+            lambda: torchopt.warmup_cosine_decay_schedule(0.0, 1.0, 5, 5),
+            ValueError,
+            'decay_steps, which counts the warm-up too, must be greater than warmup_steps',
+        ),
+        (
+            lambda: torchopt.warmup_cosine_decay_schedule(0.0, 0.0, 5, 9),
+            ValueError,
+            'peak_value must not be 0',
+        ),
+        (lambda: torchopt.warmup_constant_schedule(0.0, 1.0, 0), ValueError, 'warmup_steps must'),
+        (lambda: torchopt.cosine_decay_schedule(1.0, 0), ValueError, 'decay_steps must be greater'),
+        (
+            lambda: torchopt.piecewise_interpolate_schedule('cubic', 1.0, {2: 0.5}),
+            ValueError,
+            "must be 'linear' or 'cosine', got 'cubic'",
+        ),
+        (
+            lambda: torchopt.linear_onecycle_schedule(2, 1.0),
+            ValueError,
+            'boundaries_and_scales must be greater than 0',
+        ),
+    ],
+)  # fmt: skip
+def test_pieces_that_do_not_fit(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()

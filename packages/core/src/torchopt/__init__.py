@@ -31,9 +31,7 @@ from torchopt.optim import FuncOptimizer as FuncOptimizer
 from torchopt.optim import Optimizer as Optimizer
 from torchopt.optim.classes import *  # noqa: F403
 from torchopt.rules import *  # noqa: F403
-from torchopt.schedule import exponential_decay as exponential_decay
-from torchopt.schedule import linear_schedule as linear_schedule
-from torchopt.schedule import polynomial_schedule as polynomial_schedule
+from torchopt.schedule import *  # noqa: F403
 from torchopt.transform import nan_to_num as nan_to_num
 from torchopt.update import apply_updates as apply_updates
 
