@@ -38,6 +38,7 @@ SAMPLES: dict[str, Any] = {
     'alpha': 0.9,
     'eps': 1e-2,
     'eps_root': 1e-3,
+    'momentum_decay': 0.1,
     'weight_decay': 0.05,
     'momentum': 0.7,
     'dampening': 0.3,
@@ -72,6 +73,7 @@ INVALID: dict[str, tuple[Any, ...]] = {
     'alpha': (-0.1, 1.0, NAN),
     'eps': (-1e-8, NAN),
     'eps_root': (-1e-8, NAN),
+    'momentum_decay': (-0.1, NAN),
     'weight_decay': (-0.1, NAN),
     'momentum': (-0.1, NAN),
     'dampening': (-0.1, 1.1, NAN),
@@ -128,7 +130,12 @@ class OptimizerCase:
             ]
         cls = torch_class(self.entry)
         assert cls is not None, f'torch has no {self.entry.class_name}'
-        return cls(groups, **{'lr': self.value('lr'), **options}, foreach=False)
+        optimizer = cls(groups, **{'lr': self.value('lr'), **options}, foreach=False)
+        # torch keeps numbers of its states, such as NAdam's product of momenta, in its default
+        # dtype, and so rounds them to seven digits.
+        optimizer.register_step_pre_hook(lambda *_: torch.set_default_dtype(torch.float64))
+        optimizer.register_step_post_hook(lambda *_: torch.set_default_dtype(torch.float32))
+        return optimizer
 
     def value(self, option: str) -> Any:
         """The value of an option in this case, which may be its default."""

@@ -61,6 +61,7 @@ OPTIMIZERS = (
     OptimizerEntry(rules.adam, 'Adam', 'Adam'),
     OptimizerEntry(rules.adamax, 'AdaMax', 'Adamax'),
     OptimizerEntry(rules.adamw, 'AdamW', 'AdamW'),
+    OptimizerEntry(rules.nadam, 'NAdam', 'NAdam', unlike_params=frozenset({'mu_product'})),
     OptimizerEntry(rules.radam, 'RAdam', 'RAdam'),
     OptimizerEntry(rules.rmsprop, 'RMSProp', 'RMSprop'),
     OptimizerEntry(rules.sgd, 'SGD', 'SGD'),

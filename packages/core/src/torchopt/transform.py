@@ -11,6 +11,7 @@ from torchopt.rules.adadelta import scale_by_adadelta as scale_by_adadelta
 from torchopt.rules.adagrad import scale_by_rss as scale_by_rss
 from torchopt.rules.adam import scale_by_adam as scale_by_adam
 from torchopt.rules.adamax import scale_by_adamax as scale_by_adamax
+from torchopt.rules.nadam import scale_by_nadam as scale_by_nadam
 from torchopt.rules.radam import scale_by_radam as scale_by_radam
 from torchopt.rules.rmsprop import scale_by_rms as scale_by_rms
 from torchopt.rules.rmsprop import scale_by_stddev as scale_by_stddev

@@ -19,6 +19,7 @@ __all__ = [
     'MetaAdam',
     'MetaAdamW',
     'MetaAdamax',
+    'MetaNAdam',
     'MetaRAdam',
     'MetaRMSProp',
     'MetaRMSprop',
@@ -48,6 +49,11 @@ class MetaAdaMax(MetaOptimizer):
 
 class MetaAdamW(MetaOptimizer):
     @arguments_of(rules.adamw)
+    def __init__(self, module: nn.Module) -> None: ...
+
+
+class MetaNAdam(MetaOptimizer):
+    @arguments_of(rules.nadam)
     def __init__(self, module: nn.Module) -> None: ...
 
 

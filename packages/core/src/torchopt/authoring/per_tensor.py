@@ -15,7 +15,7 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.describe import describe
 from torchopt.authoring.initial import filled_like
-from torchopt.authoring.steps import advance, zero_steps
+from torchopt.authoring.steps import advance, as_float, zero_steps
 from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import EmptyState, GradientTransformation
 from torchopt.typing import Params, Scalar, TensorTree, Updates
@@ -38,9 +38,10 @@ def pointwise(fn: Callable[[torch.Tensor], torch.Tensor]) -> GradientTransformat
 def elementwise(
     state_class: type[State],
     rule: Rule,
-    scalars: Callable[[torch.Tensor], Iterable[torch.Tensor]] | None = None,
+    scalars: Callable[..., Iterable[torch.Tensor]] | None = None,
     *,
     initial: Mapping[str, Scalar] | None = None,
+    numbers: Mapping[str, float] | None = None,
     denominators: Mapping[str, Scalar] | None = None,
     unused: Sequence[str] = (),
     moment_requires_grad: bool = False,
@@ -58,8 +59,11 @@ def elementwise(
             gradient, the rule is not called, and the state is kept.
         scalars: Maps the float64 vector of step counts, which is 1 at the first step, to vectors
             with one scalar per parameter, such as bias corrections. Without this function no steps
-            are counted, and the field ``steps`` holds the empty tuple.
+            are counted, and the field ``steps`` holds the empty tuple. With ``numbers``, it takes
+            their old vectors, too, and returns the new ones before the scalars.
         initial: Initial values of state tensors, by field; 0 by default.
+        numbers: Initial values, by field, of states that are one number per parameter: float64
+            vectors like ``steps``.
         denominators: Hyperparameters, by name, that keep a denominator from 0. ``init`` raises
             ValueError if one of them underflows in the dtype of a parameter.
         unused: Fields that this variant of the rule does not use. They hold the empty tuple, which
@@ -75,7 +79,9 @@ def elementwise(
     """
     kind: Any = state_class
     names: tuple[str, ...] = kind._fields
-    moments = [name for name in names if name != 'steps' and name not in unused]
+    numbers = numbers or {}
+    others = {'steps', *numbers, *unused}
+    moments = [name for name in names if name not in others]
     firsts = {name: (initial or {}).get(name, 0.0) for name in moments}
 
     def init(params: Params) -> State:
@@ -86,6 +92,8 @@ def elementwise(
             fields[name] = filled_like(params, value, requires_grad=moment_requires_grad)
         if scalars is not None:
             fields['steps'] = zero_steps(params)
+            for name, value in numbers.items():
+                fields[name] = as_float(fields['steps']) + value
         return state_class(**fields)
 
     def update(updates: Updates, state: Any, params: Params | None) -> tuple[Any, State]:
@@ -96,12 +104,16 @@ def elementwise(
         per_leaf: Iterable[torch.Tensor] = ()
         if scalars is not None:
             old['steps'], counts = advance(state.steps, leaves)
-            per_leaf = scalars(counts)
+            per_leaf = [*scalars(counts, *(old[name] for name in numbers))]
+            for name in numbers:
+                new = per_leaf.pop(0)
+                # A parameter without a gradient keeps its number.
+                old[name] = torch.where(old['steps'] != state.steps, new, old[name])
         trees = {name: old[name] for name in moments}
-        updates, *new = _apply_rule(
+        updates, *new_trees = _apply_rule(
             rule, updates, leaves, structure, trees, tuple(per_leaf), sparse
         )
-        return updates, state_class(**{**old, **dict(zip(moments, new))})
+        return updates, state_class(**{**old, **dict(zip(moments, new_trees))})
 
     return transformation(init, update)
 

@@ -21,19 +21,24 @@ Entry = dict[str, Any]
 STEP = 'step'
 _TORCH_FIELDS: dict[type, dict[str, str]] = {}
 _FROM_CONSTRUCTION: set[type] = set()
+_NUMBERS: dict[type, frozenset[str]] = {}
 
 
-def torch_fields(*, from_construction: bool = False, **names: str) -> Callable[[Class], Class]:
+def torch_fields(
+    *, from_construction: bool = False, numbers: Sequence[str] = (), **names: str
+) -> Callable[[Class], Class]:
     """Declare torch's names for the fields of a state: ``@torch_fields(mu='exp_avg')``.
 
     Args:
         from_construction: Torch's optimizer makes this state in its constructor, before a
             parameter's first step, and does not work without it.
+        numbers: Fields that hold one number per parameter, as a vector.
         names: Torch's names by field.
     """
 
     def decorate(state_class: Class) -> Class:
         _TORCH_FIELDS[state_class] = names
+        _NUMBERS[state_class] = frozenset(numbers)
         if from_construction:
             _FROM_CONSTRUCTION.add(state_class)
         return state_class
@@ -45,13 +50,14 @@ class _Column(NamedTuple):
     """Where one field of a state is found in torch's format.
 
     Attributes:
-        kind: ``each``: one value per parameter. ``steps``: the vector of step counts. ``shared``:
-            one value, to which the entries of all parameters refer. ``constant``: no tensors.
+        kind: ``each``: one value per parameter. ``numbers``: a vector with one number per
+            parameter. ``steps``: the vector of step counts. ``shared``: one value, to which the
+            entries of all parameters refer. ``constant``: no tensors.
         names: Keys in the entries: one key, or one per leaf of a shared value.
         value: The constant value, or the structure and dtypes of a shared value.
     """
 
-    kind: Literal['each', 'steps', 'shared', 'constant']
+    kind: Literal['each', 'numbers', 'steps', 'shared', 'constant']
     names: tuple[str, ...] = ()
     value: Any = None
 
@@ -65,6 +71,7 @@ class StateLayout:
 
     Attributes:
         names: The keys of an entry, without ``step``.
+        number_names: The keys whose value is one number.
         shared_names: The keys whose value is the same in all entries.
         is_from_construction: Whether torch needs the entries of parameters that have taken no step.
     """
@@ -85,6 +92,9 @@ class StateLayout:
                 self._members.append((None, [_shared(name, member, taken)]))
         every = [column for _, columns in self._members for column in columns]
         self.names = [name for column in every for name in column.names]
+        self.number_names = [
+            n for column in every if column.kind == 'numbers' for n in column.names
+        ]
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
         self.is_from_construction = any(kind in _FROM_CONSTRUCTION for kind, _ in self._members)
 
@@ -105,6 +115,10 @@ class StateLayout:
                     (name,) = column.names
                     for entry, leaf in zip(entries, value):
                         entry[name] = leaf
+                elif column.kind == 'numbers':
+                    (name,) = column.names
+                    for entry, number in zip(entries, value.unbind()):
+                        entry[name] = number
                 elif column.kind == 'steps':
                     steps = value
                 elif column.kind == 'shared':
@@ -118,6 +132,8 @@ def _column_of(member: Any, field: str, value: Any, count: int, taken: set[str])
     name = _TORCH_FIELDS.get(type(member), {}).get(field, field)
     if isinstance(value, list) and len(value) == count:
         return _Column('each', (_free(name, taken),))
+    if field in _NUMBERS.get(type(member), ()):
+        return _Column('numbers', (_free(name, taken),), value.dtype)
     if field == 'steps' and isinstance(value, torch.Tensor) and value.shape == (count,):
         return _Column('steps')
     return _shared(name, value, taken)
@@ -145,6 +161,10 @@ def _read(column: _Column, entries: Sequence[Entry], steps: torch.Tensor) -> Any
     if column.kind == 'each':
         (name,) = column.names
         return [entry[name] for entry in entries]
+    if column.kind == 'numbers':
+        (name,) = column.names
+        numbers = [torch.as_tensor(entry[name]) for entry in entries]
+        return torch.stack([number.to(steps.device, column.value) for number in numbers])
     if column.kind == 'steps':
         return steps
     if column.kind == 'constant':
@@ -195,8 +215,10 @@ def require_fitting(
             f'{", ".join([STEP, *layout.names])}: take the same rule with the same options'
         )
     for key, value in entry.items():
-        each = isinstance(value, torch.Tensor) and key not in (STEP, *layout.shared_names)
-        if each and param is not None and value.shape != param.shape:
+        if key in (STEP, *layout.shared_names) or param is None:
+            continue
+        shape = () if key in layout.number_names else tuple(param.shape)
+        if isinstance(value, torch.Tensor) and value.shape != shape:
             raise ValueError(
                 f'{key} of {where} does not fit: the parameter has shape {tuple(param.shape)}, '
                 f'the state {tuple(value.shape)}'

@@ -19,6 +19,7 @@ __all__ = [
     'Adam',
     'AdamW',
     'Adamax',
+    'NAdam',
     'RAdam',
     'RMSProp',
     'RMSprop',
@@ -47,6 +48,11 @@ class AdaMax(Optimizer):
 
 class AdamW(Optimizer):
     @arguments_of(rules.adamw)
+    def __init__(self, params: ParamsLike) -> None: ...
+
+
+class NAdam(Optimizer):
+    @arguments_of(rules.nadam)
     def __init__(self, params: ParamsLike) -> None: ...
 
 

@@ -5,6 +5,7 @@ from torchopt.rules.adagrad import adagrad as adagrad
 from torchopt.rules.adam import adam as adam
 from torchopt.rules.adamax import adamax as adamax
 from torchopt.rules.adamw import adamw as adamw
+from torchopt.rules.nadam import nadam as nadam
 from torchopt.rules.radam import radam as radam
 from torchopt.rules.rmsprop import rmsprop as rmsprop
 from torchopt.rules.sgd import sgd as sgd

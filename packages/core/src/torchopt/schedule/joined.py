@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def require_ascending(name: str, values: Sequence[Scalar]) -> None:
     known = [value for value in values if not isinstance(value, torch.Tensor)]
     for value in known:
         checks.nonnegative(name, value)
-    if any(after <= before for before, after in zip(known, known[1:])):
+    if any(after <= before for before, after in itertools.pairwise(known)):
         raise ValueError(f'{name} must ascend, got {list(values)}')
 
 
