@@ -62,15 +62,18 @@ def fraction(name: str, value: Scalar) -> None:
         raise ValueError(f'{name} must be at least 0 and at most 1, got {value!r}')
 
 
-def decay_rates(name: str, values: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
-    """Return the pair of decay rates, or raise."""
+def decay_rates(name: str, values: Sequence[Scalar], count: int = 2) -> tuple[Scalar, ...]:
+    """Return the decay rates as a tuple, or raise unless there are ``count`` of them."""
     try:
-        first, second = values
-    except (TypeError, ValueError):
-        raise TypeError(f'{name} must be a pair of numbers, got {values!r}') from None
-    decay_rate(f'{name}[0]', first)
-    decay_rate(f'{name}[1]', second)
-    return first, second
+        rates = tuple(values)
+    except TypeError:
+        rates = ()
+    if len(rates) != count:
+        wanted = 'a pair of numbers' if count == 2 else f'{count} numbers'
+        raise TypeError(f'{name} must be {wanted}, got {values!r}')
+    for position, rate in enumerate(rates):
+        decay_rate(f'{name}[{position}]', rate)
+    return rates
 
 
 def learning_rate(name: str, value: LearningRate) -> None:

@@ -65,6 +65,17 @@ def add_scaled(x: torch.Tensor, y: torch.Tensor, factor: Scalar) -> torch.Tensor
     return torch.add(x, y, alpha=factor)
 
 
+def norm(x: torch.Tensor) -> torch.Tensor:
+    """Euclidean norm of all elements, in float32 for 16-bit tensors; its derivative at 0 is 0."""
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    # The scale keeps squares from overflow and underflow. The norm does not depend on it.
+    largest = wide.detach().abs().amax() if x.numel() else wide.new_zeros(())
+    scale = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
+    squared = (wide / scale).square().sum()
+    zero = squared == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt()) * scale
+
+
 def safe_sqrt(x: torch.Tensor, eps_root: Scalar = 0.0) -> torch.Tensor:
     """``sqrt(x + eps_root)`` for ``x >= 0``, with derivative 0 where the argument is 0.
 
