@@ -68,10 +68,21 @@ def add_scaled(x: torch.Tensor, y: torch.Tensor, factor: Scalar) -> torch.Tensor
 def norm(x: torch.Tensor) -> torch.Tensor:
     """Euclidean norm of all elements, in float32 for 16-bit tensors; its derivative at 0 is 0."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return _norms(wide, None)
+
+
+def matrix_norms(x: torch.Tensor) -> torch.Tensor:
+    """Frobenius norms of a stack of matrices, as matrices of one element; see :func:`norm`."""
+    return _norms(x, (-2, -1))
+
+
+def _norms(x: torch.Tensor, dims: tuple[int, int] | None) -> torch.Tensor:
+    if not x.numel():
+        return x.sum(dims, keepdim=dims is not None)
     # The scale keeps squares from overflow and underflow. The norm does not depend on it.
-    largest = wide.detach().abs().amax() if x.numel() else wide.new_zeros(())
+    largest = x.detach().abs().amax(dims or (), keepdim=dims is not None)
     scale = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
-    squared = (wide / scale).square().sum()
+    squared = (x / scale).square().sum(dims, keepdim=dims is not None)
     zero = squared == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt()) * scale
 

@@ -1,0 +1,91 @@
+"""Updates of matrices that have nearly equal singular values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from torchopt import pytree
+from torchopt.authoring import checks
+from torchopt.authoring.numerics import matrix_norms
+from torchopt.authoring.origin import recorded
+from torchopt.authoring.transformation import stateless
+from torchopt.base import GradientTransformation
+from torchopt.typing import Params, Scalar, Updates
+
+Coefficients = tuple[Scalar, Scalar, Scalar]
+QUINTIC: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
+"""Coefficients by Jordan et al. They bring singular values near 1 fast, and leave them there."""
+
+
+@recorded
+def orthogonalize(
+    ns_coefficients: Coefficients = QUINTIC,
+    ns_steps: int = 5,
+    eps: Scalar = 1e-7,
+    *,
+    iteration_dtype: torch.dtype | None = None,
+) -> GradientTransformation:
+    r"""Replace each matrix by one with the same singular vectors, and singular values near 1.
+
+    .. math::
+
+        X_0 = \frac{U}{\max(\|U\|_F, \epsilon)}, \qquad
+        X_{k+1} = a X_k + (b A_k + c A_k^2) X_k, \qquad A_k = X_k X_k^\top
+
+    Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024. Matrices of
+    equal shape are iterated in one batch. A tensor of more than two dimensions is a stack of
+    matrices, which are its last two.
+
+    Args:
+        ns_coefficients: :math:`a`, :math:`b` and :math:`c`.
+        ns_steps: Number of steps of the iteration, >= 0.
+        eps: Lower bound of the norm by which is divided, >= 0.
+        iteration_dtype: Dtype of the iteration; by default that of the update, and float32 for
+            16-bit updates. ``torch.bfloat16`` gives the numbers of :class:`torch.optim.Muon`.
+
+    Raises:
+        ValueError: a number is out of its range; at ``update``, an update has fewer than two
+            dimensions.
+    """
+    if len(ns_coefficients) != 3:
+        raise ValueError(f'ns_coefficients must be three numbers, got {ns_coefficients!r}')
+    checks.nonnegative('ns_steps', ns_steps)
+    checks.nonnegative('eps', eps)
+
+    def orthogonal(stack: torch.Tensor) -> torch.Tensor:
+        a, b, c = ns_coefficients
+        rows, columns = stack.shape[-2:]
+        x = stack.to(iteration_dtype or _wide(stack.dtype))
+        x = x.mT if rows > columns else x
+        x = x / matrix_norms(x).clamp_min(eps)
+        for _ in range(ns_steps):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * (gram @ gram)) @ x
+        return (x.mT if rows > columns else x).to(stack.dtype)
+
+    def update(updates: Updates, params: Params | None) -> Updates:
+        leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
+        groups: dict[Any, list[int]] = {}
+        for position, leaf in enumerate(leaves):
+            if leaf is None:
+                continue
+            if leaf.dim() < 2:
+                where = structure.accessors()[position].codify('updates')
+                raise ValueError(
+                    f'{where} has shape {tuple(leaf.shape)}, and is not a matrix: give it another '
+                    'rule by torchopt.transform.partition'
+                )
+            groups.setdefault((leaf.shape, leaf.dtype, leaf.device), []).append(position)
+        for positions in groups.values():
+            found = orthogonal(torch.stack([leaves[position] for position in positions]))
+            for position, matrix in zip(positions, found.unbind()):
+                leaves[position] = matrix
+        return pytree.tree_unflatten(structure, leaves)
+
+    return stateless(update)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

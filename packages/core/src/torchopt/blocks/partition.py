@@ -1,0 +1,119 @@
+"""Different transformations for different parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
+
+from torchopt import pytree
+from torchopt.authoring import checks
+from torchopt.authoring.describe import enumerate_few
+from torchopt.authoring.origin import recorded
+from torchopt.authoring.per_tensor import in_container_of
+from torchopt.authoring.state import saveable
+from torchopt.authoring.transformation import transformation, wrong_state
+from torchopt.base import GradientTransformation
+from torchopt.typing import OptState, Params, TensorTree
+
+Labels = Any | Callable[[Params], Any]
+
+
+@saveable
+class PartitionState(NamedTuple):
+    """State of :func:`partition`.
+
+    Attributes:
+        inner_states: The state of each transformation, by label.
+    """
+
+    inner_states: dict[Hashable, OptState]
+
+
+@recorded
+def partition(
+    transforms: Mapping[Hashable, GradientTransformation], param_labels: Labels
+) -> GradientTransformation:
+    """Apply to every parameter the transformation that its label names.
+
+    Args:
+        transforms: Transformations by label. Each sees None, which stands for an absent parameter,
+            where another one is meant.
+        param_labels: A tree of labels with the structure of the parameters (or a prefix of it), or
+            a function from the parameters to such a tree. If ``update`` is called without
+            ``params``, the function gets the updates.
+
+    Raises:
+        ValueError: a label is not in ``transforms``, or the labels have another structure than the
+            parameters.
+
+    Example:
+        >>> import torch, torchopt
+        >>> params = {'weight': torch.ones(2, 2), 'bias': torch.ones(2)}
+        >>> optimizer = torchopt.transform.partition(
+        ...     {'slow': torchopt.sgd(0.1), 'fast': torchopt.sgd(1.0)},
+        ...     {'weight': 'slow', 'bias': 'fast'},
+        ... )
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), inplace=False)
+        >>> updates['bias']
+        tensor([-1., -1.])
+    """
+    transforms = dict(transforms)
+
+    def labels_of(tree: TensorTree) -> Any:
+        return param_labels(tree) if checks.is_function(param_labels) else param_labels
+
+    def init(params: Params) -> PartitionState:
+        labels = labels_of(params)
+        _require_known(labels, transforms)
+        return PartitionState(
+            {name: inner.init(_only(labels, name, params)) for name, inner in transforms.items()}
+        )
+
+    def update(updates: Any, state: Any, params: Params | None) -> tuple[Any, PartitionState]:
+        if not isinstance(state, PartitionState):
+            raise wrong_state(state, PartitionState)
+        labels = labels_of(updates if params is None else params)
+        _require_known(labels, transforms)
+        # Take a list for the tuple that torch.autograd.grad returns, as everywhere.
+        labels, params = (in_container_of(updates, tree) for tree in (labels, params))
+        states = {}
+        result = updates
+        for name, inner in transforms.items():
+            changed, states[name] = inner.update(
+                _only(labels, name, updates),
+                state.inner_states[name],
+                params=None if params is None else _only(labels, name, params),
+                inplace=False,
+            )
+            result = _with(labels, name, result, changed)
+        return result, PartitionState(states)
+
+    return transformation(init, update)
+
+
+def _require_known(labels: Any, transforms: Mapping[Hashable, Any]) -> None:
+    unknown = {label for label in pytree.tree_leaves(labels) if label not in transforms}
+    if unknown:
+        raise ValueError(
+            f'no transformation for the label {enumerate_few(sorted(map(repr, unknown)))}: '
+            f'there are {", ".join(map(repr, transforms))}'
+        )
+
+
+def _only(labels: Any, name: Hashable, tree: TensorTree) -> TensorTree:
+    """Return the tree with None where the label is another one."""
+    return _with(labels, name, pytree.tree_map(lambda leaf: None, tree, none_is_leaf=True), tree)
+
+
+def _with(labels: Any, name: Hashable, tree: TensorTree, chosen: TensorTree) -> TensorTree:
+    """Return the tree with the leaves of ``chosen`` where the label is ``name``."""
+    try:
+        return pytree.tree_map(
+            lambda label, old, new: new if label == name else old,
+            labels,
+            tree,
+            chosen,
+            none_is_leaf=True,
+        )
+    except ValueError as error:
+        raise ValueError(f'the labels do not fit: {error}') from None
