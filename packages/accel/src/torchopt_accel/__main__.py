@@ -25,7 +25,9 @@ def main() -> None:
         'built for': _build.SYSTEM,
         'CUDA architectures': _build.CUDA_ARCHITECTURES or 'none',
         'CUDA of torch': str(torch.version.cuda or 'none'),
-        'OpenMP threads': str(torch.get_num_threads()),
+        'OpenMP threads': str(torch.get_num_threads())
+        if _build.OPENMP
+        else '1, built without OpenMP',
         'instruction set': f'{C.current_isa()} of {", ".join(C.supported_isas())}',
         'kernels': ', '.join(RULES),
         'dtypes': ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES),
