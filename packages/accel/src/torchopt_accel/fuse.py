@@ -33,8 +33,8 @@ def fuse(
     - whatever ``torch.compile`` traces, since its compiler fuses the rule itself;
     - arguments that do not fit together, so that the error is the same.
 
-    In place, tensors that are not contiguous, share memory or carry a graph or a tangent are
-    written by core, from what the kernels return.
+    In place, tensors that have gaps or other strides than the rest of their leaf, share memory, or
+    carry a graph or a tangent are written by core, from what the kernels return.
 
     Args:
         name: Name of the optimizer's function.
