@@ -181,20 +181,18 @@ FORKS = """
 import os, threading, torchopt_accel
 from torchopt_accel.platform import C
 
-def step():
-    C.allocate(0, [[1000], [2000]])
-
 def release():
     while not done:
+        # Many sizes, so that the release takes long enough to fork meanwhile.
+        C.allocate(0, [[16 * size] for size in range(1, 2500)])
         torchopt_accel.release_memory()
 
 done = []
 threading.Thread(target=release).start()
-for _ in range(30):
-    step()
+for _ in range(60):
     child = os.fork()
     if child == 0:
-        step()
+        C.allocate(0, [[1000]])
         torchopt_accel.release_memory()
         os._exit(0)
     if os.waitpid(child, 0)[1]:
