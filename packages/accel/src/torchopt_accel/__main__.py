@@ -10,6 +10,7 @@ import torch
 import torchopt
 from torchopt_accel import _build
 from torchopt_accel.kernels import DTYPES, RULES
+from torchopt_accel.memory import describe_memory
 from torchopt_accel.platform import C, obstacle
 
 _PACKAGES = ('torchopt-core', 'torchopt-accel', 'torchopt-meta', 'torchopt-utils', 'torch')
@@ -34,6 +35,8 @@ def main() -> None:
     }
     devices = ['cpu', *(f'cuda:{index}' for index in range(torch.cuda.device_count()))]
     facts |= {device: _verdict(torch.device(device)) for device in devices}
+    # After steps were taken.
+    facts['memory on the CPU'] = describe_memory()
     facts['accelerated_op_available()'] = str(torchopt.accelerated_op_available())
     for name, fact in facts.items():
         print(f'{name + ":":<28}{fact}')
