@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.inplace import must_not_write, overwrite
-from torchopt.authoring.per_tensor import flatten_like, unflatten_like
 from torchopt.authoring.shards import PLAIN
 from torchopt.authoring.steps import as_float, next_steps
 from torchopt.authoring.update_marks import mark_update

@@ -50,6 +50,20 @@ def positive(name: str, value: Scalar) -> None:
         raise ValueError(f'{name} must be greater than 0, got {value!r}')
 
 
+def nonpositive(name: str, value: Any) -> None:
+    """Raise unless ``value`` <= 0."""
+    if _number(name, value) and not value <= 0:
+        raise ValueError(f'{name} must be at most 0, got {value!r}')
+
+
+def between(name: str, value: Any, low: float, high: float) -> None:
+    """Raise unless ``low`` < ``value`` < ``high``."""
+    if _number(name, value) and not low < value < high:
+        raise ValueError(
+            f'{name} must be greater than {low:g} and less than {high:g}, got {value!r}'
+        )
+
+
 def decay_rate(name: str, value: Scalar) -> None:
     """Raise unless 0 <= ``value`` < 1."""
     if _number(name, value) and not 0 <= value < 1:
@@ -62,15 +76,21 @@ def fraction(name: str, value: Scalar) -> None:
         raise ValueError(f'{name} must be at least 0 and at most 1, got {value!r}')
 
 
-def decay_rates(name: str, values: Sequence[Scalar], count: int = 2) -> tuple[Scalar, ...]:
-    """Return the decay rates as a tuple, or raise unless there are ``count`` of them."""
+def several(name: str, values: Any, count: int = 2) -> tuple[Any, ...]:
+    """Return ``values`` as a tuple, or raise unless there are ``count`` of them."""
     try:
-        rates = tuple(values)
+        found = tuple(values)
     except TypeError:
-        rates = ()
-    if len(rates) != count:
+        found = ()
+    if len(found) != count:
         wanted = 'a pair of numbers' if count == 2 else f'{count} numbers'
         raise TypeError(f'{name} must be {wanted}, got {values!r}')
+    return found
+
+
+def decay_rates(name: str, values: Sequence[Scalar], count: int = 2) -> tuple[Scalar, ...]:
+    """Return the decay rates as a tuple, or raise unless there are ``count`` of them."""
+    rates = several(name, values, count)
     for position, rate in enumerate(rates):
         decay_rate(f'{name}[{position}]', rate)
     return rates
@@ -149,12 +169,11 @@ def rule_results(results: Any, arguments: Sequence[torch.Tensor]) -> None:
             'a rule must return a tuple of the update and the new state tensors, '
             f'{len(arguments)} in all, got {len(results) if several else describe(results)}'
         )
-    shape = arguments[0].shape
-    for result in results:
-        if not isinstance(result, torch.Tensor) or result.shape != shape:
+    for result, argument in zip(results, arguments):
+        if not isinstance(result, torch.Tensor) or result.shape != argument.shape:
             raise ValueError(
-                'a rule must return tensors of the shape of the gradient, '
-                f'{tuple(shape)}, got {describe(result)}'
+                'a rule must return an update of the shape of the gradient, and state tensors of '
+                f'the shapes that it got: {tuple(argument.shape)} here, got {describe(result)}'
             )
 
 

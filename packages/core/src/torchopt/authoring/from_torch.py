@@ -71,7 +71,7 @@ def state_from_torch(
             )
         entry = {} if leaf is None else _entry(optimizer, leaf)
         where = structure.accessors()[position].codify('params')
-        require_fitting(where, leaf, entry, layout, 'the transformation')
+        require_fitting(where, position, entry, layout, 'the transformation')
         trained.append(entry)
     for position, entry in enumerate(trained):
         entries[position].update({k: v for k, v in entry.items() if k != STEP})

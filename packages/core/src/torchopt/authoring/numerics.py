@@ -65,6 +65,14 @@ def add_scaled(x: torch.Tensor, y: torch.Tensor, factor: Scalar) -> torch.Tensor
     return torch.add(x, y, alpha=factor)
 
 
+def clamp(
+    x: torch.Tensor, lowest: Scalar | None = None, highest: Scalar | None = None
+) -> torch.Tensor:
+    """Bound a tensor; unlike :func:`torch.clamp`, by a number and a tensor at once."""
+    x = x if lowest is None else x.clamp_min(lowest)
+    return x if highest is None else x.clamp_max(highest)
+
+
 def norm(x: torch.Tensor) -> torch.Tensor:
     """Euclidean norm of all elements, in float32 for 16-bit tensors; its derivative at 0 is 0."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

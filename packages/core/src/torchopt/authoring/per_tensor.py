@@ -13,18 +13,19 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.describe import describe
 from torchopt.authoring.initial import filled_like
+from torchopt.authoring.rates import rates_at
 from torchopt.authoring.steps import advance, as_float, zero_steps
 from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import EmptyState, GradientTransformation
-from torchopt.typing import Params, Scalar, TensorTree, Updates
+from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 State = TypeVar('State', bound='tuple[Any, ...]')
 Rule = Callable[..., tuple[torch.Tensor, ...]]
 
 _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
-_SEQUENCES = (list, tuple)
 
 
 def pointwise(fn: Callable[[torch.Tensor], torch.Tensor]) -> GradientTransformation:
@@ -40,7 +41,10 @@ def elementwise(
     rule: Rule,
     scalars: Callable[..., Iterable[torch.Tensor]] | None = None,
     *,
-    initial: Mapping[str, Scalar] | None = None,
+    lr: LearningRate | None = None,
+    takes_params: bool = False,
+    initial: Mapping[str, LearningRate] | None = None,
+    shapes: Mapping[str, Callable[[torch.Size], Sequence[int]]] | None = None,
     numbers: Mapping[str, float] | None = None,
     denominators: Mapping[str, Scalar] | None = None,
     unused: Sequence[str] = (),
@@ -56,12 +60,19 @@ def elementwise(
         rule: ``rule(gradient, *state_tensors, *scalars) -> (update, *new_state_tensors)``, all of
             one shape except for the 0-dim scalars. The rule gets 16-bit tensors as float32, and
             its results are rounded to the dtype of the gradient. Where a parameter has no
-            gradient, the rule is not called, and the state is kept.
+            gradient, the rule is not called, and the state is kept. With ``takes_params`` the
+            parameter follows the gradient, and with ``lr`` the rate precedes the scalars.
         scalars: Maps the float64 vector of step counts, which is 1 at the first step, to vectors
             with one scalar per parameter, such as bias corrections. Without this function no steps
             are counted, and the field ``steps`` holds the empty tuple. With ``numbers``, it takes
             their old vectors, too, and returns the new ones before the scalars.
-        initial: Initial values of state tensors, by field; 0 by default.
+        lr: A learning rate that is no factor of the update, and so goes into the rule: a number,
+            or a tensor that broadcasts to the gradient. Needs ``scalars``.
+        takes_params: Whether the rule takes the parameter. ``update`` then needs ``params``.
+        initial: Initial values of state tensors, by field: numbers, 0-dim tensors, trees of them,
+            or schedules, of which the first value counts; 0 by default.
+        shapes: For fields whose tensors are not shaped like the parameters, the shape by the
+            shape of the parameter.
         numbers: Initial values, by field, of states that are one number per parameter: float64
             vectors like ``steps``.
         denominators: Hyperparameters, by name, that keep a denominator from 0. ``init`` raises
@@ -83,13 +94,16 @@ def elementwise(
     others = {'steps', *numbers, *unused}
     moments = [name for name in names if name not in others]
     firsts = {name: (initial or {}).get(name, 0.0) for name in moments}
+    shapes = shapes or {}
 
     def init(params: Params) -> State:
         for name, value in (denominators or {}).items():
             checks.representable(name, value, params)
         fields: dict[str, Any] = dict.fromkeys(names, ())
         for name, value in firsts.items():
-            fields[name] = filled_like(params, value, requires_grad=moment_requires_grad)
+            fields[name] = filled_like(
+                params, value, shapes.get(name), requires_grad=moment_requires_grad
+            )
         if scalars is not None:
             fields['steps'] = zero_steps(params)
             for name, value in numbers.items():
@@ -101,7 +115,11 @@ def elementwise(
             raise wrong_state(state, state_class)
         leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
         old = state._asdict()
-        per_leaf: Iterable[torch.Tensor] = ()
+        per_leaf: list[torch.Tensor] = []
+        if takes_params and params is None:
+            raise ValueError('this rule needs the parameters: call update(..., params=params)')
+        given = {'params': params} if takes_params else {}
+        rates = None if lr is None else rates_at(lr, state.steps, structure, leaves)
         if scalars is not None:
             old['steps'], counts = advance(state.steps, leaves)
             per_leaf = [*scalars(counts, *(old[name] for name in numbers))]
@@ -111,7 +129,7 @@ def elementwise(
                 old[name] = torch.where(old['steps'] != state.steps, new, old[name])
         trees = {name: old[name] for name in moments}
         updates, *new_trees = _apply_rule(
-            rule, updates, leaves, structure, trees, tuple(per_leaf), sparse
+            rule, updates, leaves, structure, given, trees, shapes, rates, per_leaf, sparse
         )
         return updates, state_class(**{**old, **dict(zip(moments, new_trees))})
 
@@ -180,7 +198,10 @@ def _apply_rule(
     updates: Updates,
     leaves: list[Any],
     structure: pytree.PyTreeSpec,
+    given: Mapping[str, TensorTree],
     state: Mapping[str, TensorTree],
+    shapes: Mapping[str, Callable[[torch.Size], Sequence[int]]],
+    rates: Sequence[Any] | None,
     scalars: Sequence[torch.Tensor],
     sparse: bool,
 ) -> list[Any]:
@@ -189,8 +210,9 @@ def _apply_rule(
     Returns:
         The tree of updates, then one tree for every entry of ``state``.
     """
-    columns = flatten_like(structure, state.items())
-    _require_alike(structure, leaves, dict(zip(state, columns)), sparse=sparse)
+    inputs = {**given, **state}
+    columns = flatten_like(structure, inputs.items())
+    _require_alike(structure, leaves, dict(zip(inputs, columns)), shapes, sparse=sparse)
     per_leaf = _Scalars(scalars)
     checked = False
 
@@ -198,16 +220,17 @@ def _apply_rule(
     for position, row in enumerate(zip(leaves, *columns)):
         gradient = row[0]
         if gradient is None:
-            results.append(list(row))
+            results.append([gradient, *row[1 + len(given) :]])
             continue
         dtype = gradient.dtype
+        rate = () if rates is None else (rates[position],)
         if dtype in _SIXTEEN_BIT:
             wide = [x.float() for x in row]
-            new = rule(*wide, *per_leaf.at(position, torch.float32, gradient))
+            new = rule(*wide, *rate, *per_leaf.at(position, torch.float32, gradient))
         else:
-            new = rule(*row, *per_leaf.at(position, dtype, gradient))
+            new = rule(*row, *rate, *per_leaf.at(position, dtype, gradient))
         if not checked:  # once: to look at shapes takes as long as a small operation
-            checks.rule_results(new, row)
+            checks.rule_results(new, [gradient, *row[1 + len(given) :]])
             checked = True
         # A 0-dim hyperparameter of a wider dtype promotes a 0-dim gradient: undo that.
         results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
@@ -241,48 +264,11 @@ class _Scalars:
         return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
 
 
-def flatten_like(
-    structure: pytree.PyTreeSpec, trees: Iterable[tuple[str, TensorTree]]
-) -> list[list[Any]]:
-    """Return the leaves of each tree; at its root, a list and a tuple count as one structure.
-
-    Raises:
-        ValueError: a tree, which the message calls by its name, has another structure.
-    """
-    columns = []
-    for name, tree in trees:
-        # torch.autograd.grad returns a tuple, even if parameters and states are in a list.
-        if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
-            tree = structure.type(tree)
-        given: Any = tree
-        try:
-            columns.append(structure.flatten_up_to(given))
-        except ValueError as error:
-            raise ValueError(f'{name} and updates differ in structure: {error}') from None
-    return columns
-
-
-def unflatten_like(
-    structure: pytree.PyTreeSpec, columns: Iterable[Iterable[Any]], trees: Iterable[TensorTree]
-) -> list[Any]:
-    """Undo :func:`flatten_like`, with a list or a tuple at each root as ``trees`` have it."""
-    return [
-        in_container_of(old, new)
-        for old, new in zip(trees, pytree.unflatten_columns(structure, columns))
-    ]
-
-
-def in_container_of(old: TensorTree, new: TensorTree) -> Any:
-    """Return ``new``; if both are lists or tuples, convert it to the type of ``old``."""
-    kind: Any = type(old)
-    both = kind in _SEQUENCES and type(new) in _SEQUENCES
-    return kind(new) if both and kind is not type(new) else new
-
-
 def _require_alike(
     structure: pytree.PyTreeSpec,
     leaves: list[Any],
     columns: Mapping[str, list[Any]],
+    shapes: Mapping[str, Callable[[torch.Size], Sequence[int]]] | None = None,
     *,
     sparse: bool = True,
 ) -> None:
@@ -298,10 +284,11 @@ def _require_alike(
                 'use adagrad, or sgd without momentum and weight decay'
             )
     for name, column in columns.items():
+        shape_of = (shapes or {}).get(name)
         for position, (leaf, other) in enumerate(zip(leaves, column)):
             if leaf is not None and not (
                 isinstance(other, torch.Tensor)
-                and other.shape == leaf.shape
+                and other.shape == (leaf.shape if shape_of is None else shape_of(leaf.shape))
                 and other.dtype == leaf.dtype
                 and other.device == leaf.device
             ):

@@ -32,7 +32,7 @@ def torch_fields(
     Args:
         from_construction: Torch's optimizer makes this state in its constructor, before a
             parameter's first step, and does not work without it.
-        numbers: Fields that hold one number per parameter, as a vector.
+        numbers: Fields that hold one number per parameter, in one vector.
         names: Torch's names by field.
     """
 
@@ -54,7 +54,8 @@ class _Column(NamedTuple):
             parameter. ``steps``: the vector of step counts. ``shared``: one value, to which the
             entries of all parameters refer. ``constant``: no tensors.
         names: Keys in the entries: one key, or one per leaf of a shared value.
-        value: The constant value, or the structure and dtypes of a shared value.
+        value: The shape by parameter, the dtype of numbers, the constant value, or the structure
+            and dtypes of a shared value.
     """
 
     kind: Literal['each', 'numbers', 'steps', 'shared', 'constant']
@@ -71,7 +72,7 @@ class StateLayout:
 
     Attributes:
         names: The keys of an entry, without ``step``.
-        number_names: The keys whose value is one number.
+        shapes: For each parameter, the shapes of its tensors by key.
         shared_names: The keys whose value is the same in all entries.
         is_from_construction: Whether torch needs the entries of parameters that have taken no step.
     """
@@ -92,9 +93,12 @@ class StateLayout:
                 self._members.append((None, [_shared(name, member, taken)]))
         every = [column for _, columns in self._members for column in columns]
         self.names = [name for column in every for name in column.names]
-        self.number_names = [
-            n for column in every if column.kind == 'numbers' for n in column.names
-        ]
+        self.shapes: list[dict[str, torch.Size]] = [{} for _ in range(count)]
+        for column in every:
+            if column.kind in ('each', 'numbers'):
+                shapes = column.value if column.kind == 'each' else [torch.Size()] * count
+                for of_param, shape in zip(self.shapes, shapes):
+                    of_param[column.names[0]] = shape
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
         self.is_from_construction = any(kind in _FROM_CONSTRUCTION for kind, _ in self._members)
 
@@ -131,7 +135,8 @@ class StateLayout:
 def _column_of(member: Any, field: str, value: Any, count: int, taken: set[str]) -> _Column:
     name = _TORCH_FIELDS.get(type(member), {}).get(field, field)
     if isinstance(value, list) and len(value) == count:
-        return _Column('each', (_free(name, taken),))
+        shapes = [getattr(leaf, 'shape', torch.Size()) for leaf in value]
+        return _Column('each', (_free(name, taken),), shapes)
     if field in _NUMBERS.get(type(member), ()):
         return _Column('numbers', (_free(name, taken),), value.dtype)
     if field == 'steps' and isinstance(value, torch.Tensor) and value.shape == (count,):
@@ -193,20 +198,20 @@ def counts_of(entries: Iterable[Entry], device: torch.device) -> torch.Tensor:
 
 
 def require_fitting(
-    where: str, param: torch.Tensor | None, entry: Entry, layout: StateLayout, keeper: str
+    where: str, position: int, entry: Entry, layout: StateLayout, keeper: str
 ) -> None:
     """Raise unless ``entry`` can be the state of a parameter.
 
     Args:
         where: The name of the parameter in the message.
-        param: The parameter; None for one that is absent.
+        position: The parameter's position in the list for which ``layout`` was made.
         entry: Torch's state of the parameter.
         layout: The state that is kept.
         keeper: What keeps it, in the message.
 
     Raises:
         ValueError: ``entry`` has a field that is not kept, or a tensor of another shape than the
-            parameter.
+            state that ``init`` makes for the parameter.
     """
     unknown = [key for key in entry if key not in (STEP, *layout.names)]
     if unknown:
@@ -214,12 +219,10 @@ def require_fitting(
             f'the state of {where} has {", ".join(unknown)}; {keeper} keeps '
             f'{", ".join([STEP, *layout.names])}: take the same rule with the same options'
         )
-    for key, value in entry.items():
-        if key in (STEP, *layout.shared_names) or param is None:
-            continue
-        shape = () if key in layout.number_names else tuple(param.shape)
+    for key, shape in layout.shapes[position].items():
+        value = entry.get(key)
         if isinstance(value, torch.Tensor) and value.shape != shape:
             raise ValueError(
-                f'{key} of {where} does not fit: the parameter has shape {tuple(param.shape)}, '
-                f'the state {tuple(value.shape)}'
+                f'{key} of {where} does not fit: its shape must be {tuple(shape)}, '
+                f'got {tuple(value.shape)}'
             )

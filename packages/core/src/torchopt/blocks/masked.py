@@ -6,8 +6,8 @@ from typing import Any
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.columns import in_container_of
 from torchopt.authoring.origin import recorded
-from torchopt.authoring.per_tensor import in_container_of
 from torchopt.authoring.transformation import transformation
 from torchopt.base import GradientTransformation
 from torchopt.typing import Mask, OptState, Params, TensorTree

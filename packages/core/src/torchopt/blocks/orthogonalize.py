@@ -49,13 +49,11 @@ def orthogonalize(
         ValueError: a number is out of its range; at ``update``, an update has fewer than two
             dimensions.
     """
-    if len(ns_coefficients) != 3:
-        raise ValueError(f'ns_coefficients must be three numbers, got {ns_coefficients!r}')
+    a, b, c = checks.several('ns_coefficients', ns_coefficients, 3)
     checks.nonnegative('ns_steps', ns_steps)
     checks.nonnegative('eps', eps)
 
     def orthogonal(stack: torch.Tensor) -> torch.Tensor:
-        a, b, c = ns_coefficients
         rows, columns = stack.shape[-2:]
         x = stack.to(iteration_dtype or _wide(stack.dtype))
         x = x.mT if rows > columns else x

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.columns import in_container_of
 from torchopt.authoring.describe import enumerate_few
 from torchopt.authoring.origin import recorded
-from torchopt.authoring.per_tensor import in_container_of
 from torchopt.authoring.state import saveable
 from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import GradientTransformation

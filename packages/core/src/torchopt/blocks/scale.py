@@ -13,9 +13,10 @@ from torchopt.authoring.describe import describe
 from torchopt.authoring.numerics import multiplication
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, pointwise
+from torchopt.authoring.rates import with_tensors
 from torchopt.authoring.transformation import stateless
 from torchopt.base import GradientTransformation, identity
-from torchopt.blocks.scale_by_schedule import scale_by_schedule, with_tensors
+from torchopt.blocks.scale_by_schedule import scale_by_schedule
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 

@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates
+from torchopt.authoring.rates import with_tensors
 from torchopt.authoring.state import saveable
 from torchopt.authoring.steps import as_float, shared_device
 from torchopt.authoring.torch_state import torch_fields
 from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import GradientTransformation
-from torchopt.typing import Params, Schedule, TensorTree, Updates
+from torchopt.typing import Params, Schedule, Updates
 
 
 @saveable
@@ -72,20 +72,3 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
         return scaled, ScaleByScheduleState(state.steps + 1)
 
     return transformation(init, update)
-
-
-def with_tensors(rates: TensorTree) -> Any:
-    """Return a tree of rates with every number replaced by a 0-dim tensor.
-
-    ``torch.compile`` cannot flatten a tree of constants.
-    """
-    leaves, structure = pytree.tree_flatten(rates, none_is_leaf=True)
-    return pytree.tree_unflatten(
-        structure,
-        [
-            torch.tensor(leaf, dtype=torch.float64, device='cpu')
-            if isinstance(leaf, (int, float))
-            else leaf
-            for leaf in leaves
-        ],
-    )

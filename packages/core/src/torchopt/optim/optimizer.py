@@ -274,7 +274,7 @@ class Optimizer(torch.optim.Optimizer):
             layout = GroupStep(self._impl).layout(new)
             for position, param in enumerate(new['params']):
                 entry = loaded['state'].get(param, {})
-                require_fitting(name_of(new, position), param, entry, layout, 'this optimizer')
+                require_fitting(name_of(new, position), position, entry, layout, 'this optimizer')
                 # A later step works in place, and must not write into the caller's tensors. A value
                 # that is None, such as a momentum before its first step, is initialised later.
                 loaded['state'][param] = {

@@ -18,7 +18,7 @@ from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
-@torch_fields(mu='exp_avg', nu='exp_avg_sq', mu_product='mu_product', numbers=['mu_product'])
+@torch_fields(mu='exp_avg', nu='exp_avg_sq', numbers=['mu_product'])
 class ScaleByNadamState(NamedTuple):
     """State of :func:`scale_by_nadam`.
 
