@@ -57,12 +57,25 @@ class OptimizerEntry(NamedTuple):
 
 OPTIMIZERS = (
     OptimizerEntry(rules.adadelta, 'AdaDelta', 'Adadelta'),
+    OptimizerEntry(
+        rules.adafactor,
+        'AdaFactor',
+        'Adafactor',
+        elementwise=False,
+        unlike_params=frozenset({'row', 'column', 'full'}),
+    ),
     OptimizerEntry(rules.adagrad, 'AdaGrad', 'Adagrad'),
     OptimizerEntry(rules.adam, 'Adam', 'Adam'),
     OptimizerEntry(rules.adamax, 'AdaMax', 'Adamax'),
     OptimizerEntry(rules.adamw, 'AdamW', 'AdamW'),
+    OptimizerEntry(rules.adan, 'Adan'),
+    OptimizerEntry(rules.asgd, 'ASGD', 'ASGD', unlike_params=frozenset({'eta', 'mu'})),
+    OptimizerEntry(rules.lamb, 'LAMB', elementwise=False),
+    OptimizerEntry(rules.lion, 'Lion', smooth=False),
+    OptimizerEntry(rules.muon, 'Muon', 'Muon', elementwise=False),
     OptimizerEntry(rules.nadam, 'NAdam', 'NAdam', unlike_params=frozenset({'mu_product'})),
     OptimizerEntry(rules.radam, 'RAdam', 'RAdam'),
     OptimizerEntry(rules.rmsprop, 'RMSProp', 'RMSprop'),
+    OptimizerEntry(rules.rprop, 'RProp', 'Rprop', smooth=False),
     OptimizerEntry(rules.sgd, 'SGD', 'SGD'),
 )

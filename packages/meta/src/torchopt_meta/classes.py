@@ -11,24 +11,38 @@ from torchopt.authoring.arguments import arguments_of
 from torchopt_meta.optimizer import MetaOptimizer
 
 __all__ = [
+    'MetaASGD',
     'MetaAdaDelta',
+    'MetaAdaFactor',
     'MetaAdaGrad',
     'MetaAdaMax',
     'MetaAdadelta',
+    'MetaAdafactor',
     'MetaAdagrad',
     'MetaAdam',
     'MetaAdamW',
     'MetaAdamax',
+    'MetaAdan',
+    'MetaLAMB',
+    'MetaLion',
+    'MetaMuon',
     'MetaNAdam',
     'MetaRAdam',
     'MetaRMSProp',
     'MetaRMSprop',
+    'MetaRProp',
+    'MetaRprop',
     'MetaSGD',
 ]
 
 
 class MetaAdaDelta(MetaOptimizer):
     @arguments_of(rules.adadelta)
+    def __init__(self, module: nn.Module) -> None: ...
+
+
+class MetaAdaFactor(MetaOptimizer):
+    @arguments_of(rules.adafactor)
     def __init__(self, module: nn.Module) -> None: ...
 
 
@@ -52,6 +66,31 @@ class MetaAdamW(MetaOptimizer):
     def __init__(self, module: nn.Module) -> None: ...
 
 
+class MetaAdan(MetaOptimizer):
+    @arguments_of(rules.adan)
+    def __init__(self, module: nn.Module) -> None: ...
+
+
+class MetaASGD(MetaOptimizer):
+    @arguments_of(rules.asgd)
+    def __init__(self, module: nn.Module) -> None: ...
+
+
+class MetaLAMB(MetaOptimizer):
+    @arguments_of(rules.lamb)
+    def __init__(self, module: nn.Module) -> None: ...
+
+
+class MetaLion(MetaOptimizer):
+    @arguments_of(rules.lion)
+    def __init__(self, module: nn.Module) -> None: ...
+
+
+class MetaMuon(MetaOptimizer):
+    @arguments_of(rules.muon)
+    def __init__(self, module: nn.Module) -> None: ...
+
+
 class MetaNAdam(MetaOptimizer):
     @arguments_of(rules.nadam)
     def __init__(self, module: nn.Module) -> None: ...
@@ -67,12 +106,19 @@ class MetaRMSProp(MetaOptimizer):
     def __init__(self, module: nn.Module) -> None: ...
 
 
+class MetaRProp(MetaOptimizer):
+    @arguments_of(rules.rprop)
+    def __init__(self, module: nn.Module) -> None: ...
+
+
 class MetaSGD(MetaOptimizer):
     @arguments_of(rules.sgd)
     def __init__(self, module: nn.Module) -> None: ...
 
 
 MetaAdadelta = MetaAdaDelta
+MetaAdafactor = MetaAdaFactor
 MetaAdagrad = MetaAdaGrad
 MetaAdamax = MetaAdaMax
 MetaRMSprop = MetaRMSProp
+MetaRprop = MetaRProp
