@@ -29,7 +29,8 @@ def decays_matrices(tree: Any) -> Any:
 
 NAN = float('nan')
 
-# For every option, a value that differs from its default and matters after a few steps.
+# For every option, a value that differs from its default and matters after a few steps. An
+# optimizer whose option means something else has a line of its own, such as 'asgd.alpha'.
 SAMPLES: dict[str, Any] = {
     'lr': 0.03,
     'lr_decay': 0.1,
@@ -51,6 +52,21 @@ SAMPLES: dict[str, Any] = {
     'initial_scale': 0.5,
     'moment_requires_grad': True,
     'maximize': True,
+    'adafactor.eps': (1e-2, 0.1),
+    'adan.betas': (0.8, 0.9, 0.95),
+    'adjust_lr_fn': 'match_rms_adamw',
+    'asgd.alpha': 0.5,
+    'beta2_decay': -0.5,
+    'd': 2.0,
+    'etas': (0.4, 1.5),
+    'iteration_dtype': torch.float64,
+    'lambd': 0.1,
+    'muon.nesterov': False,
+    'ns_coefficients': (2.0, -1.5, 0.5),
+    'ns_steps': 2,
+    'others': torchopt.sgd(lr=0.2),
+    'step_sizes': (0.01, 0.06),
+    't0': 3,
 }
 
 # The other options that an option needs to have an effect, or to be allowed.
@@ -79,13 +95,32 @@ INVALID: dict[str, tuple[Any, ...]] = {
     'dampening': (-0.1, 1.1, NAN),
     'initial_accumulator_value': (-0.1, NAN),
     'initial_scale': (-0.1, NAN),
+    'adafactor.eps': ((-0.1, 0.1), (0.1, -0.1), (None, NAN)),
+    'adan.betas': ((-0.1, 0.9, 0.9), (0.9, 1.0, 0.9), (0.9, 0.9, NAN)),
+    'asgd.alpha': (-0.1, NAN),
+    'beta2_decay': (0.1, NAN),
+    'd': (0.0, NAN),
+    'etas': ((0.0, 1.2), (1.0, 1.2), (0.5, 1.0), (NAN, 1.2)),
+    'lambd': (-0.1, NAN),
+    'muon.momentum': (-0.1, 1.0, NAN),
+    'ns_coefficients': (),
+    'step_sizes': ((-0.1, 1.0), (0.1, -1.0), (0.1, NAN)),
+    't0': (-1, NAN),
 }
 
 # Options that every optimizer has.
 COMMON = frozenset({'lr', 'weight_decay', 'moment_requires_grad', 'maximize'})
 
 _NOT_AN_OPTION = frozenset({'use_accelerated_op'})
-_DIFFERENTIABLE = frozenset({'Scalar', 'tuple[Scalar, Scalar]', 'LearningRate'})
+_DIFFERENTIABLE = frozenset(
+    {
+        'Scalar',
+        'LearningRate',
+        'tuple[Scalar, Scalar]',
+        'tuple[Scalar, Scalar, Scalar]',
+        'tuple[Scalar | None, Scalar]',
+    }
+)
 _NUMERIC = _DIFFERENTIABLE | {'float'}
 # Options that torch spells in another way, or that do not change values.
 _TORCH_KNOWS_OTHERWISE = frozenset({'mask', 'moment_requires_grad'})
@@ -172,27 +207,33 @@ def torch_class(entry: OptimizerEntry) -> type[torch.optim.Optimizer] | None:
     return getattr(torch.optim, entry.torch_name, None) if entry.torch_name else None
 
 
-def sample_of(name: str) -> Any:
+def sample_of(entry: OptimizerEntry, name: str) -> Any:
     """The sample value of an option."""
-    if name not in SAMPLES:
-        raise KeyError(
-            f'the option {name!r} has no sample value: add one to SAMPLES in {__file__}, and the '
-            'options that it needs to COMPANIONS'
-        )
-    return SAMPLES[name]
+    return _found(SAMPLES, entry, name)
+
+
+def _found(table: Mapping[str, Any], entry: OptimizerEntry, name: str) -> Any:
+    """The line of a table for an option: the optimizer's own, or the option's."""
+    for key in (f'{entry.name}.{name}', name):
+        if key in table:
+            return table[key]
+    raise KeyError(
+        f'the option {name!r} has no sample value: add one to SAMPLES in {__file__}, and the '
+        'options that it needs to COMPANIONS, and values out of its range to INVALID'
+    )
 
 
 def _cases_of(entry: OptimizerEntry, names: list[str]) -> list[OptimizerCase]:
     cases = [OptimizerCase(entry, 'defaults', {})]
     for name in names:
-        options = {**COMPANIONS.get(name, {}), name: sample_of(name)}
+        options = {**COMPANIONS.get(name, {}), name: sample_of(entry, name)}
         cases.append(OptimizerCase(entry, name, options))
     dropped: list[str | None] = [None]
     for group in EXCLUSIVE:
         if group <= set(names):
             dropped = sorted(group)
     for absent in dropped:
-        together = {name: sample_of(name) for name in names if name != absent}
+        together = {name: sample_of(entry, name) for name in names if name != absent}
         label = 'all' if absent is None else f'all_but_{absent}'
         cases.append(OptimizerCase(entry, label, together))
     return cases
@@ -230,7 +271,7 @@ INVALID_OPTIONS = [
     for entry in OPTIMIZERS
     for name, parameter in signature_of(entry).items()
     if parameter.annotation in _NUMERIC
-    for value in INVALID[name]
+    for value in _found(INVALID, entry, name)
 ]
 """(optimizer, option, value out of range)."""
 

@@ -51,7 +51,9 @@ def sample_gradients(params: Tree, step: int, *, sparse: bool = False) -> Tree:
 
 
 def state_fields(state: Any) -> Iterator[tuple[str, Tree]]:
-    """The fields of an optimizer's state by name, through the states of a chain."""
+    """The fields of an optimizer's state by name, through chains and partitions."""
+    if hasattr(state, 'inner_states'):
+        state = tuple(state.inner_states.values())
     if hasattr(state, '_fields'):
         yield from zip(state._fields, state)
     else:

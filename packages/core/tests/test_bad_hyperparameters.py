@@ -19,10 +19,10 @@ def name_of(value: Any) -> str:
 @pytest.mark.parametrize(('entry', 'option', 'value'), INVALID_OPTIONS, ids=name_of)
 def test_out_of_range(entry: OptimizerEntry, option: str, value: Any) -> None:
     options = {**COMPANIONS.get(option, {}), option: value}
-    with pytest.raises(ValueError, match=rf'^{option}(\[[01]\])? must be .*, got (-|1|nan)'):
+    with pytest.raises(ValueError, match=rf'^{option}(\[\d\])? must be .*, got (-|\d|nan)'):
         entry.factory(**options)
     params = [torch.ones(1, requires_grad=True)]
-    with pytest.raises(ValueError, match=rf'^{option}(\[[01]\])? must be '):
+    with pytest.raises(ValueError, match=rf'^{option}(\[\d\])? must be '):
         getattr(torchopt, entry.class_name)(params, **options)
 
 
@@ -32,16 +32,16 @@ WRONG_TYPES = ['0.1', None, True, 1j, torch.tensor(1), torch.ones(2, dtype=torch
 @pytest.mark.parametrize('value', WRONG_TYPES, ids=str)
 @pytest.mark.parametrize(('entry', 'option'), NUMERIC_OPTIONS, ids=name_of)
 def test_wrong_type(entry: OptimizerEntry, option: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=rf'^{option}(\[[01]\])? must be '):
+    with pytest.raises(TypeError, match=rf'^{option}(\[\d\])? must be '):
         entry.factory(**{**COMPANIONS.get(option, {}), option: value})
 
 
-@pytest.mark.parametrize('betas', [(0.9,), (0.9, 0.9, 0.9), 0.9, torch.tensor(0.9)], ids=str)
+@pytest.mark.parametrize('betas', [(0.9,), (0.9,) * 4, 0.9, torch.tensor(0.9)], ids=str)
 @pytest.mark.parametrize(
     'entry', [e for e, option in NUMERIC_OPTIONS if option == 'betas'], ids=name_of
 )
-def test_betas_are_a_pair(entry: OptimizerEntry, betas: Any) -> None:
-    with pytest.raises(TypeError, match=r'^betas must be a pair of numbers, got'):
+def test_the_number_of_betas(entry: OptimizerEntry, betas: Any) -> None:
+    with pytest.raises(TypeError, match=r'^betas must be (a pair of|3) numbers, got'):
         entry.factory(betas=betas)
 
 
@@ -64,16 +64,16 @@ def test_the_range_of_a_tensor_is_not_checked() -> None:
     torchopt.adam(betas=(torch.tensor(2.0), 0.9))
 
 
-WITH_EPS = [entry for entry in OPTIMIZERS if 'eps' in signature_of(entry)]
+WITH_EPS = [e for e in OPTIMIZERS if 'eps' in signature_of(e) and e.name != 'adafactor']
 
 
 @pytest.mark.parametrize('entry', WITH_EPS, ids=name_of)
 def test_an_eps_that_underflows_is_refused(entry: OptimizerEntry) -> None:
     optimizer = entry.factory(eps=1e-50)
-    optimizer.init({'w': torch.ones(2, dtype=torch.float64)})
+    optimizer.init({'w': torch.ones(2, 2, dtype=torch.float64)})
     for dtype in (torch.float32, torch.bfloat16):
         with pytest.raises(ValueError, match=r'^eps=1e-50 is 0 in torch.float32'):
-            optimizer.init({'w': torch.ones(2, dtype=dtype)})
+            optimizer.init({'w': torch.ones(2, 2, dtype=dtype)})
 
 
 def test_radam_takes_a_float32_decay_rate_for_float64_parameters() -> None:

@@ -20,7 +20,7 @@ def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
     return isinstance(value, Callable)  # type: ignore[arg-type]
 
 
-def _number(name: str, value: Any) -> bool:
+def number(name: str, value: Any) -> bool:
     """Raise unless ``value`` is a scalar; return whether its range can be checked.
 
     The range of a tensor is not checked: reading the value would wait for the device, and would
@@ -40,25 +40,25 @@ def _number(name: str, value: Any) -> bool:
 
 def nonnegative(name: str, value: Any) -> None:
     """Raise unless 0 <= ``value``."""
-    if _number(name, value) and not value >= 0:
+    if number(name, value) and not value >= 0:
         raise ValueError(f'{name} must be at least 0, got {value!r}')
 
 
 def positive(name: str, value: Scalar) -> None:
     """Raise unless 0 < ``value``."""
-    if _number(name, value) and not value > 0:
+    if number(name, value) and not value > 0:
         raise ValueError(f'{name} must be greater than 0, got {value!r}')
 
 
 def nonpositive(name: str, value: Any) -> None:
     """Raise unless ``value`` <= 0."""
-    if _number(name, value) and not value <= 0:
+    if number(name, value) and not value <= 0:
         raise ValueError(f'{name} must be at most 0, got {value!r}')
 
 
 def between(name: str, value: Any, low: float, high: float) -> None:
     """Raise unless ``low`` < ``value`` < ``high``."""
-    if _number(name, value) and not low < value < high:
+    if number(name, value) and not low < value < high:
         raise ValueError(
             f'{name} must be greater than {low:g} and less than {high:g}, got {value!r}'
         )
@@ -66,13 +66,13 @@ def between(name: str, value: Any, low: float, high: float) -> None:
 
 def decay_rate(name: str, value: Scalar) -> None:
     """Raise unless 0 <= ``value`` < 1."""
-    if _number(name, value) and not 0 <= value < 1:
+    if number(name, value) and not 0 <= value < 1:
         raise ValueError(f'{name} must be at least 0 and less than 1, got {value!r}')
 
 
 def fraction(name: str, value: Scalar) -> None:
     """Raise unless 0 <= ``value`` <= 1."""
-    if _number(name, value) and not 0 <= value <= 1:
+    if number(name, value) and not 0 <= value <= 1:
         raise ValueError(f'{name} must be at least 0 and at most 1, got {value!r}')
 
 

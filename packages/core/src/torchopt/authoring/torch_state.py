@@ -22,6 +22,13 @@ STEP = 'step'
 _TORCH_FIELDS: dict[type, dict[str, str]] = {}
 _FROM_CONSTRUCTION: set[type] = set()
 _NUMBERS: dict[type, frozenset[str]] = {}
+_HOLDERS: set[type] = set()
+
+
+def holds_states(state_class: Class) -> Class:
+    """Declare that the fields of a state are trees of other states."""
+    _HOLDERS.add(state_class)
+    return state_class
 
 
 def torch_fields(
@@ -78,10 +85,10 @@ class StateLayout:
     """
 
     def __init__(self, state: OptState, count: int) -> None:
-        self._chained = type(state) is tuple
+        members, self._structure = pytree.tree_flatten(state, is_leaf=_is_member)
         self._members: list[tuple[type | None, list[_Column]]] = []
         taken = {STEP}
-        for member in state if self._chained else [state]:
+        for member in members:
             if hasattr(member, '_fields'):
                 columns = [
                     _column_of(member, field, value, count, taken)
@@ -98,7 +105,8 @@ class StateLayout:
             if column.kind in ('each', 'numbers'):
                 shapes = column.value if column.kind == 'each' else [torch.Size()] * count
                 for of_param, shape in zip(self.shapes, shapes):
-                    of_param[column.names[0]] = shape
+                    if shape is not None:
+                        of_param[column.names[0]] = shape
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
         self.is_from_construction = any(kind in _FROM_CONSTRUCTION for kind, _ in self._members)
 
@@ -108,12 +116,13 @@ class StateLayout:
         for kind, columns in self._members:
             values = [_read(column, entries, steps) for column in columns]
             members.append(values[0] if kind is None else kind(*values))
-        return tuple(members) if self._chained else members[0]
+        return pytree.tree_unflatten(self._structure, members)
 
     def write(self, state: OptState, entries: Sequence[Entry]) -> torch.Tensor | None:
         """Store ``state`` in ``entries``; return its step counts, or None if it has none."""
         steps = None
-        for member, (kind, columns) in zip(state if self._chained else [state], self._members):
+        members = pytree.tree_leaves(state, is_leaf=_is_member)
+        for member, (kind, columns) in zip(members, self._members):
             for value, column in zip([member] if kind is None else member, columns):
                 if column.kind == 'each':
                     (name,) = column.names
@@ -132,10 +141,15 @@ class StateLayout:
         return steps
 
 
+def _is_member(value: Any) -> bool:
+    """Tell whether a value in the tree of a state is the state of one rule."""
+    return type(value) not in (tuple, dict) and type(value) not in _HOLDERS
+
+
 def _column_of(member: Any, field: str, value: Any, count: int, taken: set[str]) -> _Column:
     name = _TORCH_FIELDS.get(type(member), {}).get(field, field)
     if isinstance(value, list) and len(value) == count:
-        shapes = [getattr(leaf, 'shape', torch.Size()) for leaf in value]
+        shapes = [getattr(leaf, 'shape', None) for leaf in value]
         return _Column('each', (_free(name, taken),), shapes)
     if field in _NUMBERS.get(type(member), ()):
         return _Column('numbers', (_free(name, taken),), value.dtype)

@@ -10,18 +10,17 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import matrix_norms
 from torchopt.authoring.origin import recorded
-from torchopt.authoring.transformation import stateless
-from torchopt.base import GradientTransformation
-from torchopt.typing import Params, Scalar, Updates
+from torchopt.authoring.transformation import transformation
+from torchopt.base import EmptyState, GradientTransformation
+from torchopt.typing import OptState, Params, Scalar, Updates
 
-Coefficients = tuple[Scalar, Scalar, Scalar]
 QUINTIC: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
 """Coefficients by Jordan et al. They bring singular values near 1 fast, and leave them there."""
 
 
 @recorded
 def orthogonalize(
-    ns_coefficients: Coefficients = QUINTIC,
+    ns_coefficients: tuple[Scalar, Scalar, Scalar] = QUINTIC,
     ns_steps: int = 5,
     eps: Scalar = 1e-7,
     *,
@@ -50,6 +49,8 @@ def orthogonalize(
             dimensions.
     """
     a, b, c = checks.several('ns_coefficients', ns_coefficients, 3)
+    for position, coefficient in enumerate((a, b, c)):
+        checks.number(f'ns_coefficients[{position}]', coefficient)
     checks.nonnegative('ns_steps', ns_steps)
     checks.nonnegative('eps', eps)
 
@@ -63,7 +64,11 @@ def orthogonalize(
             x = a * x + (b * gram + c * (gram @ gram)) @ x
         return (x.mT if rows > columns else x).to(stack.dtype)
 
-    def update(updates: Updates, params: Params | None) -> Updates:
+    def init(params: Params) -> EmptyState:
+        checks.representable('eps', eps, params)
+        return EmptyState()
+
+    def update(updates: Updates, state: OptState, params: Params | None) -> tuple[Any, OptState]:
         leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
         groups: dict[Any, list[int]] = {}
         for position, leaf in enumerate(leaves):
@@ -80,9 +85,9 @@ def orthogonalize(
             found = orthogonal(torch.stack([leaves[position] for position in positions]))
             for position, matrix in zip(positions, found.unbind()):
                 leaves[position] = matrix
-        return pytree.tree_unflatten(structure, leaves)
+        return pytree.tree_unflatten(structure, leaves), state
 
-    return stateless(update)
+    return transformation(init, update)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

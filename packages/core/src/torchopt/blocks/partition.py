@@ -11,6 +11,7 @@ from torchopt.authoring.columns import in_container_of
 from torchopt.authoring.describe import enumerate_few
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.state import saveable
+from torchopt.authoring.torch_state import holds_states
 from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState, Params, TensorTree
@@ -19,6 +20,7 @@ Labels = Any | Callable[[Params], Any]
 
 
 @saveable
+@holds_states
 class PartitionState(NamedTuple):
     """State of :func:`partition`.
 
@@ -79,8 +81,12 @@ def partition(
         states = {}
         result = updates
         for name, inner in transforms.items():
+            chosen = _only(labels, name, updates)
+            if chosen is None:  # a bare tensor, which is another transformation's
+                states[name] = state.inner_states[name]
+                continue
             changed, states[name] = inner.update(
-                _only(labels, name, updates),
+                chosen,
                 state.inner_states[name],
                 params=None if params is None else _only(labels, name, params),
                 inplace=False,

@@ -118,6 +118,7 @@ def scale_by_adafactor(
         weights,
         lr=lr,
         takes_params=True,
+        denominators={} if floor is None else {'eps[0]**2': floor**2},
         shapes={'row': _row, 'column': _column, 'full': _full},
         moment_requires_grad=moment_requires_grad,
     )

@@ -16,7 +16,7 @@ from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.descend import descend
-from torchopt.blocks.orthogonalize import QUINTIC, Coefficients, orthogonalize
+from torchopt.blocks.orthogonalize import QUINTIC, orthogonalize
 from torchopt.blocks.partition import partition
 from torchopt.rules.adamw import adamw
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree
@@ -96,7 +96,7 @@ def muon(
     weight_decay: Scalar = 0.1,
     momentum: Scalar = 0.95,
     nesterov: bool = True,
-    ns_coefficients: Coefficients = QUINTIC,
+    ns_coefficients: tuple[Scalar, Scalar, Scalar] = QUINTIC,
     eps: Scalar = 1e-7,
     ns_steps: int = 5,
     adjust_lr_fn: AdjustLr | None = None,

@@ -34,7 +34,7 @@ class ScaleByRpropState(NamedTuple):
 
 @recorded
 def scale_by_rprop(
-    init_size: LearningRate = 1e-2,
+    lr: LearningRate = 1e-2,
     etas: tuple[Scalar, Scalar] = (0.5, 1.2),
     step_sizes: tuple[Scalar, Scalar] = (1e-6, 50.0),
     *,
@@ -49,7 +49,7 @@ def scale_by_rprop(
     :class:`torch.optim.Rprop`.
 
     Args:
-        init_size: Size of the first step, >= 0; of a schedule, the first value counts.
+        lr: Size of the first step, >= 0; of a schedule, the first value counts.
         etas: :math:`\eta^-`, between 0 and 1, and :math:`\eta^+`, greater than 1.
         step_sizes: The smallest and the largest size, >= 0.
         moment_requires_grad: Let the initial state require grad.
@@ -57,7 +57,7 @@ def scale_by_rprop(
     Raises:
         ValueError: a hyperparameter is out of its range.
     """
-    checks.learning_rate('init_size', init_size)
+    checks.learning_rate('lr', lr)
     smaller, larger = checks.several('etas', etas)
     checks.between('etas[0]', smaller, 0.0, 1.0)
     checks.between('etas[1]', larger, 1.0, math.inf)
@@ -76,7 +76,7 @@ def scale_by_rprop(
     return elementwise(
         ScaleByRpropState,
         rule,
-        initial={'size': init_size},
+        initial={'size': lr},
         moment_requires_grad=moment_requires_grad,
     )
 
