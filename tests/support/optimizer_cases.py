@@ -64,7 +64,7 @@ SAMPLES: dict[str, Any] = {
     'muon.nesterov': False,
     'ns_coefficients': (2.0, -1.5, 0.5),
     'ns_steps': 2,
-    'others': torchopt.sgd(lr=0.2),
+    'others': torchopt.transform.scale_by_rms(),
     'step_sizes': (0.01, 0.06),
     't0': 3,
 }
@@ -165,12 +165,24 @@ class OptimizerCase:
             ]
         cls = torch_class(self.entry)
         assert cls is not None, f'torch has no {self.entry.class_name}'
-        optimizer = cls(groups, **{'lr': self.value('lr'), **options}, foreach=False)
-        # torch keeps numbers of its states, such as NAdam's product of momenta, in its default
-        # dtype, and so rounds them to seven digits.
-        optimizer.register_step_pre_hook(lambda *_: torch.set_default_dtype(torch.float64))
-        optimizer.register_step_post_hook(lambda *_: torch.set_default_dtype(torch.float32))
+        if 'foreach' in inspect.signature(cls).parameters:
+            options['foreach'] = False
+        optimizer = cls(groups, **{'lr': self.value('lr'), **options})
+        optimizer.register_step_pre_hook(_in_float64)
+        optimizer.register_step_post_hook(_as_usual)
         return optimizer
+
+    def params_for_torch(self, params: Any) -> Any:
+        """The tree with None for every tensor that torch's class refuses."""
+
+        def taken(leaf: Any) -> bool:
+            if self.entry.torch_name == 'Muon':
+                return leaf is not None and leaf.dim() == 2
+            return leaf is not None and (self.entry.torch_name != 'Adafactor' or leaf.numel() > 0)
+
+        return pytree.tree_map(
+            lambda leaf: leaf if taken(leaf) else None, params, none_is_leaf=True
+        )
 
     def value(self, option: str) -> Any:
         """The value of an option in this case, which may be its default."""
@@ -193,6 +205,23 @@ class OptimizerCase:
         return pytree.tree_map(
             lambda value: torch.tensor(value, dtype=dtype, requires_grad=True), values
         )
+
+
+def _in_float64(*_: Any) -> None:
+    """Let torch compute with the digits of float64 what it rounds on purpose.
+
+    NAdam's product of momenta has torch's default dtype, and Muon iterates in bfloat16.
+    """
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.bfloat16 = torch.Tensor.clone  # type: ignore[method-assign, assignment]
+
+
+def _as_usual(*_: Any) -> None:
+    torch.set_default_dtype(torch.float32)
+    torch.Tensor.bfloat16 = _BFLOAT16  # type: ignore[method-assign]
+
+
+_BFLOAT16 = torch.Tensor.bfloat16
 
 
 @functools.cache

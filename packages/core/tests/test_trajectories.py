@@ -70,14 +70,16 @@ def run_functional(
 @pytest.mark.parametrize('gradients', [dense, sparse])
 @pytest.mark.parametrize('case', TORCH_CASES, ids=str)
 def test_functional_equals_torch(case: OptimizerCase, gradients: Gradients, inplace: bool) -> None:
-    params = sample_params()
+    params = case.params_for_torch(sample_params())
     actual = run_functional(case, params, gradients, inplace=inplace)
     assert_trees_close(actual, run_torch(case, params, gradients))
 
 
 @pytest.mark.parametrize('case', TORCH_CASES, ids=str)
 def test_class_equals_torch(case: OptimizerCase) -> None:
-    params = [leaf.requires_grad_() for leaf in pytree.tree_leaves(sample_params())]
+    params = [
+        leaf.requires_grad_() for leaf in pytree.tree_leaves(case.params_for_torch(sample_params()))
+    ]
     expected = run_torch(case, params, sparse)
     optimizer = case.make_class(params)
     for step in range(STEPS):
@@ -121,7 +123,7 @@ def staircase(optimizer: torch.optim.Optimizer) -> Any:
 def test_schedule_equals_torchs_scheduler(
     case: OptimizerCase, schedule: Any, theirs: Any, inplace: bool
 ) -> None:
-    params = sample_params()
+    params = case.params_for_torch(sample_params())
     actual = run_functional(case, params, dense, inplace=inplace, lr=schedule)
     assert_trees_close(actual, run_torch(case, params, dense, theirs, lr=0.1))
 
@@ -132,10 +134,12 @@ def test_schedule_equals_torchs_scheduler(
 )
 def test_groups_with_hyperparameters_of_their_own_equal_torchs(case: OptimizerCase) -> None:
     mine, theirs = (
-        [torch.linspace(-k, k, 4, dtype=torch.float64, requires_grad=True) for k in (1, 2)]
+        [torch.linspace(-k, k, 4, dtype=torch.float64).view(2, 2).requires_grad_() for k in (1, 2)]
         for _ in range(2)
     )
-    overrides = {'lr': 0.2, 'weight_decay': 0.01}
+    overrides = {'lr': 0.2}
+    if 'weight_decay' in case.options:
+        overrides['weight_decay'] = 0.01
     unmasked = {'mask': None} if case.has('mask') else {}
     optimizer = case.make_class(
         [{'params': mine[:1]}, {'params': mine[1], **overrides}], **unmasked

@@ -12,9 +12,16 @@ _SEQUENCES = (list, tuple)
 
 
 def flatten_like(
-    structure: pytree.PyTreeSpec, trees: Iterable[tuple[str, TensorTree]]
+    structure: pytree.PyTreeSpec,
+    trees: Iterable[tuple[str, TensorTree]],
+    what: str = 'updates',
 ) -> list[list[Any]]:
     """Return the leaves of each tree; at its root, a list and a tuple count as one structure.
+
+    Args:
+        structure: The structure of a tree of updates.
+        trees: Trees, and their names in messages.
+        what: The name of the tree of updates in messages.
 
     Raises:
         ValueError: a tree, which the message calls by its name, has another structure.
@@ -28,7 +35,7 @@ def flatten_like(
         try:
             columns.append(structure.flatten_up_to(given))
         except ValueError as error:
-            raise ValueError(f'{name} and updates differ in structure: {error}') from None
+            raise ValueError(f'{name} and {what} differ in structure: {error}') from None
     return columns
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchopt import pytree
-from torchopt.authoring import checks
+from torchopt.authoring.rates import rates_of
 from torchopt.typing import LearningRate, Params
 
 Shape = Callable[[torch.Size], Sequence[int]]
@@ -32,10 +32,11 @@ def filled_like(
         shape: The shape of each new tensor, by the shape of the parameter.
         requires_grad: Let the new tensors require grad.
     """
-    if checks.is_function(value):
-        value = value(torch.zeros((), dtype=torch.float64))
+    leaves, structure = pytree.tree_flatten(params, none_is_leaf=True)
+    first = torch.zeros((), dtype=torch.float64)
+    values = rates_of(value, first, structure, leaves, 'params')
 
-    def fill(value: Any, leaf: torch.Tensor | None) -> torch.Tensor | None:
+    def fill(leaf: torch.Tensor | None, value: Any) -> torch.Tensor | None:
         if leaf is None:
             return None
         like = leaf if shape is None else leaf.new_empty(shape(leaf.shape))
@@ -44,6 +45,4 @@ def filled_like(
         # A 0-dim value of a wider dtype would promote a 0-dim leaf.
         return (torch.zeros_like(like, requires_grad=requires_grad) + value).to(like.dtype)
 
-    if checks.is_tree(value):
-        return pytree.tree_map(fill, value, params, none_is_leaf=True)
-    return pytree.tree_map(lambda leaf: fill(value, leaf), params, none_is_leaf=True)
+    return pytree.tree_unflatten(structure, [*map(fill, leaves, values)])

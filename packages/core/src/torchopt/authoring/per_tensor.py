@@ -16,8 +16,8 @@ from torchopt.authoring import checks
 from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.describe import describe
 from torchopt.authoring.initial import filled_like
-from torchopt.authoring.rates import rates_at
-from torchopt.authoring.steps import advance, as_float, zero_steps
+from torchopt.authoring.rates import rates_of
+from torchopt.authoring.steps import advance, as_float, largest, zero_steps
 from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import EmptyState, GradientTransformation
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
@@ -119,7 +119,7 @@ def elementwise(
         if takes_params and params is None:
             raise ValueError('this rule needs the parameters: call update(..., params=params)')
         given = {'params': params} if takes_params else {}
-        rates = None if lr is None else rates_at(lr, state.steps, structure, leaves)
+        rates = None if lr is None else rates_of(lr, largest(state.steps), structure, leaves)
         if scalars is not None:
             old['steps'], counts = advance(state.steps, leaves)
             per_leaf = [*scalars(counts, *(old[name] for name in numbers))]

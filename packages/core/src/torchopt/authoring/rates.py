@@ -1,4 +1,4 @@
-"""Learning rates that a rule needs in another place than as a factor of the update."""
+"""Learning rates: scalars, schedules and trees of rates, leaf by leaf."""
 
 from __future__ import annotations
 
@@ -11,37 +11,59 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.columns import flatten_like
 from torchopt.authoring.describe import describe
-from torchopt.authoring.steps import as_float
 from torchopt.typing import LearningRate, TensorTree
 
 
-def rates_at(
+def rates_of(
     lr: LearningRate,
-    steps: torch.Tensor,
+    count: torch.Tensor,
     structure: pytree.PyTreeSpec,
     leaves: Sequence[torch.Tensor | None],
+    what: str = 'updates',
 ) -> list[Any]:
     """Return the learning rate of every leaf: a number, or a tensor that broadcasts to the leaf.
 
     Args:
         lr: A scalar, a schedule, or a tree of rates with the structure of the leaves.
-        steps: Steps taken by each leaf so far, an int64 vector. A schedule gets the largest count.
+        count: The number of steps that a schedule gets, a 0-dim float64 tensor.
         structure: The structure of the tree of leaves.
         leaves: The leaves.
+        what: The name of the tree in messages.
 
     Raises:
         ValueError: a tree of rates has another structure, or a rate does not broadcast to its leaf.
     """
     if checks.is_function(lr):
-        lr = lr(as_float(steps.amax()) if steps.numel() else torch.zeros((), dtype=torch.float64))
-    if not checks.is_tree(lr) and not (isinstance(lr, torch.Tensor) and lr.dim()):
+        lr = lr(count)
+    if isinstance(lr, torch.Tensor) and lr.dim():
+        require_one_tensor(structure, lr, 'lr', what)
+    elif not checks.is_tree(lr):
         return [lr] * len(leaves)
-    (rates,) = flatten_like(structure, [('lr', with_tensors(lr))])
+    (rates,) = flatten_like(structure, [('lr', with_tensors(lr))], what)
     for position, (rate, leaf) in enumerate(zip(rates, leaves)):
-        if leaf is not None and torch.broadcast_shapes(rate.shape, leaf.shape) != leaf.shape:
-            where = structure.accessors()[position].codify('lr')
-            raise ValueError(f'{where} does not fit its parameter: {describe(rate)}')
+        if leaf is not None and not _broadcasts(rate.shape, leaf.shape):
+            accessor = structure.accessors()[position]
+            raise ValueError(
+                f'{accessor.codify("lr")} does not fit {accessor.codify(what)} of shape '
+                f'{tuple(leaf.shape)}: {describe(rate)}'
+            )
     return rates
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    lengths = zip(reversed(shape), reversed(to))
+    return len(shape) <= len(to) and all(length in (1, other) for length, other in lengths)
+
+
+def require_one_tensor(
+    structure: pytree.PyTreeSpec, factor: torch.Tensor, name: str, what: str = 'updates'
+) -> None:
+    """Raise ValueError if a tensor of rates stands where there are several leaves."""
+    if not structure.is_leaf():
+        raise ValueError(
+            f'{name} and {what} differ in structure: {name} is {describe(factor)}. Pass a 0-dim '
+            'tensor for all parameters, or a tree with the structure of the parameters'
+        )
 
 
 def with_tensors(rates: TensorTree) -> Any:

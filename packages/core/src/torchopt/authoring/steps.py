@@ -62,3 +62,8 @@ def as_float(steps: torch.Tensor) -> torch.Tensor:
     A power with an integer tensor as its exponent would be rounded to float32.
     """
     return steps.to(torch.float32 if steps.device.type == 'mps' else torch.float64)
+
+
+def largest(steps: torch.Tensor) -> torch.Tensor:
+    """Return the largest count as a float, 0 if there is none: the number of updates made."""
+    return as_float(steps.amax() if steps.numel() else steps.new_zeros(()))

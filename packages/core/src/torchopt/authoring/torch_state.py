@@ -61,8 +61,8 @@ class _Column(NamedTuple):
             parameter. ``steps``: the vector of step counts. ``shared``: one value, to which the
             entries of all parameters refer. ``constant``: no tensors.
         names: Keys in the entries: one key, or one per leaf of a shared value.
-        value: The shape by parameter, the dtype of numbers, the constant value, or the structure
-            and dtypes of a shared value.
+        value: By parameter, what ``init`` makes (on any device); or the dtype of numbers, the
+            constant value, the structure and dtypes of a shared value.
     """
 
     kind: Literal['each', 'numbers', 'steps', 'shared', 'constant']
@@ -78,8 +78,9 @@ class StateLayout:
         count: The number of parameters.
 
     Attributes:
-        names: The keys of an entry, without ``step``.
-        shapes: For each parameter, the shapes of its tensors by key.
+        names: The keys of entries, without ``step``.
+        shapes: For each parameter, the shapes of its tensors by key: these keys its entry must
+            have. A rule for some parameters leaves out the others.
         shared_names: The keys whose value is the same in all entries.
         is_from_construction: Whether torch needs the entries of parameters that have taken no step.
     """
@@ -102,11 +103,11 @@ class StateLayout:
         self.names = [name for column in every for name in column.names]
         self.shapes: list[dict[str, torch.Size]] = [{} for _ in range(count)]
         for column in every:
-            if column.kind in ('each', 'numbers'):
-                shapes = column.value if column.kind == 'each' else [torch.Size()] * count
-                for of_param, shape in zip(self.shapes, shapes):
-                    if shape is not None:
-                        of_param[column.names[0]] = shape
+            for position, of_param in enumerate(self.shapes):
+                if column.kind == 'each' and isinstance(column.value[position], torch.Tensor):
+                    of_param[column.names[0]] = column.value[position].shape
+                elif column.kind == 'numbers':
+                    of_param[column.names[0]] = torch.Size()
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
         self.is_from_construction = any(kind in _FROM_CONSTRUCTION for kind, _ in self._members)
 
@@ -127,7 +128,8 @@ class StateLayout:
                 if column.kind == 'each':
                     (name,) = column.names
                     for entry, leaf in zip(entries, value):
-                        entry[name] = leaf
+                        if isinstance(leaf, torch.Tensor):
+                            entry[name] = leaf
                 elif column.kind == 'numbers':
                     (name,) = column.names
                     for entry, number in zip(entries, value.unbind()):
@@ -149,8 +151,7 @@ def _is_member(value: Any) -> bool:
 def _column_of(member: Any, field: str, value: Any, count: int, taken: set[str]) -> _Column:
     name = _TORCH_FIELDS.get(type(member), {}).get(field, field)
     if isinstance(value, list) and len(value) == count:
-        shapes = [getattr(leaf, 'shape', None) for leaf in value]
-        return _Column('each', (_free(name, taken),), shapes)
+        return _Column('each', (_free(name, taken),), value)
     if field in _NUMBERS.get(type(member), ()):
         return _Column('numbers', (_free(name, taken),), value.dtype)
     if field == 'steps' and isinstance(value, torch.Tensor) and value.shape == (count,):
@@ -179,7 +180,8 @@ def _free(name: str, taken: set[str]) -> str:
 def _read(column: _Column, entries: Sequence[Entry], steps: torch.Tensor) -> Any:
     if column.kind == 'each':
         (name,) = column.names
-        return [entry[name] for entry in entries]
+        absent = column.value
+        return [entry.get(name, absent[position]) for position, entry in enumerate(entries)]
     if column.kind == 'numbers':
         (name,) = column.names
         numbers = [torch.as_tensor(entry[name]) for entry in entries]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torchopt import pytree
 from torchopt.authoring import checks
-from torchopt.authoring.columns import in_container_of
+from torchopt.authoring.columns import flatten_like, in_container_of
 from torchopt.authoring.describe import enumerate_few
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.state import saveable
@@ -67,13 +67,20 @@ def partition(
     def init(params: Params) -> PartitionState:
         labels = labels_of(params)
         _require_known(labels, transforms)
+        states = {
+            name: inner.init(_only(labels, name, params)) for name, inner in transforms.items()
+        }
+        # torch.vmap takes an empty tuple for a tree without tensors, and None for a wrong result.
         return PartitionState(
-            {name: inner.init(_only(labels, name, params)) for name, inner in transforms.items()}
+            pytree.tree_map(lambda leaf: () if leaf is None else leaf, states, none_is_leaf=True)
         )
 
     def update(updates: Any, state: Any, params: Params | None) -> tuple[Any, PartitionState]:
         if not isinstance(state, PartitionState):
             raise wrong_state(state, PartitionState)
+        if params is not None:
+            structure = pytree.tree_structure(updates, none_is_leaf=True)
+            flatten_like(structure, [('params', params)])  # raises, and says how they differ
         labels = labels_of(updates if params is None else params)
         _require_known(labels, transforms)
         # Take a list for the tuple that torch.autograd.grad returns, as everywhere.
@@ -81,17 +88,17 @@ def partition(
         states = {}
         result = updates
         for name, inner in transforms.items():
-            chosen = _only(labels, name, updates)
+            chosen = _only(labels, name, updates, 'updates')
             if chosen is None:  # a bare tensor, which is another transformation's
                 states[name] = state.inner_states[name]
                 continue
             changed, states[name] = inner.update(
                 chosen,
                 state.inner_states[name],
-                params=None if params is None else _only(labels, name, params),
+                params=None if params is None else _only(labels, name, params, 'params'),
                 inplace=False,
             )
-            result = _with(labels, name, result, changed)
+            result = _with(labels, name, result, changed, 'updates')
         return result, PartitionState(states)
 
     return transformation(init, update)
@@ -106,12 +113,15 @@ def _require_known(labels: Any, transforms: Mapping[Hashable, Any]) -> None:
         )
 
 
-def _only(labels: Any, name: Hashable, tree: TensorTree) -> TensorTree:
+def _only(labels: Any, name: Hashable, tree: TensorTree, what: str = 'params') -> TensorTree:
     """Return the tree with None where the label is another one."""
-    return _with(labels, name, pytree.tree_map(lambda leaf: None, tree, none_is_leaf=True), tree)
+    absent = pytree.tree_map(lambda leaf: None, tree, none_is_leaf=True)
+    return _with(labels, name, absent, tree, what)
 
 
-def _with(labels: Any, name: Hashable, tree: TensorTree, chosen: TensorTree) -> TensorTree:
+def _with(
+    labels: Any, name: Hashable, tree: TensorTree, chosen: TensorTree, what: str
+) -> TensorTree:
     """Return the tree with the leaves of ``chosen`` where the label is ``name``."""
     try:
         return pytree.tree_map(
@@ -122,4 +132,4 @@ def _with(labels: Any, name: Hashable, tree: TensorTree, chosen: TensorTree) -> 
             none_is_leaf=True,
         )
     except ValueError as error:
-        raise ValueError(f'the labels do not fit: {error}') from None
+        raise ValueError(f'the labels and {what} differ in structure: {error}') from None

@@ -9,11 +9,10 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
-from torchopt.authoring.describe import describe
 from torchopt.authoring.numerics import multiplication
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates, pointwise
-from torchopt.authoring.rates import with_tensors
+from torchopt.authoring.rates import require_one_tensor, with_tensors
 from torchopt.authoring.transformation import stateless
 from torchopt.base import GradientTransformation, identity
 from torchopt.blocks.scale_by_schedule import scale_by_schedule
@@ -50,20 +49,12 @@ def _multiply(
 
     def update_by_tree(updates: Updates, params: Params | None) -> Updates:
         if isinstance(factor, torch.Tensor):
-            _require_one_tensor(updates, factor, name)
+            require_one_tensor(pytree.tree_structure(updates, none_is_leaf=True), factor, name)
         return map_updates(
             lambda g, f: g * sign(f), updates, {name: with_tensors(factor)}, broadcast=True
         )
 
     return stateless(update_by_tree)
-
-
-def _require_one_tensor(updates: Updates, factor: torch.Tensor, name: str) -> None:
-    if not pytree.tree_structure(updates, none_is_leaf=True).is_leaf():
-        raise ValueError(
-            f'{name} and updates differ in structure: {name} is {describe(factor)}. Pass a 0-dim '
-            'tensor for all parameters, or a tree with the structure of the parameters'
-        )
 
 
 def flip_sign(maximize: bool) -> GradientTransformation:

@@ -74,7 +74,9 @@ class GroupStep:
         params = group['params']
         layout = self.layout(group)
         entries = [state.get(param, {}) for param in params]
-        if not all(entries) or not all([name in e for e in entries for name in layout.names]):
+        if not all(entries) or not all(
+            [name in e for e, names in zip(entries, layout.shapes) for name in names]
+        ):
             entries = self._filled(group, layout, entries)
             state.update(zip(params, entries))
         counts = [entry.get(STEP) for entry in entries]

@@ -99,9 +99,9 @@ def scale_by_adafactor(
         eps1 = torch.finfo(g.dtype).eps if floor is None else floor
         square = g * g
         if g.dim() > 1:
-            row = row + weight * (square.mean(-1, keepdim=True) - row)
-            column = column + weight * (square.mean(-2, keepdim=True) - column)
-            estimate = row * column / clamp(row.mean(-2, keepdim=True), eps1)
+            row = row + weight * (_mean(square, -1) - row)
+            column = column + weight * (_mean(square, -2) - column)
+            estimate = row * column / clamp(_mean(row, -2), eps1)
         else:
             estimate = full = full + weight * (square - full)
         u = g * clamp(estimate, eps1 * eps1).rsqrt()
@@ -134,6 +134,10 @@ def _column(shape: torch.Size) -> tuple[int, ...]:
 
 def _full(shape: torch.Size) -> tuple[int, ...]:
     return (0,) if len(shape) > 1 else tuple(shape)
+
+
+def _mean(x: torch.Tensor, dim: int) -> torch.Tensor:
+    return x.sum(dim, keepdim=True) / max(x.shape[dim], 1)  # the mean of no elements is NaN
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,9 @@ def scale_by_adan(
         delta = ema(delta, difference, beta2)
         nu = mean_square(nu, add_scaled(g, difference, beta2))
         denominator = safe_sqrt(nu / of_nu, eps_root) + eps
-        return add_scaled(mu / of_mu, delta / of_delta, beta2) / denominator, mu, delta, nu, g
+        u = add_scaled(mu / of_mu, delta / of_delta, beta2) / denominator
+        # A copy, because an update in place writes into the gradient first.
+        return u, mu, delta, nu, g.clone()
 
     def factors(steps: torch.Tensor) -> tuple[torch.Tensor, ...]:
         later = (steps > 1).to(steps.dtype)

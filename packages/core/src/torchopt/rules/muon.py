@@ -18,7 +18,7 @@ from torchopt.base import GradientTransformation, chain
 from torchopt.blocks.descend import descend
 from torchopt.blocks.orthogonalize import QUINTIC, orthogonalize
 from torchopt.blocks.partition import partition
-from torchopt.rules.adamw import adamw
+from torchopt.rules.adam import scale_by_adam
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree
 
 AdjustLr = Literal['original', 'match_rms_adamw']
@@ -106,7 +106,7 @@ def muon(
     moment_requires_grad: bool = False,
     maximize: bool = False,
 ) -> GradientTransformation:
-    r"""Muon for matrices, with another optimizer for parameters of fewer than two dimensions.
+    r"""Muon for matrices, and Adam for parameters of fewer than two dimensions.
 
     .. math:: \theta_t = \theta_{t-1} - \eta (s O_t + \lambda \theta_{t-1})
 
@@ -128,8 +128,9 @@ def muon(
         eps: Lower bound of the norm by which the iteration divides first, >= 0.
         ns_steps: Number of steps of the iteration, >= 0.
         adjust_lr_fn: The factor of the shape; see :func:`scale_by_shape`.
-        others: The optimizer of scalars and vectors; by default :func:`adamw` with ``lr`` and
-            ``weight_decay``. For another choice than by dimension, such as embeddings, use
+        others: The rule of scalars and vectors, from gradients to a direction; by default
+            :func:`scale_by_adam`, which makes their steps those of :func:`adamw`. For another
+            choice than by dimension, such as embeddings, use
             :func:`torchopt.transform.partition`.
         iteration_dtype: Dtype of the iteration.
         moment_requires_grad: Let the initial averages require grad.
@@ -139,26 +140,20 @@ def muon(
         ValueError: a hyperparameter is out of its range.
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
     """
-    direction = chain(
+    of_matrices = chain(
         averaged_momentum(momentum, nesterov, moment_requires_grad=moment_requires_grad),
         orthogonalize(ns_coefficients, ns_steps, eps, iteration_dtype=iteration_dtype),
         scale_by_shape(adjust_lr_fn),
     )
-    of_matrices = descend(
-        direction,
+    if others is None:
+        others = scale_by_adam(moment_requires_grad=moment_requires_grad)
+    return descend(
+        partition({'matrix': of_matrices, 'other': others}, _by_dimension),
         lr=lr,
         weight_decay=weight_decay,
         decoupled_weight_decay=True,
         maximize=maximize,
     )
-    if others is None:
-        others = adamw(
-            lr,
-            weight_decay=weight_decay,
-            moment_requires_grad=moment_requires_grad,
-            maximize=maximize,
-        )
-    return partition({'matrix': of_matrices, 'other': others}, _by_dimension)
 
 
 def _by_dimension(params: Params) -> Any:
