@@ -30,7 +30,9 @@ struct DLManagedTensor {
   void (*deleter)(DLManagedTensor*);
 };
 
-// Returns a contiguous tensor in memory of the pool. Throws std::bad_alloc.
-DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape);
+// Returns a tensor in memory of the pool, contiguous if there are no strides; strides must fill a
+// range of memory. Throws std::bad_alloc.
+DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape,
+                             const std::vector<int64_t>& strides);
 
 }  // namespace torchopt

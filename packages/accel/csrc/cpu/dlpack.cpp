@@ -9,7 +9,7 @@ namespace {
 
 struct Owner {
   DLManagedTensor managed;
-  std::vector<int64_t> shape;
+  std::vector<int64_t> shape, strides;
   size_t bytes;
 };
 
@@ -21,11 +21,13 @@ void destroy(DLManagedTensor* managed) {
 
 }  // namespace
 
-DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape) {
+DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape,
+                             const std::vector<int64_t>& strides) {
   constexpr int32_t kCpu = 1;
   constexpr uint8_t kFloat = 2, kBfloat = 4;
   auto owner = std::make_unique<Owner>();
   owner->shape = shape;
+  owner->strides = strides;
   owner->bytes = size_t(kItemSize[dtype]);
   for (int64_t length : shape) owner->bytes *= size_t(length);
   DLTensor& tensor = owner->managed.tensor;
@@ -33,7 +35,7 @@ DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape) {
   tensor.ndim = int32_t(shape.size());
   tensor.dtype = {dtype == kBFloat16 ? kBfloat : kFloat, uint8_t(8 * kItemSize[dtype]), 1};
   tensor.shape = owner->shape.data();
-  tensor.strides = nullptr;
+  tensor.strides = strides.empty() ? nullptr : owner->strides.data();
   tensor.byte_offset = 0;
   tensor.data = owner->bytes > 0 ? take_block(owner->bytes) : nullptr;
   owner->managed.context = owner.get();
