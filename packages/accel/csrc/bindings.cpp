@@ -98,6 +98,8 @@ NB_MODULE(_C, m) {
   m.def("run_on_cpu", &run_on_cpu, nb::arg("problem"), nb::arg("threads"));
   m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"), nb::arg("strides"));
   m.def("waiting_bytes", &torchopt::waiting_bytes);
+  m.def("release_waiting", &torchopt::release_waiting, nb::call_guard<nb::gil_scoped_release>());
+  m.attr("MOST_WAITING") = torchopt::kMostWaiting;
   m.def("overlap", &overlap, nb::arg("starts"), nb::arg("bytes"));
   m.def("addresses", &torchopt::addresses, nb::arg("type"), nb::arg("roles"));
   m.def("supported_isas", &torchopt::supported_isas);

@@ -27,6 +27,10 @@ InPlace::InPlace(int rule, int dtype, bool on_cpu, int device, std::vector<doubl
   if (rule < 0 || rule >= int(rules().size())) throw std::invalid_argument("no such rule");
   const int states = rules()[rule].states;
   const size_t count = positions.size();
+  for (int64_t position : positions) {
+    if (position < 0) throw std::invalid_argument("positions begin at 0");
+    last_ = std::max<Py_ssize_t>(last_, position);
+  }
   this->rule = rule;
   this->dtype = dtype;
   this->apply = true;
@@ -39,38 +43,36 @@ InPlace::InPlace(int rule, int dtype, bool on_cpu, int device, std::vector<doubl
   check(*this);
 }
 
-int InPlace::read(nb::tuple types, nb::list roles) {
+bool InPlace::read(nb::tuple types, nb::list roles) {
   static const Read read = reader_of(nb::handle(types[0]));
-  const size_t count = sizes.size();
-  if (!read || roles.size() != inputs.size()) return -1;
+  if (!read || roles.size() != inputs.size()) return false;
   std::array<PyObject*, kMaxInputs> lists;
   for (size_t role = 0; role < inputs.size(); ++role) {
     lists[role] = PyList_GetItem(roles.ptr(), Py_ssize_t(role));
-    if (!PyList_Check(lists[role]) || PyList_Size(lists[role]) != Py_ssize_t(count)) return -1;
+    if (!PyList_Check(lists[role]) || PyList_Size(lists[role]) <= last_) return false;
   }
-  int present = 0;
   ranges_.clear();
-  for (size_t leaf = 0; leaf < count; ++leaf) {
+  for (size_t leaf = 0; leaf < sizes.size(); ++leaf) {
     sizes[leaf] = 0;
-    if (PyList_GetItem(lists[0], Py_ssize_t(leaf)) == Py_None) continue;
-    ++present;
+    if (PyList_GetItem(lists[0], positions[leaf]) == Py_None) continue;
     DLTensor first{};
     for (size_t role = 0; role < inputs.size(); ++role) {
-      PyObject* object = PyList_GetItem(lists[role], Py_ssize_t(leaf));
+      PyObject* object = PyList_GetItem(lists[role], positions[leaf]);
       DLTensor tensor;
-      if (!is_one_of(types, object)) return -1;
+      if (!is_one_of(types, object)) return false;
       if (read(object, &tensor)) {
         // The caller finds out why, and says so.
         PyErr_Clear();
-        return -1;
+        return false;
       }
       if (role == 0) {
         if (dtype_of(tensor) != dtype || !is_on(tensor, on_cpu_, device_) || !is_dense(tensor))
-          return -1;
+          return false;
         first = tensor;
         sizes[leaf] = elements(tensor);
-      } else if (!same_kind(first, tensor) || !same_order(first, tensor)) {
-        return -1;
+      } else if (!is_on(tensor, on_cpu_, device_) || !same_kind(first, tensor) ||
+                 !same_order(first, tensor)) {
+        return false;
       }
       const uintptr_t start = address(tensor);
       inputs[role][leaf] = start;
@@ -78,7 +80,7 @@ int InPlace::read(nb::tuple types, nb::list roles) {
       if (sizes[leaf] > 0) ranges_.emplace_back(start, start + sizes[leaf] * kItemSize[dtype]);
     }
   }
-  return overlap(ranges_) ? -1 : present;
+  return !overlap(ranges_);
 }
 
 }  // namespace torchopt

@@ -12,13 +12,13 @@ from torchopt.authoring.steps import count_steps
 from torchopt.authoring.torch_internals import transforming
 from torchopt.typing import OptState
 from torchopt_accel import kernels
-from torchopt_accel.internals import dispatching, forward_mode, increment_versions
+from torchopt_accel.internals import HAS_TABLE, dispatching, forward_mode, increment_versions
 from torchopt_accel.kernels import DTYPES, RULES, Maybe
-from torchopt_accel.platform import C, runs_on
+from torchopt_accel.platform import C
 from torchopt_accel.reading import rate_on, steps_on
 from torchopt_accel.roles import Mismatch
 from torchopt_accel.specs import Spec
-from torchopt_accel.step import by_kind, rate_of, read_step
+from torchopt_accel.step import by_kind, kernel_exists, rate_of, read_step
 
 Commit = Callable[[], None]
 
@@ -64,21 +64,24 @@ class InPlace:
     def _at_once(
         self, gradients: list[Maybe], state: OptState, params: list[torch.Tensor]
     ) -> Commit | None:
-        if dispatching() or forward_mode():
+        if not HAS_TABLE or dispatching() or forward_mode():
             return None
         trees, steps, seen = self._spec.read(state)
+        if steps is not None and (steps.dtype != torch.int64 or steps.shape != (len(params),)):
+            return None
         rows = [gradients, params, *trees]
-        if steps is not None and steps.shape != (len(params),):
-            return None
-        if not self._read(rows):
-            self._launches = _grouped(self._spec, params)
-            if not self._read(rows):
+        if not self._found(rows):
+            self._launches = _launches(self._spec, params)
+            if not self._found(rows):
                 return None
-        written = _written(rows)
-        if any(map(torch.Tensor.is_neg, written)) or ...:
+        present = [*range(len(params))]
+        if any([gradient is None for gradient in gradients]):
+            present = [leaf for leaf in present if gradients[leaf] is not None]
+        written = [row[leaf] for row in rows[1:] for leaf in present]
+        if any(map(torch.Tensor.is_neg, [*(gradients[leaf] for leaf in present), *written])):
             return None
-        rate = rate_of(self._spec, seen)
-        rates = [rate_on(launch.device, rate, len(params)) for launch in self._launches]
+        lr = rate_of(self._spec, seen)
+        rates = [None if lr is None else rate_on(x.device, lr, 1) for x in self._launches]
 
         def commit() -> None:
             if steps is not None:
@@ -86,7 +89,48 @@ class InPlace:
             if seen is not None:
                 seen.add_(1)
             increment_versions(written)
-            for launch, lr in zip(self._launches, rates):
-                launch.run(steps, lr)
+            for launch, rate in zip(self._launches, rates):
+                launch.run(steps, rate)
 
         return commit
+
+    def _found(self, rows: list[Any]) -> bool:
+        """Find out where everything lies; tell whether all launches can take it."""
+        return bool(self._launches) and all([launch.read(rows) for launch in self._launches])
+
+
+class _Launch:
+    """The leaves that go into one launch: one dtype, one device."""
+
+    def __init__(
+        self, spec: Spec, dtype: torch.dtype, device: torch.device, leaves: Sequence[int]
+    ) -> None:
+        self.device = device
+        self._rule = spec.rule
+        self._kernel = C.InPlace(
+            RULES[spec.rule].number,
+            DTYPES[dtype],
+            device.type == 'cpu',
+            device.index or 0,
+            spec.hyper,
+            leaves,
+        )
+
+    def read(self, rows: list[Any]) -> bool:
+        return self._kernel.read(PLAIN, rows)
+
+    def run(self, steps: Maybe, rate: Maybe) -> None:
+        if steps is not None:
+            steps = steps_on(self.device, steps)
+        self._kernel.take(
+            0 if steps is None else steps.data_ptr(), 0 if rate is None else rate.data_ptr()
+        )
+        kernels.launch_in_place(self._rule, self._kernel, self.device)
+
+
+def _launches(spec: Spec, params: Sequence[Any]) -> list[_Launch]:
+    """Return one launch per dtype and device; none if no kernel takes one of them."""
+    groups = by_kind(params, range(len(params)))
+    if not all([kernel_exists(dtype, device) for dtype, device in groups]):
+        return []
+    return [_Launch(spec, dtype, device, leaves) for (dtype, device), leaves in groups.items()]
