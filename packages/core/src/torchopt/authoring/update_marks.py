@@ -88,7 +88,7 @@ def mark_state(state: Any) -> None:
                     continue  # a fused update is one node
                 last, metadata = node, node.metadata
                 fields = metadata.setdefault(_STATE, alone)
-                if name not in fields:
+                if fields is not alone and name not in fields:
                     metadata[_STATE] = (*fields, name)
 
 
