@@ -23,11 +23,14 @@ HAS_TABLE = hasattr(torch.Tensor, '__dlpack_c_exchange_api__')
 
 def increment_versions(tensors: Sequence[torch.Tensor]) -> None:
     """Tell autograd that ``tensors`` are written; inference tensors have no versions."""
-    versioned = [tensor for tensor in tensors if not tensor.is_inference()]
     if _COUNTS_LISTS:
-        increment_version(versioned)
-    else:
-        for tensor in versioned:
+        try:
+            increment_version(tensors)
+            return
+        except RuntimeError:  # There is an inference tensor, which some versions of torch refuse.
+            pass
+    for tensor in tensors:
+        if not tensor.is_inference():
             increment_version(tensor)
 
 
