@@ -96,7 +96,7 @@ NB_MODULE(_C, m) {
       .def("read", &torchopt::InPlace::read, nb::arg("types"), nb::arg("roles"))
       .def("take", &torchopt::InPlace::take, nb::arg("steps"), nb::arg("lr"));
   m.def("run_on_cpu", &run_on_cpu, nb::arg("problem"), nb::arg("threads"));
-  m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"), nb::arg("strides"));
+  m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"), nb::arg("strides") = Sizes{});
   m.def("waiting_bytes", &torchopt::waiting_bytes);
   m.def("release_waiting", &torchopt::release_waiting, nb::call_guard<nb::gil_scoped_release>());
   m.attr("MOST_WAITING") = torchopt::kMostWaiting;
