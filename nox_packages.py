@@ -5,6 +5,7 @@ The noxfile imports this module; nox finds the sessions of both.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -22,10 +23,15 @@ PURE = [package for package in PACKAGES if package not in COMPILED]
 DIST = Path('dist')
 CONSTRAINTS = Path('constraints.txt')
 
+# Wheels have machine code for every GPU, which takes minutes to compile. While one works on the
+# sources, PTX will do, which the GPU's driver compiles when it is first used.
+ARCHITECTURES = 'TORCHOPT_CUDA_ARCHITECTURES'
+ONE_ARCHITECTURE = {ARCHITECTURES: os.environ.get(ARCHITECTURES, '75-virtual')}
+
 
 def install(session: nox.Session, *requirements: str) -> None:
     """Install requirements in the versions of ``constraints.txt``."""
-    session.install('-c', str(CONSTRAINTS), *requirements)
+    session.install('-c', str(CONSTRAINTS), *requirements, env=ONE_ARCHITECTURE)
 
 
 def editable(packages: list[str]) -> list[str]:
@@ -39,7 +45,7 @@ def build_wheels(session: nox.Session) -> dict[str, str]:
     for package in PACKAGES:
         folder = f'{session.create_tmp()}/{package}'
         quietly = ['pip', 'wheel', '-q', '--no-deps', '-c', str(CONSTRAINTS)]
-        session.run(*quietly, '-w', folder, f'./{package}')
+        session.run(*quietly, '-w', folder, f'./{package}', env=ONE_ARCHITECTURE)
         newest = max(Path(folder).glob('*.whl'), key=lambda path: path.stat().st_mtime)
         wheels[package] = str(newest)
     return wheels

@@ -15,7 +15,14 @@ import nox
 
 # The folders of nox_packages and of support, wherever nox was installed.
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / 'tests')]
-from nox_packages import PACKAGES, PURE, build_wheels, editable, install  # noqa: E402
+from nox_packages import (  # noqa: E402
+    ONE_ARCHITECTURE,
+    PACKAGES,
+    PURE,
+    build_wheels,
+    editable,
+    install,
+)
 
 nox.needs_version = '>=2024.4.15'
 nox.options.sessions = ['tests']
@@ -185,7 +192,7 @@ def emulate(session: nox.Session) -> None:
 @nox.session
 def pins(session: nox.Session) -> None:
     """The packages' requirements of each other, their versions and their changelogs."""
-    session.install(*editable(PACKAGES), '--no-deps')
+    session.install(*editable(PACKAGES), '--no-deps', env=ONE_ARCHITECTURE)
     install(session, 'pytest', 'hypothesis', 'packaging')
     session.run('pytest', 'tests/packaging/test_pins.py')
 
