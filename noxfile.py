@@ -112,7 +112,7 @@ def example(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, format and spelling; ``-- --fix`` mends, ``-- --hook`` also checks every commit."""
+    """Style, spelling, workflows; ``-- --fix`` mends, ``-- --hook`` also checks every commit."""
     root = Path(__file__).parent.resolve()
     git = ['git', '-C', str(root), 'rev-parse', '--show-toplevel']
     found = subprocess.run(git, capture_output=True, text=True)
@@ -121,7 +121,7 @@ def lint(session: nox.Session) -> None:
             f'lint checks the files that git tracks, and {root} is not the root of a git '
             'checkout. Run it in a clone, or make this folder one: git init && git add .'
         )
-    install(session, 'pre-commit', 'ruff', 'clang-format', 'codespell[toml]')
+    install(session, 'pre-commit', 'ruff', 'clang-format', 'codespell[toml]', 'check-jsonschema')
     if '--hook' in session.posargs:
         write_hook(session, root)
     check = ['pre-commit', 'run', '--all-files']
