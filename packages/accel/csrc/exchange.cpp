@@ -1,10 +1,8 @@
 #include "exchange.h"
 
-#include <algorithm>
-#include <utility>
 #include <vector>
 
-#include "dlpack.h"
+#include "tensors.h"
 
 namespace torchopt {
 
@@ -27,9 +25,8 @@ struct ExchangeTable {
 constexpr uint32_t kMajor = 1;
 constexpr const char* kTable = "dlpack_exchange_api";
 
-using Read = int (*)(void* object, void* tensor);
+}  // namespace
 
-// Returns the table's function that fills a DLTensor, or null.
 Read reader_of(nb::handle type) {
   nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
   if (!PyCapsule_IsValid(capsule.ptr(), kTable)) return nullptr;
@@ -38,32 +35,7 @@ Read reader_of(nb::handle type) {
   return table && table->version.major == kMajor ? table->tensor_from_object : nullptr;
 }
 
-bool is_empty(const DLTensor& tensor) {
-  return std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim;
-}
-
-bool is_contiguous(const DLTensor& tensor) {
-  int64_t expected = 1;
-  for (int32_t i = tensor.ndim; i-- > 0;) {
-    if (tensor.shape[i] != 1 && tensor.strides[i] != expected) return false;
-    expected *= tensor.shape[i];
-  }
-  return true;
-}
-
-// Tells whether the elements fill a range of memory, in any order of the dimensions.
-bool is_dense(const DLTensor& tensor) {
-  std::vector<std::pair<int64_t, int64_t>> dimensions;
-  for (int32_t i = 0; i < tensor.ndim; ++i)
-    if (tensor.shape[i] != 1) dimensions.emplace_back(tensor.strides[i], tensor.shape[i]);
-  std::sort(dimensions.begin(), dimensions.end());
-  int64_t expected = 1;
-  for (const auto& [stride, size] : dimensions) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return true;
-}
+namespace {
 
 // The layouts of the first role, in one vector because a tensor's own is lent only for a moment.
 class Layouts {
@@ -73,7 +45,7 @@ class Layouts {
     sizes_.insert(sizes_.end(), tensor.shape, tensor.shape + tensor.ndim);
     strides_.insert(strides_.end(), tensor.strides, tensor.strides + tensor.ndim);
     ends_.push_back(sizes_.size());
-    if (is_contiguous(tensor) || is_empty(tensor)) return true;
+    if (is_contiguous(tensor)) return true;
     contiguous_ = false;
     return is_dense(tensor);
   }
@@ -87,7 +59,7 @@ class Layouts {
       if (sizes_[begin + i] != tensor.shape[i]) return false;
       alike &= tensor.shape[i] == 1 || strides_[begin + i] == tensor.strides[i];
     }
-    return alike || is_empty(tensor);
+    return alike || elements(tensor) == 0;
   }
 
   bool contiguous() const { return contiguous_; }
@@ -99,9 +71,7 @@ class Layouts {
 };
 
 bool alike(const DLTensor& a, const DLTensor& b) {
-  return a.dtype.code == b.dtype.code && a.dtype.bits == b.dtype.bits &&
-         a.dtype.lanes == b.dtype.lanes && a.device.type == b.device.type &&
-         a.device.id == b.device.id;
+  return same_kind(a, b) && a.device.type == b.device.type && a.device.id == b.device.id;
 }
 
 }  // namespace
@@ -135,7 +105,7 @@ nb::object addresses(nb::type_object type, nb::list roles) {
       if (role == 0 && position == 0) first = tensor;
       const bool fits = role == 0 ? layouts.add(tensor) : layouts.matches(position, tensor);
       if (!fits || !alike(first, tensor)) return nb::none();
-      found.append(reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset);
+      found.append(address(tensor));
       ++position;
     }
     if (role == 0)

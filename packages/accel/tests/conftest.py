@@ -32,7 +32,14 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(rule + ('_backward' if backward else ''))
         launch(rule, *rest, backward=backward, **options)
 
+    launch_in_place = compiled.launch_in_place
+
+    def recorded_in_place(rule: str, *rest: Any) -> None:
+        seen.append(rule)
+        launch_in_place(rule, *rest)
+
     monkeypatch.setattr(compiled, 'launch', recorded)
+    monkeypatch.setattr(compiled, 'launch_in_place', recorded_in_place)
     return seen
 
 

@@ -27,6 +27,19 @@ class Problem:
         /,
     ) -> None: ...
 
+class InPlace(Problem):
+    def __init__(
+        self,
+        rule: int,
+        dtype: int,
+        on_cpu: bool,
+        device: int,
+        hyper: Sequence[float],
+        positions: Sequence[int],
+    ) -> None: ...
+    def read(self, types: tuple[type, ...], roles: list[list[object]]) -> bool: ...
+    def take(self, steps: int, lr: int) -> None: ...
+
 def run_on_cpu(problem: Problem, threads: int) -> None: ...
 def allocate(
     dtype: int, shapes: Sequence[Sequence[int]], strides: Sequence[Sequence[int]]
