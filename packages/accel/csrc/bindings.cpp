@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "at_once.h"
 #include "cpu/driver.h"
 #include "cpu/pool.h"
 #ifdef TORCHOPT_WITH_CUDA
@@ -20,29 +21,6 @@ namespace {
 
 using torchopt::Problem;
 using Pointers = std::vector<std::vector<uintptr_t>>;
-
-// Python has checked the tensors. These checks keep a mistake there from reading invalid memory.
-void check(const Problem& problem) {
-  if (problem.rule < 0 || problem.rule >= int(torchopt::rules().size()))
-    throw std::invalid_argument("no such rule");
-  if (problem.dtype < 0 || problem.dtype >= torchopt::kDtypes)
-    throw std::invalid_argument("no such dtype");
-  const torchopt::RuleInfo& rule = torchopt::rules()[problem.rule];
-  if (problem.inputs.size() != size_t(torchopt::input_roles(problem.backward, rule.states)) ||
-      problem.outputs.size() != size_t(torchopt::output_roles(problem.backward, rule.states)))
-    throw std::invalid_argument("wrong number of roles");
-  if (problem.hyper.size() != rule.hyper.size())
-    throw std::invalid_argument("wrong number of hyperparameters");
-  const size_t count = problem.sizes.size();
-  for (const auto* roles : {&problem.inputs, &problem.outputs})
-    for (const auto& pointers : *roles)
-      if (!pointers.empty() && pointers.size() != count)
-        throw std::invalid_argument("wrong number of pointers");
-  if (problem.steps && problem.positions.size() != count)
-    throw std::invalid_argument("wrong number of positions");
-  if (problem.apply && (problem.backward || problem.inputs[1].empty()))
-    throw std::invalid_argument("only a forward step with params can be applied");
-}
 
 void run_on_cpu(const Problem& problem, int threads) {
   check(problem);
@@ -110,6 +88,14 @@ NB_MODULE(_C, m) {
   m.def("waiting_bytes", &torchopt::waiting_bytes);
   m.def("overlap", &overlap, nb::arg("starts"), nb::arg("bytes"));
   m.def("addresses", &torchopt::addresses, nb::arg("type"), nb::arg("roles"));
+  m.def("takes", &torchopt::takes, nb::arg("roles"), nb::arg("tensors"));
+  m.def("forward_at_once", &torchopt::forward_at_once, nb::arg("rule"), nb::arg("with_params"),
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
+        nb::arg("tensors"), nb::arg("threads"));
+  m.def("backward_at_once", &torchopt::backward_at_once, nb::arg("rule"), nb::arg("with_params"),
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
+        nb::arg("cotangents"), nb::arg("tensors"), nb::arg("wanted"), nb::arg("lr_wanted"),
+        nb::arg("threads"));
   m.def("supported_isas", &torchopt::supported_isas);
   m.def("current_isa", &torchopt::current_isa);
   m.def("use_isa", &torchopt::use_isa, nb::arg("name"));

@@ -30,7 +30,22 @@ struct DLManagedTensor {
   void (*deleter)(DLManagedTensor*);
 };
 
+struct DLManagedTensorVersioned {
+  struct {
+    uint32_t major, minor;
+  } version;
+  void* context;
+  void (*deleter)(DLManagedTensorVersioned*);
+  uint64_t flags;
+  DLTensor tensor;
+};
+
 // Returns a contiguous tensor in memory of the pool. Throws std::bad_alloc.
 DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape);
+
+// The same with a shape and strides of this length. Null strides are the strides of a contiguous
+// tensor.
+DLManagedTensorVersioned* make_versioned(Dtype dtype, const int64_t* shape, const int64_t* strides,
+                                         int32_t ndim);
 
 }  // namespace torchopt

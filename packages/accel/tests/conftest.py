@@ -32,7 +32,20 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(rule + ('_backward' if backward else ''))
         launch(rule, *rest, backward=backward, **options)
 
+    def counted(name: str, suffix: str) -> None:
+        run = getattr(compiled, name)
+
+        def at_once(rule: Any, *rest: Any) -> Any:
+            results = run(rule, *rest)
+            if results is not None:
+                seen.append(list(compiled.RULES)[rule[0]] + suffix)
+            return results
+
+        monkeypatch.setattr(compiled, name, at_once)
+
     monkeypatch.setattr(compiled, 'launch', recorded)
+    counted('forward_at_once', '')
+    counted('backward_at_once', '_backward')
     return seen
 
 

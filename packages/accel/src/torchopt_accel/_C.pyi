@@ -29,6 +29,30 @@ def allocate(dtype: int, shapes: Sequence[Sequence[int]]) -> tuple[list[object],
 def waiting_bytes() -> int: ...
 def overlap(starts: Sequence[int], bytes: Sequence[int]) -> bool: ...
 def addresses(type: type, roles: list[Sequence[object]]) -> list[list[int]] | None: ...
+def takes(roles: int, tensors: tuple[object, ...]) -> bool: ...
+def forward_at_once(
+    rule: int,
+    with_params: bool,
+    hyper: Sequence[float],
+    positions: Sequence[int],
+    steps: object,
+    lr: object,
+    tensors: tuple[object, ...],
+    threads: int,
+) -> tuple[object, ...] | None: ...
+def backward_at_once(
+    rule: int,
+    with_params: bool,
+    hyper: Sequence[float],
+    positions: Sequence[int],
+    steps: object,
+    lr: object,
+    cotangents: tuple[object, ...],
+    tensors: tuple[object, ...],
+    wanted: tuple[bool, ...],
+    lr_wanted: bool,
+    threads: int,
+) -> tuple[object, ...] | None: ...
 def supported_isas() -> list[str]: ...
 def current_isa() -> str: ...
 def use_isa(name: str) -> None: ...

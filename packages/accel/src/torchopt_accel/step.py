@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -14,14 +15,15 @@ from torchopt.authoring.inplace import must_not_write, overwrite
 from torchopt.authoring.per_tensor import flatten_like, unflatten_like
 from torchopt.authoring.shards import PLAIN
 from torchopt.authoring.steps import as_float, next_steps
+from torchopt.authoring.torch_internals import transforming
 from torchopt.authoring.update_marks import mark_update
 from torchopt.typing import OptState, Params
 from torchopt_accel.autograd import step
 from torchopt_accel.internals import forward_mode
-from torchopt_accel.kernels import DTYPES, Maybe
+from torchopt_accel.kernels import DTYPES, Maybe, takes
 from torchopt_accel.operators import prepare as prepare_call
 from torchopt_accel.platform import runs_on
-from torchopt_accel.roles import Call, Mismatch, gather, scatter
+from torchopt_accel.roles import Call, Mismatch, gather, scatter, split
 from torchopt_accel.specs import Spec, StateParts
 from torchopt_accel.spread import Spread
 
@@ -43,6 +45,7 @@ class Step:
         columns: One row per state, with one entry per leaf.
         groups: The leaves that go into one call, by position: one dtype, one device.
         spread: How the leaves are spread over ranks, if they are; the rows hold local parts.
+        flat: The flat list of all leaves, if they go into one call.
     """
 
     spec: Spec
@@ -53,8 +56,9 @@ class Step:
     grads: list[Any]
     params: list[list[Any]]
     columns: list[list[Any]]
-    groups: list[list[int]]
+    groups: Sequence[Sequence[int]]
     spread: Spread | None = None
+    flat: tuple[torch.Tensor, ...] | None = None
 
     def update(self, inplace: bool) -> tuple[Any, OptState]:
         """Return updates and the next state.
@@ -111,15 +115,25 @@ class Step:
 
     def _computed(self, lr: Maybe, parts: StateParts) -> tuple[Any, OptState]:
         """Return new trees, differentiable."""
+        results: list[Sequence[Any]]
+        if self.flat is not None:
+            call = Call(self.spec, range(len(self.grads)), bool(self.params))
+            plain = lr is None or takes(1, (lr,))
+            new = step(call, lr, parts.steps, self.flat, plain=plain)
+            results = split(new, 1 + len(self.columns))
+        else:
+            results = [*self._computed_by_kind(lr, parts.steps)]
+        updates, *trees = unflatten_like(self.structure, results, [self.updates, *parts.trees])
+        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
+
+    def _computed_by_kind(self, lr: Maybe, steps: Maybe) -> list[list[Any]]:
+        """Return new rows, after one call for each group of leaves."""
         rows = [self.grads, *self.params, *self.columns]
         results = [list(self.grads), *map(list, self.columns)]
         for group in self.groups:
             call = Call(self.spec, group, bool(self.params))
-            scatter(step(call, lr, parts.steps, gather(rows, group)), group, results)
-        if self.spread is not None:
-            results = [*map(self.spread.whole, results)]
-        updates, *trees = unflatten_like(self.structure, results, [self.updates, *parts.trees])
-        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
+            scatter(step(call, lr, steps, gather(rows, group)), group, results)
+        return results if self.spread is None else [*map(self.spread.whole, results)]
 
     def prepare(self, keep_state: bool) -> Callable[[], OptState]:
         """Validate the step; return the closure that writes it and returns the next state.
@@ -214,6 +228,12 @@ def read_step(
         columns, flat = flat[: len(parts.trees)], flat[len(parts.trees) :]
     except ValueError:
         return None
+    joined = (*chain(grads, *flat, *columns),)
+    if not transforming() and takes(1 + len(flat) + len(columns), joined):
+        everywhere = [range(len(grads))]
+        return Step(
+            spec, updates, state, parts, structure, grads, flat, columns, everywhere, None, joined
+        )
     present = [leaf for leaf, grad in enumerate(grads) if grad is not None]
     spread = None
     if not {type(row[leaf]) for row in (grads, *columns, *flat) for leaf in present} <= _PLAIN:
