@@ -29,6 +29,9 @@ from torchopt_accel.spread import Spread
 
 _PLAIN = {*PLAIN}
 
+# From here on new memory for results, which kernels reuse, takes longer than anything else.
+MANY_ELEMENTS = 1 << 20
+
 
 @dataclass(eq=False)
 class Step:
@@ -211,13 +214,22 @@ def _rate(value: Any, device: torch.device) -> torch.Tensor:
 
 
 def read_step(
-    spec: Spec, updates: Any, state: OptState, params: Params | None, *, apply: bool = False
+    spec: Spec,
+    updates: Any,
+    state: OptState,
+    params: Params | None,
+    *,
+    apply: bool = False,
+    differentiable: bool = False,
 ) -> Step | None:
     """Take the trees apart; return None if they differ in structure or no kernel takes them.
 
-    With ``apply``, parameters are needed even where no weights decay.
+    With ``apply``, parameters are needed even where no weights decay. With ``differentiable``, the
+    result is None also where the composite rule is faster.
     """
     grads, structure = pytree.tree_flatten(updates, none_is_leaf=True)
+    if differentiable and len(grads) < spec.least and _are_small(grads):
+        return None
     needed: list[Any] = [params] if spec.decays or apply else []
     if None in needed:
         return None
@@ -258,6 +270,13 @@ def read_step(
         list(groups.values()),
         spread,
     )
+
+
+def _are_small(grads: Sequence[Any]) -> bool:
+    """Tell whether all gradients are plain tensors on the CPU, with few elements in all."""
+    present = [grad for grad in grads if grad is not None]
+    plain = all([type(grad) in _PLAIN and grad.is_cpu for grad in present])
+    return plain and sum([grad.numel() for grad in present]) < MANY_ELEMENTS
 
 
 def _by_kind(
