@@ -225,6 +225,18 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session
+def emulate(session: nox.Session) -> None:
+    """Accel's CUDA kernels on the CPU, as tests/emulation runs them: sanitizers, planted faults."""
+    install(session, '-e', 'packages/core', 'nanobind-backend', 'pytest', 'pytest-xdist')
+    # Where the CPU has such an instruction, compilers contract multiplications and additions.
+    settings = ['build-dir=build/emulate', 'cmake.define.CMAKE_CXX_FLAGS=-ffp-contract=off']
+    settings += ['cmake.define.TORCHOPT_CUDA=OFF']
+    session.install('--no-deps', *(f'-C{setting}' for setting in settings), '-e', 'packages/accel')
+    everything = [*WORKERS, 'tests/emulation']
+    session.run('pytest', *(session.posargs or everything), env=ONE_THREAD)
+
+
+@nox.session
 def pins(session: nox.Session) -> None:
     """The packages' requirements of each other, their versions and their changelogs."""
     session.install(*editable(PACKAGES), '--no-deps')

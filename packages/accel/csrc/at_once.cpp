@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "cpu/driver.h"
+#include "layout.h"
 #include "problem.h"
 #include "torch_table.h"
 
@@ -62,41 +63,18 @@ int64_t elements(const DLTensor& tensor) {
                          std::multiplies<int64_t>());
 }
 
-bool is_contiguous(const DLTensor& tensor) {
-  int64_t expected = 1;
-  for (int32_t i = tensor.ndim; i-- > 0;) {
-    if (tensor.shape[i] == 0) return true;
-    if (tensor.shape[i] != 1 && tensor.strides[i] != expected) return false;
-    expected *= tensor.shape[i];
-  }
-  return true;
-}
+// Tells whether a tensor has the layout of a new one.
+bool is_regular(const DLTensor& tensor) { return is_contiguous(tensor) || is_empty(tensor); }
 
-// Tells whether the elements fill their memory without a gap, in any order of the dimensions.
-bool is_dense(const DLTensor& tensor) {
-  if (is_contiguous(tensor)) return true;
-  std::vector<std::pair<int64_t, int64_t>> dimensions;
-  for (int32_t i = 0; i < tensor.ndim; ++i)
-    if (tensor.shape[i] != 1) dimensions.emplace_back(tensor.strides[i], tensor.shape[i]);
-  std::sort(dimensions.begin(), dimensions.end());
-  int64_t expected = 1;
-  for (const auto& [stride, length] : dimensions) {
-    if (stride != expected) return false;
-    expected *= length;
-  }
-  return true;
-}
-
-bool same_kind(const DLTensor& a, const DLTensor& b) {
-  return a.dtype.code == b.dtype.code && a.dtype.bits == b.dtype.bits &&
-         a.dtype.lanes == b.dtype.lanes;
-}
-
+// The strides of a dimension of size 1, and of an empty tensor, do not matter.
 bool same_layout(const DLTensor& a, const DLTensor& b) {
   if (a.ndim != b.ndim) return false;
-  for (int32_t i = 0; i < a.ndim; ++i)
-    if (a.shape[i] != b.shape[i] || (a.shape[i] != 1 && a.strides[i] != b.strides[i])) return false;
-  return true;
+  bool alike = true;
+  for (int32_t i = 0; i < a.ndim; ++i) {
+    if (a.shape[i] != b.shape[i]) return false;
+    alike &= a.shape[i] == 1 || a.strides[i] == b.strides[i];
+  }
+  return alike || is_empty(a);
 }
 
 int dtype_of(const DLTensor& tensor) {
@@ -119,8 +97,8 @@ class Leaves {
   bool add(const nb::tuple& tensors, size_t count) {
     leaves_.resize(count);
     for (size_t i = 0; i < count; ++i)
-      if (!read(torch(), PyTuple_GetItem(tensors.ptr(), Py_ssize_t(i)), leaves_[i]) || !same_kind(leaves_[0], leaves_[i]) ||
-          !is_dense(leaves_[i]))
+      if (!read(torch(), PyTuple_GetItem(tensors.ptr(), Py_ssize_t(i)), leaves_[i]) || !same_dtype(leaves_[0], leaves_[i]) ||
+          !(is_regular(leaves_[i]) || is_dense(leaves_[i])))
         return false;
     return count > 0 && dtype_of(leaves_[0]) != kDtypes;
   }
@@ -136,7 +114,7 @@ class Leaves {
       found[i] = 0;
       if (may_be_absent && object == Py_None) continue;
       DLTensor tensor;
-      if (!read(torch(), object, tensor) || !same_kind(leaves_[0], tensor) ||
+      if (!read(torch(), object, tensor) || !same_dtype(leaves_[0], tensor) ||
           !same_layout(leaves_[i], tensor))
         return false;
       found[i] = address(tensor);
@@ -149,7 +127,7 @@ class Leaves {
   // Makes a result for a leaf; returns its address, and a new reference to the tensor.
   uintptr_t make(size_t leaf, PyObject*& object) const {
     const DLTensor& like = leaves_[leaf];
-    const int64_t* strides = is_contiguous(like) ? nullptr : like.strides;
+    const int64_t* strides = is_regular(like) ? nullptr : like.strides;
     return made(make_versioned(Dtype(dtype()), like.shape, strides, like.ndim), object);
   }
 

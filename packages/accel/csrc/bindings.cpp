@@ -45,12 +45,21 @@ void discard(PyObject* capsule) {
   made->deleter(made);
 }
 
-// Returns new tensors, as capsules and as pointers.
-nb::tuple allocate(int dtype, const std::vector<std::vector<int64_t>>& shapes) {
+using Sizes = std::vector<std::vector<int64_t>>;
+
+// Returns new tensors, as capsules and as pointers. Without strides, one is contiguous.
+nb::tuple allocate(int dtype, const Sizes& shapes, const Sizes& strides) {
   if (dtype < 0 || dtype >= torchopt::kDtypes) throw std::invalid_argument("no such dtype");
+  if (!strides.empty() && strides.size() != shapes.size())
+    throw std::invalid_argument("shapes and strides differ in length");
+  const std::vector<int64_t> contiguous;
   nb::list capsules, pointers;
-  for (const auto& shape : shapes) {
-    torchopt::DLManagedTensor* made = torchopt::make_tensor(torchopt::Dtype(dtype), shape);
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    const auto& order = strides.empty() ? contiguous : strides[i];
+    if (!order.empty() && order.size() != shapes[i].size())
+      throw std::invalid_argument("a shape and its strides differ in length");
+    torchopt::DLManagedTensor* made =
+        torchopt::make_tensor(torchopt::Dtype(dtype), shapes[i], order);
     PyObject* capsule = PyCapsule_New(made, kCapsule, discard);
     if (!capsule) {
       made->deleter(made);
@@ -84,8 +93,10 @@ NB_MODULE(_C, m) {
                     std::vector<double>, uintptr_t, std::vector<int64_t>, uintptr_t, int64_t,
                     uintptr_t>());
   m.def("run_on_cpu", &run_on_cpu, nb::arg("problem"), nb::arg("threads"));
-  m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"));
+  m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"), nb::arg("strides"));
   m.def("waiting_bytes", &torchopt::waiting_bytes);
+  m.def("release_waiting", &torchopt::release_waiting, nb::call_guard<nb::gil_scoped_release>());
+  m.attr("MOST_WAITING") = torchopt::kMostWaiting;
   m.def("overlap", &overlap, nb::arg("starts"), nb::arg("bytes"));
   m.def("addresses", &torchopt::addresses, nb::arg("type"), nb::arg("roles"));
   m.def("takes", &torchopt::takes, nb::arg("roles"), nb::arg("tensors"));

@@ -40,11 +40,12 @@ struct DLManagedTensorVersioned {
   DLTensor tensor;
 };
 
-// Returns a contiguous tensor in memory of the pool. Throws std::bad_alloc.
-DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape);
+// Returns a tensor in memory of the pool, contiguous if there are no strides; strides must fill a
+// range of memory. Throws std::bad_alloc.
+DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape,
+                             const std::vector<int64_t>& strides);
 
-// The same with a shape and strides of this length. Null strides are the strides of a contiguous
-// tensor.
+// The same with a shape and strides of this length; contiguous if strides are null.
 DLManagedTensorVersioned* make_versioned(Dtype dtype, const int64_t* shape, const int64_t* strides,
                                          int32_t ndim);
 

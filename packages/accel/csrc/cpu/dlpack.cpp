@@ -47,8 +47,10 @@ Managed* make(Dtype dtype, const int64_t* shape, const int64_t* strides, int32_t
 
 }  // namespace
 
-DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape) {
-  return make<DLManagedTensor>(dtype, shape.data(), nullptr, int32_t(shape.size()));
+DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape,
+                             const std::vector<int64_t>& strides) {
+  const int64_t* order = strides.empty() ? nullptr : strides.data();
+  return make<DLManagedTensor>(dtype, shape.data(), order, int32_t(shape.size()));
 }
 
 DLManagedTensorVersioned* make_versioned(Dtype dtype, const int64_t* shape, const int64_t* strides,

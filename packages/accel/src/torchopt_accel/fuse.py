@@ -36,8 +36,8 @@ def fuse(
       time, as it is one or two operations per tensor: fewer than 12 tensors without weight decay
       and momentum, or one with either, and fewer than 2 ** 20 elements in all.
 
-    In place, tensors that are not contiguous, share memory or carry a graph or a tangent are
-    written by core, from what the kernels return.
+    In place, tensors that have gaps or other strides than the rest of their leaf, share memory, or
+    carry a graph or a tangent are written by core, from what the kernels return.
 
     Args:
         name: Name of the optimizer's function.

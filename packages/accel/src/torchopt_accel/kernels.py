@@ -9,6 +9,7 @@ import torch
 
 from torchopt_accel.internals import from_dlpack
 from torchopt_accel.platform import C
+from torchopt_accel.strides import Strides, empty
 
 Maybe = torch.Tensor | None
 # Number of a rule, whether it gets parameters, its hyperparameters, and the positions of counts:
@@ -42,11 +43,19 @@ RULES = {name: Rule(number, states, hyper) for number, (name, states, hyper) in 
 
 
 class Layout(NamedTuple):
-    """What the tensors of all roles have in common."""
+    """What the tensors of all roles have in common.
+
+    Attributes:
+        shapes: Their shapes, by leaf.
+        dtype: The dtype of all.
+        device: The device of all.
+        strides: Their strides, by leaf: see :mod:`torchopt_accel.strides`.
+    """
 
     shapes: list[torch.Size]
     dtype: torch.dtype
     device: torch.device
+    strides: Strides
 
     def sizes(self) -> list[int]:
         """Return the number of elements of each leaf."""
@@ -247,24 +256,6 @@ def backward_at_once(
     return results
 
 
-def read(roles: Sequence[Role]) -> tuple[list[Role], list[list[int]]]:
-    """Return the roles, with copies in place of tensors that are not plain, and their addresses."""
-    roles = [*map(_plain, roles)]
-    return roles, [[0 if x is None else x.data_ptr() for x in role] for role in roles]
-
-
-def _plain(role: Role) -> Role:
-    """Return the tensors, with copies in place of tensors that are not plain.
-
-    In a plain tensor, memory holds the elements in their order, and with their sign. The gradient
-    of a real tensor that a complex one was made of may be a view whose elements torch negates when
-    it reads them.
-    """
-    if all([x is None or (x.is_contiguous() and not x.is_neg()) for x in role]):
-        return role
-    return [None if x is None else x.resolve_neg().contiguous() for x in role]
-
-
 def overlap(layout: Layout, roles: Sequence[list[int]]) -> bool:
     """Tell whether any two of these plain tensors share memory, given their addresses by role."""
     sizes = [size * layout.dtype.itemsize for size in layout.sizes()]
@@ -274,14 +265,15 @@ def overlap(layout: Layout, roles: Sequence[list[int]]) -> bool:
 
 
 def _allocate(layout: Layout) -> tuple[list[torch.Tensor], list[int]]:
-    """Return new contiguous tensors for one role of results, and their addresses.
+    """Return new tensors for one role of results, and their addresses.
 
     On the CPU they reuse the memory of results that have been freed: see ``csrc/cpu/pool.h``.
     """
     if layout.device.type == 'cpu':
-        capsules, addresses = C.allocate(DTYPES[layout.dtype], layout.shapes)
+        capsules, addresses = C.allocate(DTYPES[layout.dtype], layout.shapes, layout.strides)
         return list(map(from_dlpack, capsules)), addresses
     tensors = [
-        torch.empty(shape, dtype=layout.dtype, device=layout.device) for shape in layout.shapes
+        empty(shape, strides, layout.dtype, layout.device)
+        for shape, strides in zip(layout.shapes, layout.strides or [()] * len(layout.shapes))
     ]
     return tensors, [tensor.data_ptr() for tensor in tensors]

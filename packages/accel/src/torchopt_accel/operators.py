@@ -20,6 +20,7 @@ from torchopt_accel.kernels import RULES, Maybe, StepArgs
 from torchopt_accel.platform import HAS_CUDA
 from torchopt_accel.roles import Call, Tensors, join, split
 from torchopt_accel.running import Commit
+from torchopt_accel.strides import like
 
 _COMMON = 'Tensor? steps, int[] positions, Tensor? lr, float[] hyper'
 _SCHEMAS = {
@@ -121,7 +122,8 @@ def _implementations(rule: str) -> dict[str, tuple[Callable[..., Any], Callable[
 
 
 def _fake_forward(grads: Any, params: Any, states: Any, *rest: Any) -> list[torch.Tensor]:
-    return [_like(tensor) for tensor in (*grads, *states)]
+    roles = 1 + len(states) // len(grads) if grads else 0
+    return [like(tensor) for _ in range(roles) for tensor in _first(grads, states)]
 
 
 def _fake_inplace(*given: Any) -> None:
@@ -129,16 +131,17 @@ def _fake_inplace(*given: Any) -> None:
 
 
 def _fake_backward(cotangents: Any, *given: Any) -> list[torch.Tensor]:
-    grads, _, _, _, _, lr, _, wanted = given
+    grads, _, states, _, _, lr, _, wanted = given
     *roles, want_lr = wanted
-    flat = [_like(tensor) for want in roles if want for tensor in grads]
+    flat = [like(tensor) for want in roles if want for tensor in _first(grads, states)]
     if want_lr and lr is not None and grads:
-        flat.append(_like(lr))
+        flat.append(torch.empty_like(lr, memory_format=torch.contiguous_format))
     return flat
 
 
-def _like(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+def _first(grads: Any, states: Any) -> Any:
+    """Return the tensors whose strides the results get."""
+    return states[: len(grads)] or grads
 
 
 def _register(library: torch.library.Library) -> dict[str, Callable[..., Any]]:

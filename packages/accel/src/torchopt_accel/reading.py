@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 
 from torchopt.authoring.describe import alike, describe
-from torchopt_accel import kernels
 from torchopt_accel.kernels import DTYPES, Layout, Role, StepArgs
 from torchopt_accel.platform import C
 from torchopt_accel.roles import Mismatch
+from torchopt_accel.strides import Strides, closed_strides, dense_strides, plain
 
 
 class Read(NamedTuple):
@@ -30,8 +30,13 @@ class Read(NamedTuple):
     addresses: list[list[int]]
 
 
-def read(args: StepArgs, *cotangents: Role) -> Read:
+def read(args: StepArgs, *cotangents: Role, apply: bool = False) -> Read:
     """Compare all that a step takes, and find out where it lies.
+
+    Args:
+        args: What the step takes.
+        cotangents: The cotangents of its results, by role.
+        apply: Parameters are written, not gradients.
 
     Raises:
         Mismatch: roles differ in length or shape, tensors in dtype or device, or no kernel takes
@@ -39,14 +44,17 @@ def read(args: StepArgs, *cotangents: Role) -> Read:
         ValueError: ``steps``, ``positions`` or ``lr`` do not fit the tensors.
     """
     grads, params, states, steps, positions, lr, hyper = args
-    layout = Layout([tensor.shape for tensor in grads], grads[0].dtype, grads[0].device)
+    layout = Layout([tensor.shape for tensor in grads], grads[0].dtype, grads[0].device, ())
     if layout.dtype not in DTYPES:
         raise Mismatch(f'the kernels take {", ".join(map(str, DTYPES))}, not {layout.dtype}')
     roles: Sequence[Role] = (grads, params, *states, *cotangents)
-    addresses = read_at_once(roles)
-    if addresses is None:
+    first = states[0] if states else params if apply else grads
+    found = read_at_once(roles, first)
+    if found is None:
         _require_alike(layout, roles)
-        roles, addresses = kernels.read(roles)
+        roles, found = read_apart(roles, first)
+    addresses, strides = found
+    layout = layout._replace(strides=strides)
     count = len(grads)
     if steps is not None:
         fits = len(positions) == count and 0 <= min(positions) <= max(positions)
@@ -66,16 +74,33 @@ def read(args: StepArgs, *cotangents: Role) -> Read:
     return Read(layout, args, roles, addresses)
 
 
-def read_at_once(roles: Sequence[Role]) -> list[list[int]] | None:
-    """Return addresses by role, 0 for None, if all tensors are alike and plain.
+Found = tuple[list[list[int]], Strides]
+"""Addresses by role, 0 for None, and strides by leaf."""
 
-    The answer is None also where torch does not tell, before 2.10: :func:`kernels.read` asks every
+
+def read_at_once(roles: Sequence[Role], first: Role) -> Found | None:
+    """Return where all tensors lie, if they are alike and plain; ``first`` is one of the roles.
+
+    The answer is None also where torch does not tell, before 2.10: :func:`read_apart` asks every
     tensor in Python, which takes longer than a small kernel.
     """
-    addresses = C.addresses(torch.Tensor, [*roles])
-    if addresses is None or any([x is not None and x.is_neg() for role in roles for x in role]):
+    found = C.addresses(torch.Tensor, [*roles])
+    if found is None or any([x is not None and x.is_neg() for role in roles for x in role]):
         return None
-    return addresses
+    addresses, contiguous = found
+    return addresses, () if contiguous else dense_strides(first)
+
+
+def read_apart(roles: Sequence[Role], first: Role) -> tuple[list[Role], Found]:
+    """Return the roles, with copies in place of tensors that are not plain, and where they lie.
+
+    Args:
+        roles: Tensors of the same shapes, dtype and device.
+        first: The role whose strides all tensors get, and that has no None.
+    """
+    strides = closed_strides(first)
+    roles = [plain(role, strides) for role in roles]
+    return roles, ([[0 if x is None else x.data_ptr() for x in role] for role in roles], strides)
 
 
 def _require_alike(layout: Layout, roles: Sequence[Role]) -> None:

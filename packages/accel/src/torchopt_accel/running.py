@@ -66,11 +66,13 @@ def prepare(rule: str, args: StepArgs, *, apply: bool) -> Commit:
         return lambda: None
     if apply and not args.params:
         raise Mismatch('only a step with params can be applied')
-    found = read(args)
+    found = read(args, apply=apply)
     target, other = (1, 0) if apply else (0, 1)
     given = (args.grads, args.params, *args.states)
     if any([found.roles[role] is not given[role] for role in range(len(given)) if role != other]):
-        raise Mismatch('only contiguous tensors, not negative views, can be written in place')
+        raise Mismatch(
+            'only dense tensors of one layout, not negative views, can be written in place'
+        )
     written = join(role for number, role in enumerate(given) if number != other)
     outputs = [found.addresses[target], *found.addresses[2:]]
     if overlap(found.layout, [*outputs, *([found.addresses[other]] if given[other] else [])]):
