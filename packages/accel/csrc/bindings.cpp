@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "at_once.h"
 #include "cpu/driver.h"
 #include "cpu/pool.h"
 #ifdef TORCHOPT_WITH_CUDA
@@ -102,6 +103,14 @@ NB_MODULE(_C, m) {
   m.attr("MOST_WAITING") = torchopt::kMostWaiting;
   m.def("overlap", &overlap, nb::arg("starts"), nb::arg("bytes"));
   m.def("addresses", &torchopt::addresses, nb::arg("type"), nb::arg("roles"));
+  m.def("takes", &torchopt::takes, nb::arg("roles"), nb::arg("tensors"));
+  m.def("forward_at_once", &torchopt::forward_at_once, nb::arg("rule"), nb::arg("with_params"),
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
+        nb::arg("tensors"), nb::arg("threads"));
+  m.def("backward_at_once", &torchopt::backward_at_once, nb::arg("rule"), nb::arg("with_params"),
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
+        nb::arg("cotangents"), nb::arg("tensors"), nb::arg("wanted"), nb::arg("lr_wanted"),
+        nb::arg("threads"));
   m.def("supported_isas", &torchopt::supported_isas);
   m.def("current_isa", &torchopt::current_isa);
   m.def("use_isa", &torchopt::use_isa, nb::arg("name"));

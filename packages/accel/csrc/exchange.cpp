@@ -2,38 +2,13 @@
 
 #include <vector>
 
+#include "layout.h"
 #include "tensors.h"
+#include "torch_table.h"
 
 namespace torchopt {
 
 namespace nb = nanobind;
-
-namespace {
-
-// The start of DLPackExchangeAPI. Versions with the same major number begin alike.
-struct ExchangeTable {
-  struct {
-    uint32_t major, minor;
-  } version;
-  ExchangeTable* older;
-  void* allocate;
-  void* managed_from_object;
-  void* object_from_managed;
-  int (*tensor_from_object)(void* object, void* tensor);
-};
-
-constexpr uint32_t kMajor = 1;
-constexpr const char* kTable = "dlpack_exchange_api";
-
-}  // namespace
-
-Read reader_of(nb::handle type) {
-  nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
-  if (!PyCapsule_IsValid(capsule.ptr(), kTable)) return nullptr;
-  auto* table = static_cast<ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), kTable));
-  while (table && table->version.major > kMajor) table = table->older;
-  return table && table->version.major == kMajor ? table->tensor_from_object : nullptr;
-}
 
 namespace {
 
@@ -45,7 +20,7 @@ class Layouts {
     sizes_.insert(sizes_.end(), tensor.shape, tensor.shape + tensor.ndim);
     strides_.insert(strides_.end(), tensor.strides, tensor.strides + tensor.ndim);
     ends_.push_back(sizes_.size());
-    if (is_contiguous(tensor)) return true;
+    if (is_contiguous(tensor) || is_empty(tensor)) return true;
     contiguous_ = false;
     return is_dense(tensor);
   }
@@ -59,7 +34,7 @@ class Layouts {
       if (sizes_[begin + i] != tensor.shape[i]) return false;
       alike &= tensor.shape[i] == 1 || strides_[begin + i] == tensor.strides[i];
     }
-    return alike || elements(tensor) == 0;
+    return alike || is_empty(tensor);
   }
 
   bool contiguous() const { return contiguous_; }
@@ -71,15 +46,15 @@ class Layouts {
 };
 
 bool alike(const DLTensor& a, const DLTensor& b) {
-  return same_kind(a, b) && a.device.type == b.device.type && a.device.id == b.device.id;
+  return same_dtype(a, b) && a.device.type == b.device.type && a.device.id == b.device.id;
 }
 
 }  // namespace
 
 nb::object addresses(nb::type_object type, nb::list roles) {
   // There is one type of tensors, which lives as long as the process.
-  static const Read read = reader_of(type);
-  if (!read) return nb::none();
+  static const TorchTable* const table = table_of(type);
+  if (!table) return nb::none();
   auto* tensor_type = reinterpret_cast<PyTypeObject*>(type.ptr());
   nb::list result;
   Layouts layouts;
@@ -97,7 +72,7 @@ nb::object addresses(nb::type_object type, nb::list roles) {
       }
       DLTensor tensor;
       if (!PyType_IsSubtype(Py_TYPE(object.ptr()), tensor_type)) return nb::none();
-      if (read(object.ptr(), &tensor)) {
+      if (table->tensor_from_object(object.ptr(), &tensor)) {
         // The caller finds out why, and says so.
         PyErr_Clear();
         return nb::none();

@@ -4,7 +4,8 @@
 #include <array>
 #include <stdexcept>
 
-#include "exchange.h"
+#include "layout.h"
+#include "torch_table.h"
 
 namespace torchopt {
 
@@ -44,8 +45,10 @@ InPlace::InPlace(int rule, int dtype, bool on_cpu, int device, std::vector<doubl
 }
 
 bool InPlace::read(nb::tuple types, nb::list roles) {
-  static const Read read = reader_of(nb::handle(types[0]));
-  if (!read || roles.size() != inputs.size()) return false;
+  // Found under the interpreter lock; types live as long as the process.
+  static const TorchTable* table = nullptr;
+  if (!table) table = table_of(types[0]);
+  if (!table || roles.size() != inputs.size()) return false;
   std::array<PyObject*, kMaxInputs> lists;
   for (size_t role = 0; role < inputs.size(); ++role) {
     lists[role] = PyList_GetItem(roles.ptr(), Py_ssize_t(role));
@@ -60,17 +63,18 @@ bool InPlace::read(nb::tuple types, nb::list roles) {
       PyObject* object = PyList_GetItem(lists[role], positions[leaf]);
       DLTensor tensor;
       if (!is_one_of(types, object)) return false;
-      if (read(object, &tensor)) {
+      if (table->tensor_from_object(object, &tensor)) {
         // The caller finds out why, and says so.
         PyErr_Clear();
         return false;
       }
       if (role == 0) {
-        if (dtype_of(tensor) != dtype || !is_on(tensor, on_cpu_, device_) || !is_dense(tensor))
+        if (dtype_of(tensor) != dtype || !is_on(tensor, on_cpu_, device_) ||
+            !(is_contiguous(tensor) || is_empty(tensor) || is_dense(tensor)))
           return false;
         first = tensor;
         sizes[leaf] = elements(tensor);
-      } else if (!is_on(tensor, on_cpu_, device_) || !same_kind(first, tensor) ||
+      } else if (!is_on(tensor, on_cpu_, device_) || !same_dtype(first, tensor) ||
                  !same_order(first, tensor)) {
         return false;
       }
