@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -32,12 +33,16 @@ BUILT = 'docs/_build'
 # Two workers with one thread each: more threads would only wait for each other.
 WORKERS = ('-n', '2')
 ONE_THREAD = {'OMP_NUM_THREADS': '1'}
+# Wheels have machine code for every GPU, which takes minutes to compile. While one works on the
+# sources, PTX will do, which the GPU's driver compiles when it is first used.
+ARCHITECTURES = 'TORCHOPT_CUDA_ARCHITECTURES'
+ONE_ARCHITECTURE = {ARCHITECTURES: os.environ.get(ARCHITECTURES, '75-virtual')}
 EVERYTHING = [*WORKERS, '--doctest-modules', *SOURCES, *TESTS]
 
 
 def install(session: nox.Session, *requirements: str) -> None:
     """Install requirements in the versions of ``constraints.txt``."""
-    session.install('-c', 'constraints.txt', *requirements)
+    session.install('-c', 'constraints.txt', *requirements, env=ONE_ARCHITECTURE)
 
 
 def editable(packages: list[str]) -> list[str]:
@@ -45,13 +50,15 @@ def editable(packages: list[str]) -> list[str]:
     return [argument for package in packages for argument in ('-e', package)]
 
 
-def build_wheels(session: nox.Session) -> dict[str, str]:
+def build_wheels(session: nox.Session, env: dict[str, str] = ONE_ARCHITECTURE) -> dict[str, str]:
     """Build every package's wheel in isolation; return the wheels by package."""
     wheels = {}
     for package in PACKAGES:
         folder = f'{session.create_tmp()}/{package}'
         session.run(
-            'pip', 'wheel', '-q', '--no-deps', '-c', 'constraints.txt', '-w', folder, f'./{package}'
+            *('pip', 'wheel', '-q', '--no-deps', '-c', 'constraints.txt', '-w', folder),
+            f'./{package}',
+            env=env,
         )
         newest = max(Path(folder).glob('*.whl'), key=lambda path: path.stat().st_mtime)
         wheels[package] = str(newest)
@@ -188,7 +195,7 @@ def isolated(session: nox.Session) -> None:
 @nox.session(reuse_venv=False)
 def wheels(session: nox.Session) -> None:
     """The published wheels: accel's tags and symbols, and all wheels installed together."""
-    built = build_wheels(session)
+    built = build_wheels(session, env={})
     for package in COMPILED:
         session.run('python', 'tests/packaging/check_wheel.py', built[package])
     install(session, *built.values())
@@ -239,7 +246,7 @@ def emulate(session: nox.Session) -> None:
 @nox.session
 def pins(session: nox.Session) -> None:
     """The packages' requirements of each other, their versions and their changelogs."""
-    session.install(*editable(PACKAGES), '--no-deps')
+    session.install(*editable(PACKAGES), '--no-deps', env=ONE_ARCHITECTURE)
     install(session, 'pytest', 'hypothesis', 'packaging')
     session.run('pytest', 'tests/packaging/test_pins.py')
 

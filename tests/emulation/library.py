@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +20,8 @@ COMPILER = os.environ.get('CXX') or shutil.which('c++')
 
 # Contracted multiplications and additions round differently, and the compiler may choose where.
 _COMMON = ['-std=c++17', '-fPIC', '-O1', '-g1', '-ffp-contract=off', '-fvisibility=hidden']
-_COMMON += ['-Wall', '-Wextra', '-Werror']
 # As nvcc defines them. The second selects the device's half of code that is not the same on both.
-_DEVICE = ['-D__CUDACC__', '-D__CUDA_ARCH__=800', '-Wno-unknown-pragmas', '-Wno-unused-function']
+_DEVICE = ['-D__CUDACC__', '-D__CUDA_ARCH__=800']
 
 
 class Problem(NamedTuple):
@@ -104,19 +105,36 @@ def build(folder: Path, rules: Collection[str], sanitizers: str = '', csrc: Path
         RuntimeError: the compiler failed; with what it said.
     """
     translated_tree(folder / 'csrc', rules, csrc)
-    include = [f'-I{CUDA}', f'-I{folder / "csrc/cuda"}']
     link = [f'-fsanitize={sanitizers}'] if sanitizers else []
     checked = [*link, '-fno-sanitize-recover=all'] if sanitizers else []
-    driver = ['-x', 'c++', str(folder / 'csrc/cuda/driver.cu')]
-    _compile(*include, *_DEVICE, *checked, '-c', *driver, '-o', str(folder / 'driver.o'))
-    # The emulation itself is not checked: for the thread sanitizer it would be one great race.
-    objects = ['driver.o']
-    for source in sorted(CUDA.glob('*.cpp')):
-        objects.append(f'{source.stem}.o')
-        _compile(*include, '-c', str(source), '-o', str(folder / objects[-1]))
+    driver, kernels = folder / 'csrc/cuda/driver.cu', folder / 'driver.o'
+    _compile(f'-I{CUDA}', *_DEVICE, *checked, '-c', '-x', 'c++', str(driver), '-o', str(kernels))
     library = folder / 'emulated.so'
-    _compile('-shared', *link, *(str(folder / name) for name in objects), '-o', str(library))
+    flags = os.environ.get('CXXFLAGS', '')
+    _compile('-shared', *link, str(kernels), *_emulation(flags).objects(), '-o', str(library))
     return library
+
+
+class _Emulation:
+    """The object files of ``cuda/``, which are the same for all kernels.
+
+    They are compiled without sanitizers: for the thread sanitizer they would be one great race.
+    """
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix='emulation-')
+        include = [f'-I{CUDA}', f'-I{CSRC / "cuda"}']
+        for source in CUDA.glob('*.cpp'):
+            _compile(*include, '-c', str(source), '-o', f'{self.folder.name}/{source.stem}.o')
+
+    def objects(self) -> list[str]:
+        return sorted(str(path) for path in Path(self.folder.name).glob('*.o'))
+
+
+@functools.cache
+def _emulation(flags: str) -> _Emulation:
+    del flags  # CXXFLAGS, which _compile reads
+    return _Emulation()
 
 
 def _compile(*arguments: str) -> None:

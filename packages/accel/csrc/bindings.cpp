@@ -2,7 +2,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <stdexcept>
 
 #include "at_once.h"
@@ -13,7 +12,9 @@
 #endif
 #include "dlpack.h"
 #include "exchange.h"
+#include "in_place.h"
 #include "problem.h"
+#include "tensors.h"
 
 namespace nb = nanobind;
 
@@ -75,13 +76,10 @@ nb::tuple allocate(int dtype, const Sizes& shapes, const Sizes& strides) {
 bool overlap(const std::vector<uintptr_t>& starts, const std::vector<int64_t>& bytes) {
   if (starts.size() != bytes.size())
     throw std::invalid_argument("starts and bytes differ in length");
-  std::vector<std::pair<uintptr_t, int64_t>> ranges;
+  std::vector<torchopt::Range> ranges;
   for (size_t i = 0; i < starts.size(); ++i)
-    if (bytes[i] > 0) ranges.emplace_back(starts[i], bytes[i]);
-  std::sort(ranges.begin(), ranges.end());
-  for (size_t i = 1; i < ranges.size(); ++i)
-    if (ranges[i - 1].first + uintptr_t(ranges[i - 1].second) > ranges[i].first) return true;
-  return false;
+    if (bytes[i] > 0) ranges.emplace_back(starts[i], starts[i] + uintptr_t(bytes[i]));
+  return torchopt::overlap(ranges);
 }
 
 }  // namespace
@@ -92,8 +90,14 @@ NB_MODULE(_C, m) {
       .def(nb::init<int, int, bool, bool, std::vector<int64_t>, Pointers, Pointers,
                     std::vector<double>, uintptr_t, std::vector<int64_t>, uintptr_t, int64_t,
                     uintptr_t>());
+  nb::class_<torchopt::InPlace, Problem>(m, "InPlace")
+      .def(nb::init<int, int, bool, int, std::vector<double>, std::vector<int64_t>>(),
+           nb::arg("rule"), nb::arg("dtype"), nb::arg("on_cpu"), nb::arg("device"),
+           nb::arg("hyper"), nb::arg("positions"))
+      .def("read", &torchopt::InPlace::read, nb::arg("types"), nb::arg("roles"))
+      .def("take", &torchopt::InPlace::take, nb::arg("steps"), nb::arg("lr"));
   m.def("run_on_cpu", &run_on_cpu, nb::arg("problem"), nb::arg("threads"));
-  m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"), nb::arg("strides"));
+  m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"), nb::arg("strides") = Sizes{});
   m.def("waiting_bytes", &torchopt::waiting_bytes);
   m.def("release_waiting", &torchopt::release_waiting, nb::call_guard<nb::gil_scoped_release>());
   m.attr("MOST_WAITING") = torchopt::kMostWaiting;

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "layout.h"
+#include "tensors.h"
 #include "torch_table.h"
 
 namespace torchopt {
@@ -79,7 +80,7 @@ nb::object addresses(nb::type_object type, nb::list roles) {
       if (role == 0 && position == 0) first = tensor;
       const bool fits = role == 0 ? layouts.add(tensor) : layouts.matches(position, tensor);
       if (!fits || !alike(first, tensor)) return nb::none();
-      found.append(reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset);
+      found.append(address(tensor));
       ++position;
     }
     if (role == 0)

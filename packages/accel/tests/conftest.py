@@ -42,6 +42,15 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(rule + ('_backward' if backward else ''))
         launch(rule, *rest, backward=backward, **options)
 
+    launch_in_place = compiled.launch_in_place
+
+    def recorded_in_place(rule: str, *rest: Any) -> None:
+        seen.append(rule)
+        launch_in_place(rule, *rest)
+
+    monkeypatch.setattr(compiled, 'launch', recorded)
+    monkeypatch.setattr(compiled, 'launch_in_place', recorded_in_place)
+
     def counted(name: str, suffix: str) -> None:
         run = getattr(compiled, name)
 
@@ -53,7 +62,6 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(compiled, name, at_once)
 
-    monkeypatch.setattr(compiled, 'launch', recorded)
     counted('forward_at_once', '')
     counted('backward_at_once', '_backward')
     return seen

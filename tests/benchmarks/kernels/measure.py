@@ -17,12 +17,14 @@ from kernels.problems import (
     Run,
     copying,
     differentiable,
+    images,
     in_place,
     normal,
+    torch_best,
 )
 from memory import PeakMemory
 
-IN_PLACE = ('composite', 'accelerated', 'torch.optim.Adam(fused=True)')
+FORMATS = {'contiguous': torch.contiguous_format, 'channels last': torch.channels_last}
 
 
 def main() -> None:
@@ -46,13 +48,28 @@ def main() -> None:
         for size in SIZES
     }
     written = {
-        size: _medians({kind: in_place(kind, size, device) for kind in IN_PLACE}, seconds, device)
-        for size in SIZES
+        name: {
+            size: _medians(
+                {
+                    kind: in_place(kind, name, size, device)
+                    for kind in ('composite', 'accelerated', torch_best(name, device))
+                },
+                seconds,
+                device,
+            )
+            for size in SIZES
+        }
+        for name in optimizers
+    }
+    formats = {
+        kind: _medians({name: images(kind, f) for name, f in FORMATS.items()}, seconds, device)
+        for kind in ('in place', 'differentiable')
     }
     record = {
         'threads': threads,
         'differentiated': differentiated,
         'in place': written,
+        'formats': formats,
         'bandwidth': _bandwidth(seconds, device),
         'held': _held(device),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kernels.problems import IMAGES
 from report import machine, table, versions
 
 Record = dict[str, Any]
@@ -35,9 +36,17 @@ def markdown(records: list[Record], device: str) -> str:
     lines += [
         '## In place',
         '',
-        '`Adam(params).step()`, one thread.',
+        '`step()` of the plain optimizers, one thread: composite, accelerated, and the fastest '
+        'implementation of `torch.optim` (how many times as long it takes as the accelerated).',
         '',
-        *_in_place(single),
+        *_in_place(single['in place']),
+        '',
+        '## Memory formats',
+        '',
+        'Accelerated Adam over {} × {}, one thread: a step in place, and a differentiable step '
+        'with its derivative.'.format(*IMAGES),
+        '',
+        *_formats(single['formats']),
         '',
         '## Bytes',
         '',
@@ -94,10 +103,26 @@ def _scaling(one: Record, more: Record) -> list[str]:
 
 
 def _in_place(record: Record) -> list[str]:
-    rows = record['in place']
-    kinds = list(next(iter(rows.values())))
+    sizes = list(next(iter(record.values())))
     return table(
-        ['', *kinds], [[size, *(_time(row[kind]) for kind in kinds)] for size, row in rows.items()]
+        ['', 'torch.optim', *sizes],
+        [
+            [f'`{name}`', [*rows[sizes[0]]][-1], *map(_three, rows.values())]
+            for name, rows in record.items()
+        ],
+    )
+
+
+def _three(times: Record) -> str:
+    composite, accelerated, best = times.values()
+    shown = ', '.join(map(_time, (composite, accelerated, best)))
+    return f'{shown} (×{best / accelerated:.2f})'
+
+
+def _formats(record: Record) -> list[str]:
+    formats = list(next(iter(record.values())))
+    return table(
+        ['', *formats], [[kind, *map(_time, times.values())] for kind, times in record.items()]
     )
 
 

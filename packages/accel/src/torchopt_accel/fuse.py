@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from torchopt.authoring.torch_internals import transforming
 from torchopt.base import FusedTransformation, GradientTransformation
-from torchopt.typing import OptState, Params, TreeT, Updates
+from torchopt.typing import OptState, Params, TreeT
+from torchopt_accel.in_place import InPlace
 from torchopt_accel.roles import Mismatch
 from torchopt_accel.specs import spec_of
 from torchopt_accel.step import read_step
@@ -65,19 +66,8 @@ def fuse(
                 pass
         return composite.update(updates, state, params=params, inplace=inplace)
 
-    def prepare(
-        updates: Updates, state: OptState, params: Params, keep_state: bool
-    ) -> Callable[[], OptState] | None:
-        if torch.compiler.is_compiling() or transforming():
-            return None
-        found = read_step(spec, updates, state, params, apply=True)
-        try:
-            return None if found is None else found.prepare(keep_state)
-        except Mismatch:
-            return None
-
     def functional(updates: Any, state: OptState, params: Params | None) -> tuple[Any, OptState]:
         return update(updates, state, params=params, inplace=False)
 
     update.functional = functional  # type: ignore[attr-defined]
-    return FusedTransformation(composite.init, update, prepare)
+    return FusedTransformation(composite.init, update, functools.partial(InPlace, spec))

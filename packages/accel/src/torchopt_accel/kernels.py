@@ -176,14 +176,22 @@ def launch(
         0 if lr is None or lr.dim() == 0 else 1,
         0 if lr_grad is None else lr_grad.data_ptr(),
     )
-    device = layout.device
+    scratch = None
+    if lr_grad is not None and layout.device.type == 'cuda':
+        scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=layout.device)
+    _run(problem, layout.device, scratch)
+
+
+def launch_in_place(rule: str, problem: Any, device: torch.device) -> None:
+    """Run a kernel of ``rule`` on a problem that has been read (``C.InPlace``)."""
+    _run(problem, device)
+
+
+def _run(problem: Any, device: torch.device, scratch: Maybe = None) -> None:
     if device.type == 'cpu':
         C.run_on_cpu(problem, torch.get_num_threads())
         return
     with torch.cuda.device(device):
-        scratch = None
-        if lr_grad is not None:
-            scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=device)
         stream = torch.cuda.current_stream(device).cuda_stream
         C.run_on_cuda(problem, device.index, stream, 0 if scratch is None else scratch.data_ptr())
 

@@ -98,16 +98,7 @@ class Step:
         """
         if any(tensor.grad_fn is not None for tensor in self._tensors()):
             raise Mismatch('what is written must lose its graph')
-        for commit in self._prepared(lr, parts.steps, self.columns, apply=False):
-            commit()
-        if self.spread is not None:
-            self.spread.count_writes()
-        for old, new in (
-            (self.parts.steps, parts.steps),
-            (self.parts.updates_seen, parts.updates_seen),
-        ):
-            if old is not None and new is not None:
-                old.copy_(new)
+        self._prepared(lr, parts, apply=False)()
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         """Return all gradients and states that take part."""
@@ -147,52 +138,43 @@ class Step:
             scatter(step(call, lr, steps, gather(rows, group)), group, results)
         return results if self.spread is None else [*map(self.spread.whole, results)]
 
-    def prepare(self, keep_state: bool) -> Callable[[], OptState]:
-        """Validate the step; return the closure that writes it and returns the next state.
-
-        Args:
-            keep_state: Write the new state into copies.
+    def prepare(self) -> Callable[[], None]:
+        """Validate the step; return the function that writes parameters and state.
 
         Raises:
             Mismatch: the tensors do not fit together, or can't be written where they lie.
         """
         lr, parts = self._advanced()
-        columns = self.columns
-        if keep_state:
-            columns = [list(column) for column in columns]
-            for column in columns:
-                for group in self.groups:
-                    for leaf in group:
-                        column[leaf] = column[leaf].clone()
-            whole = columns if self.spread is None else [*map(self.spread.whole, columns)]
-            parts = parts._replace(trees=self._trees(whole, parts.trees))
-        commits = self._prepared(lr, parts.steps, columns, apply=True)
+        return self._prepared(lr, parts, apply=True)
 
-        def commit() -> OptState:
-            for commit_group in commits:
-                commit_group()
-            if self.spread is not None:
-                self.spread.count_writes()
-            return self.spec.replace(self.state, parts)
-
-        return commit
-
-    def _prepared(
-        self, lr: Maybe, steps: Maybe, columns: Sequence[list[Any]], *, apply: bool
-    ) -> list[Callable[[], None]]:
+    def _prepared(self, lr: Maybe, parts: StateParts, *, apply: bool) -> Callable[[], None]:
         if forward_mode():
             raise Mismatch('kernels write no tangents')
-        rows = [self.grads, *self.params, *columns]
-        return [
+        rows = [self.grads, *self.params, *self.columns]
+        commits = [
             prepare_call(
                 Call(self.spec, group, bool(self.params)),
                 lr,
-                steps,
+                parts.steps,
                 gather(rows, group),
                 apply=apply,
             )
             for group in self.groups
         ]
+
+        def commit() -> None:
+            for commit_group in commits:
+                commit_group()
+            if self.spread is not None:
+                self.spread.count_writes()
+            for old, new in (
+                (self.parts.steps, parts.steps),
+                (self.parts.updates_seen, parts.updates_seen),
+            ):
+                if old is not None and new is not None:
+                    old.copy_(new)
+
+        return commit
 
     def _advanced(self) -> tuple[Maybe, StateParts]:
         """Return the learning rate if it is a tensor, and the parts with this step counted.
@@ -201,16 +183,26 @@ class Step:
             Mismatch: kernels can't take the learning rate.
         """
         trees, steps, seen = self.parts
-        lr = self.spec.lr if isinstance(self.spec.lr, torch.Tensor) else None
         if steps is not None:
             known = self.flat is not None and steps.shape == (len(self.grads),)
             steps = steps + 1 if known else next_steps(steps, self.grads)
-        if seen is not None and self.spec.schedule is not None:
-            lr = _rate(self.spec.schedule(as_float(seen)), seen.device)
+        lr = rate_of(self.spec, seen)
+        if seen is not None:
             seen = seen + 1
         if self.spread is not None and lr is not None:
             self.spread.require_constant(lr)
         return lr, StateParts(trees, steps, seen)
+
+
+def rate_of(spec: Spec, updates_seen: Maybe) -> Maybe:
+    """Return the learning rate of the next step, if it is a tensor.
+
+    Raises:
+        Mismatch: a schedule returns something that kernels don't take.
+    """
+    if spec.schedule is not None and updates_seen is not None:
+        return _rate(spec.schedule(as_float(updates_seen)), updates_seen.device)
+    return spec.lr if isinstance(spec.lr, torch.Tensor) else None
 
 
 def _rate(value: Any, device: torch.device) -> torch.Tensor:
@@ -263,9 +255,8 @@ def read_step(
             return None
         grads, *rows = (spread.local(row) for row in (grads, *columns, *flat))
         columns, flat = rows[: len(columns)], rows[len(columns) :]
-    groups = _by_kind(grads, present)
-    # The CPU's kernels are in every build.
-    if not all(dtype in DTYPES and (d.type == 'cpu' or runs_on(d)) for dtype, d in groups):
+    groups = by_kind(grads, present)
+    if not all(kernel_exists(dtype, device) for dtype, device in groups):
         return None
     return Step(
         spec,
@@ -298,14 +289,20 @@ def _are_small(grads: Sequence[Any]) -> bool:
     return plain and sum([grad.numel() for grad in present]) < MANY_ELEMENTS
 
 
-def _by_kind(
-    grads: list[Any], present: list[int]
-) -> dict[tuple[torch.dtype, torch.device], list[int]]:
+def kernel_exists(dtype: torch.dtype, device: torch.device) -> bool:
+    """Tell whether kernels take tensors of this dtype, on this device."""
+    # The CPU's kernels are in every build.
+    return dtype in DTYPES and (device.type == 'cpu' or runs_on(device))
+
+
+def by_kind(
+    row: Sequence[torch.Tensor], leaves: Sequence[int]
+) -> dict[tuple[torch.dtype, torch.device], Sequence[int]]:
     """Return the leaves that go into one call, by dtype and device."""
-    kinds = [(grads[leaf].dtype, grads[leaf].device) for leaf in present]
+    kinds = [(row[leaf].dtype, row[leaf].device) for leaf in leaves]
     if len({*kinds}) == 1:
-        return {kinds[0]: present}
+        return {kinds[0]: leaves}
     groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for leaf, kind in zip(present, kinds):
+    for leaf, kind in zip(leaves, kinds):
         groups.setdefault(kind, []).append(leaf)
-    return groups
+    return {**groups}

@@ -6,10 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
+
 from torchopt.authoring.inplace import functional, lower_inplace
 from torchopt.authoring.origin import origin_of
 from torchopt.authoring.state import saveable
-from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn, Updates
+from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn
 
 __all__ = [
     'ChainedGradientTransformation',
@@ -73,30 +75,36 @@ class GradientTransformation(NamedTuple):
         return self
 
 
-Prepare: TypeAlias = Callable[[Updates, OptState, Params, bool], Callable[[], OptState] | None]
+Maybe: TypeAlias = torch.Tensor | None
+Commit: TypeAlias = Callable[[], None]
+PrepareStep: TypeAlias = Callable[[list[Maybe], OptState, list[torch.Tensor]], Commit | None]
 
 
 class FusedTransformation(GradientTransformation):
     """A transformation that can compute and apply its updates in one pass over memory.
 
     Attributes:
-        prepare: ``prepare(updates, state, params, keep_state)`` returns ``commit``, which writes
-            the new parameters into the tensors of ``params`` and returns the next state. Unless
-            ``keep_state`` is true, the next state is written into the old one. ``prepare`` returns
-            None if one pass cannot take this step. All validation happens in ``prepare``;
-            ``commit`` only writes.
+        in_place: ``in_place()`` returns ``prepare``, for the steps of one list of parameters.
+            ``prepare(gradients, state, params)`` takes the lists of gradients, with None where
+            there is none, and of parameters; ``state`` is the state of such a list. It validates a
+            step and returns ``commit``, which writes the new parameters and the next state into the
+            tensors that were given, or None if one pass cannot take this step. All validation
+            happens in ``prepare``; ``commit`` only writes. The steps of another list need another
+            ``prepare``, which may keep memory until its step is committed.
     """
 
-    prepare: Prepare
+    in_place: Callable[[], PrepareStep]
 
-    def __new__(cls, init: InitFn, update: UpdateFn, prepare: Prepare) -> FusedTransformation:
+    def __new__(
+        cls, init: InitFn, update: UpdateFn, in_place: Callable[[], PrepareStep]
+    ) -> FusedTransformation:
         """Make the transformation from its three functions."""
         self = super().__new__(cls, init, update)
-        self.prepare = prepare
+        self.in_place = in_place
         return self
 
     def _new_arguments(self) -> tuple[Any, ...]:
-        return self.init, self.update, self.prepare
+        return self.init, self.update, self.in_place
 
 
 class IdentityGradientTransformation(GradientTransformation):

@@ -10,10 +10,9 @@ import torch
 
 from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.describe import describe
-from torchopt.authoring.steps import next_steps, shared_device
+from torchopt.authoring.steps import count_steps, shared_device
 from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
-from torchopt.base import FusedTransformation, GradientTransformation
-from torchopt.typing import OptState
+from torchopt.base import FusedTransformation, GradientTransformation, PrepareStep
 from torchopt.update import prepare_addition
 
 Group = Mapping[str, Any]
@@ -36,6 +35,7 @@ class GroupStep:
         self._layout: StateLayout | None = None
         self._steps = torch.zeros(0, dtype=torch.int64)
         self._counts: list[torch.Tensor] = []
+        self._in_place: PrepareStep | None = None
 
     def transformation(self, group: Group) -> GradientTransformation:
         """Return the transformation with the group's current hyperparameters.
@@ -54,7 +54,7 @@ class GroupStep:
                 name: list(value) if isinstance(value, list) else value
                 for name, value in values.items()
             }
-            self._layout = None
+            self._layout = self._in_place = None
         return self._transformation
 
     def layout(self, group: Group) -> StateLayout:
@@ -101,33 +101,37 @@ class GroupStep:
         gradients = [param.grad if param.requires_grad else None for param in params]
         entries = self.entries(group, state)
         layout = self.layout(group)
-        old = layout.read(entries, self._steps)
         if isinstance(transformation, FusedTransformation):
-            fused = transformation.prepare(gradients, old, params, keep_state)
-            if fused is not None:
-                return lambda: self._write(layout, entries, fused(), gradients)
+            if keep_state:
+                layout.copy(entries, gradients)
+            if self._in_place is None:
+                self._in_place = transformation.in_place()
+            commit = self._in_place(gradients, layout.read(entries, self._steps), params)
+            if commit is not None:
+                return commit if layout.counts else self._counting(commit, gradients)
+        old = layout.read(entries, self._steps)
         try:
             updates, new = transformation.update(gradients, old, params=params, inplace=False)
         except (TypeError, RuntimeError) as error:
             raise _naming_sparse(group, gradients, error) from error
         add = prepare_addition(params, updates)
 
-        def commit() -> None:
+        def write() -> None:
             add()
-            self._write(layout, entries, new, gradients)
+            steps = layout.write(new, entries)
+            if steps is not None:
+                self._steps.copy_(steps)
 
-        return commit
+        return write if layout.counts else self._counting(write, gradients)
 
-    def _write(
-        self, layout: StateLayout, entries: list[Entry], state: OptState, gradients: list[Any]
-    ) -> None:
-        steps = layout.write(state, entries)
-        if steps is not None:
-            self._steps.copy_(steps)
-        elif all([gradient is not None for gradient in gradients]):
-            self._steps.add_(1)
-        else:
-            self._steps.copy_(next_steps(self._steps, gradients))
+    def _counting(self, commit: Callable[[], None], gradients: list[Any]) -> Callable[[], None]:
+        """Return ``commit`` for a state that counts no steps itself."""
+
+        def counted() -> None:
+            commit()
+            count_steps(self._steps, gradients)
+
+        return counted
 
     def _filled(self, group: Group, layout: StateLayout, entries: Sequence[Entry]) -> list[Entry]:
         """Return complete entries, with initial values for what ``entries`` lack."""
