@@ -259,16 +259,7 @@ def read_step(
     if not all(kernel_exists(dtype, device) for dtype, device in groups):
         return None
     return Step(
-        spec,
-        updates,
-        state,
-        parts,
-        structure,
-        grads,
-        flat,
-        columns,
-        list(groups.values()),
-        spread,
+        spec, updates, state, parts, structure, grads, flat, columns, [*groups.values()], spread
     )
 
 
