@@ -24,9 +24,8 @@ def test_all_cases(rules: list[str], sanitizers: str, variants: int, tmp_path: P
     assert status == 0
 
 
-def test_fibers_without_assembly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('CXXFLAGS', '-DEMULATION_PORTABLE')
-    library = build(tmp_path / 'built', ['adam'], 'address,undefined')
+def test_fibers_without_assembly(tmp_path: Path) -> None:
+    library = build(tmp_path / 'built', ['adam'], 'address,undefined', portable=True)
     status, output = solve_in_child(library, 'address,undefined', '--variants', '1')
     print(output)
     assert status == 0
