@@ -4,7 +4,7 @@
 #include <array>
 #include <stdexcept>
 
-#include "exchange.h"
+#include "torch_table.h"
 
 namespace torchopt {
 
@@ -44,8 +44,9 @@ InPlace::InPlace(int rule, int dtype, bool on_cpu, int device, std::vector<doubl
 }
 
 bool InPlace::read(nb::tuple types, nb::list roles) {
-  static const Read read = reader_of(nb::handle(types[0]));
-  if (!read || roles.size() != inputs.size()) return false;
+  // There is one type of tensors, which lives as long as the process.
+  static const TorchTable* const table = table_of(nb::handle(types[0]));
+  if (!table || roles.size() != inputs.size()) return false;
   std::array<PyObject*, kMaxInputs> lists;
   for (size_t role = 0; role < inputs.size(); ++role) {
     lists[role] = PyList_GetItem(roles.ptr(), Py_ssize_t(role));
@@ -60,7 +61,7 @@ bool InPlace::read(nb::tuple types, nb::list roles) {
       PyObject* object = PyList_GetItem(lists[role], positions[leaf]);
       DLTensor tensor;
       if (!is_one_of(types, object)) return false;
-      if (read(object, &tensor)) {
+      if (table->tensor_from_object(object, &tensor)) {
         // The caller finds out why, and says so.
         PyErr_Clear();
         return false;

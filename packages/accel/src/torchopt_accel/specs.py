@@ -34,6 +34,7 @@ class Kernel:
         columns: The state trees that it takes, as (class of the state, attribute).
         counted: Class of the state whose ``steps`` it needs.
         decoupled: Weight decay bypasses the rule.
+        least: See :class:`Spec`.
     """
 
     rule: str
@@ -41,6 +42,7 @@ class Kernel:
     columns: tuple[Column, ...] = ()
     counted: type | None = None
     decoupled: bool = False
+    least: int = 1
 
 
 class StateParts(NamedTuple):
@@ -70,6 +72,8 @@ class Spec:
         columns: The state trees that the kernel takes, as (class of the state, attribute).
         counted: Class of the state whose ``steps`` the kernel needs.
         factory: Makes the composite rule from a learning rate.
+        least: The number of leaves from which on a small differentiable step takes less time by the
+            kernel than by the composite rule.
     """
 
     rule: str
@@ -80,6 +84,7 @@ class Spec:
     columns: tuple[Column, ...]
     counted: type | None
     factory: Callable[[Any], GradientTransformation]
+    least: int
 
     def trees(self, state: Any) -> list[Any]:
         """Return the state trees that the kernel takes.
@@ -152,7 +157,17 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         return made
 
     decays = decay != 0
-    return Spec(kernel.rule, hyper, lr, schedule, decays, kernel.columns, kernel.counted, factory)
+    return Spec(
+        kernel.rule,
+        hyper,
+        lr,
+        schedule,
+        decays,
+        kernel.columns,
+        kernel.counted,
+        factory,
+        kernel.least,
+    )
 
 
 def _members(state: Any) -> Sequence[Any]:
@@ -215,7 +230,7 @@ def _rmsprop(a: Arguments) -> Kernel | None:
     if a['centered']:
         rule += '_centered'
         columns = ((ScaleByStddevState, 'mu'), (ScaleByStddevState, 'nu'))
-    if _moves(a['momentum']):
+    if _acts(a['momentum']):
         rule += '_momentum'
         columns += ((TraceState, 'trace'),)
         numbers |= {'momentum': a['momentum'], 'dampening': 0.0, 'nesterov': a['nesterov']}
@@ -223,20 +238,21 @@ def _rmsprop(a: Arguments) -> Kernel | None:
 
 
 def _sgd(a: Arguments) -> Kernel | None:
-    if not _moves(a['momentum']):
-        return Kernel('sgd', {})
+    if not _acts(a['momentum']):
+        # Without weight decay, one product per leaf.
+        return Kernel('sgd', {}, least=2 if _acts(a['weight_decay']) else 12)
     numbers = {name: a[name] for name in ('momentum', 'dampening', 'nesterov')}
     damped = isinstance(a['dampening'], torch.Tensor) or a['dampening'] != 0
     counted = TraceState if damped else None
-    return Kernel('sgd_momentum', numbers, ((TraceState, 'trace'),), counted)
+    return Kernel('sgd_momentum', numbers, ((TraceState, 'trace'),), counted, least=2)
 
 
 def _betas(a: Arguments) -> dict[str, Any]:
     return dict(zip(('beta1', 'beta2'), a['betas']))
 
 
-def _moves(momentum: Any) -> bool:
-    return isinstance(momentum, torch.Tensor) or momentum != 0
+def _acts(number: Any) -> bool:
+    return isinstance(number, torch.Tensor) or number != 0
 
 
 _KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
