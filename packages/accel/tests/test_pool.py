@@ -37,7 +37,7 @@ class Block:
     """Memory of float32 numbers; ``free`` gives it back, as the end of a tensor does."""
 
     def __init__(self, mebibytes: float) -> None:
-        self._capsules, (self.address,) = C.allocate(0, [[int(mebibytes * MIB) // 4]])
+        self._capsules, (self.address,) = C.allocate(0, [[int(mebibytes * MIB) // 4]], [])
 
     def free(self) -> None:
         self._capsules.clear()
@@ -184,7 +184,7 @@ from torchopt_accel.platform import C
 def release():
     while not done:
         # Many sizes, so that the release takes long enough to fork meanwhile.
-        C.allocate(0, [[16 * size] for size in range(1, 2500)])
+        C.allocate(0, [[16 * size] for size in range(1, 2500)], [])
         torchopt_accel.release_memory()
 
 done = []
@@ -192,7 +192,7 @@ threading.Thread(target=release).start()
 for _ in range(60):
     child = os.fork()
     if child == 0:
-        C.allocate(0, [[1000]])
+        C.allocate(0, [[1000]], [])
         torchopt_accel.release_memory()
         os._exit(0)
     if os.waitpid(child, 0)[1]:

@@ -144,10 +144,11 @@ def trained_groups(
 
 def moved_like(expected: OptState, state: OptState) -> Any:
     """Return ``state`` with the dtypes and devices of ``expected``, where the structures agree."""
-    structure = pytree.tree_structure(expected, none_is_leaf=True)
-    if structure != pytree.tree_structure(state, none_is_leaf=True):
+    like, structure = pytree.tree_flatten(expected, none_is_leaf=True)
+    leaves, given = pytree.tree_flatten(state, none_is_leaf=True)
+    if structure != given:
         return state
-    return pytree.tree_map(_moved, expected, state, none_is_leaf=True)
+    return pytree.tree_unflatten(given, map(_moved, like, leaves))
 
 
 def _moved(like: Any, leaf: Any) -> Any:
