@@ -109,6 +109,7 @@ class _Launch:
     ) -> None:
         self.device = device
         self._rule = spec.rule
+        self._present = 0
         self._kernel = C.InPlace(
             RULES[spec.rule].number,
             DTYPES[dtype],
@@ -119,9 +120,14 @@ class _Launch:
         )
 
     def read(self, rows: list[list[Any]]) -> bool:
-        return self._kernel.read(PLAIN, rows)
+        """Find out where everything lies; tell whether one launch can take it."""
+        self._present = self._kernel.read(PLAIN, rows)
+        return self._present >= 0
 
     def run(self, steps: Maybe, rate: Maybe) -> None:
+        """Write what :meth:`read` has found."""
+        if self._present == 0:
+            return
         if steps is not None:
             steps = steps_on(self.device, steps)
         self._kernel.take(
