@@ -227,7 +227,7 @@ def test_subnormal_halves_where_subnormal_floats_count_as_zero(isa: str) -> None
 
 
 def test_bias_corrections_keep_the_digits_that_a_subtraction_cancels(device: str) -> None:
-    """With a constant gradient of 1, every step of Adamax is -1. ``1 - 0.999**2`` is off by 1e-14."""
+    """Every step of Adamax is -1 for a gradient of 1; with ``1 - 0.999**2`` it is off by 1e-14."""
     gradient = torch.ones(1, dtype=torch.float64, device=device)
     optimizer = torchopt.adamax(1.0, betas=(0.999, 0.999), eps=0.0, use_accelerated_op=True)
     state = optimizer.init([gradient])
