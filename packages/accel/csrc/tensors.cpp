@@ -32,8 +32,7 @@ bool is_on(const DLTensor& tensor, bool cpu, int device) {
 bool is_contiguous(const DLTensor& tensor) {
   int64_t expected = 1;
   for (int32_t i = tensor.ndim; i-- > 0;) {
-    if (tensor.shape[i] != 1 && tensor.strides[i] != expected)
-      return elements(tensor) == 0;
+    if (tensor.shape[i] != 1 && tensor.strides[i] != expected) return elements(tensor) == 0;
     expected *= tensor.shape[i];
   }
   return true;

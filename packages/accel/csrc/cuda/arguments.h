@@ -46,10 +46,12 @@ struct Arguments {
 };
 
 // The chunks that belong to each learning rate: from first[i] up to first[i + 1].
+template <int kRanges>
 struct Ranges {
-  // `gather` takes two pointers beside the ranges.
-  static constexpr int kRanges = int((kArgumentBytes - 16) / sizeof(int64_t)) - 1;
   int64_t first[kRanges + 1];
 };
+
+// `gather` takes two pointers beside the ranges.
+constexpr int kMostRanges = int((kArgumentBytes - 16) / sizeof(int64_t)) - 1;
 
 }  // namespace torchopt

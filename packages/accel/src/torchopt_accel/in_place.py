@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -69,17 +70,18 @@ class InPlace:
         trees, steps, seen = self._spec.read(state)
         if steps is not None and (steps.dtype != torch.int64 or steps.shape != (len(params),)):
             return None
-        rows = [gradients, params, *trees]
+        rows: list[list[Any]] = [gradients, params, *trees]
         if not self._found(rows):
             self._launches = _launches(self._spec, params)
             if not self._found(rows):
                 return None
-        present = [*range(len(params))]
         if any([gradient is None for gradient in gradients]):
-            present = [leaf for leaf in present if gradients[leaf] is not None]
-        written = [row[leaf] for row in rows[1:] for leaf in present]
-        if any(map(torch.Tensor.is_neg, [*(gradients[leaf] for leaf in present), *written])):
+            present = [leaf for leaf, gradient in enumerate(gradients) if gradient is not None]
+            rows = [[row[leaf] for leaf in present] for row in rows]
+        tensors: list[torch.Tensor] = [*chain.from_iterable(rows)]
+        if any(map(torch.Tensor.is_neg, tensors)):
             return None
+        written = tensors[len(rows[0]) :]
         lr = rate_of(self._spec, seen)
         rates = [None if lr is None else rate_on(x.device, lr, 1) for x in self._launches]
 
@@ -94,7 +96,7 @@ class InPlace:
 
         return commit
 
-    def _found(self, rows: list[Any]) -> bool:
+    def _found(self, rows: list[list[Any]]) -> bool:
         """Find out where everything lies; tell whether all launches can take it."""
         return bool(self._launches) and all([launch.read(rows) for launch in self._launches])
 
@@ -107,6 +109,7 @@ class _Launch:
     ) -> None:
         self.device = device
         self._rule = spec.rule
+        self._present = 0
         self._kernel = C.InPlace(
             RULES[spec.rule].number,
             DTYPES[dtype],
@@ -116,10 +119,15 @@ class _Launch:
             leaves,
         )
 
-    def read(self, rows: list[Any]) -> bool:
-        return self._kernel.read(PLAIN, rows)
+    def read(self, rows: list[list[Any]]) -> bool:
+        """Find out where everything lies; tell whether one launch can take it."""
+        self._present = self._kernel.read(PLAIN, rows)
+        return self._present >= 0
 
     def run(self, steps: Maybe, rate: Maybe) -> None:
+        """Write what :meth:`read` has found."""
+        if self._present == 0:
+            return
         if steps is not None:
             steps = steps_on(self.device, steps)
         self._kernel.take(

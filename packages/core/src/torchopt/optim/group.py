@@ -71,8 +71,10 @@ class GroupStep:
 
     def entries(self, group: Group, state: Entries) -> list[Entry]:
         """Return the entries of the group's parameters; new entries hold initial values."""
+        return self._entries(group, state, self.layout(group))
+
+    def _entries(self, group: Group, state: Entries, layout: StateLayout) -> list[Entry]:
         params = group['params']
-        layout = self.layout(group)
         entries = [state.get(param, {}) for param in params]
         if not all(entries) or not all([name in e for e in entries for name in layout.names]):
             entries = self._filled(group, layout, entries)
@@ -99,8 +101,8 @@ class GroupStep:
         transformation = self.transformation(group)
         params = group['params']
         gradients = [param.grad if param.requires_grad else None for param in params]
-        entries = self.entries(group, state)
-        layout = self.layout(group)
+        layout = self._layout or self.layout(group)
+        entries = self._entries(group, state, layout)
         if isinstance(transformation, FusedTransformation):
             if keep_state:
                 layout.copy(entries, gradients)
