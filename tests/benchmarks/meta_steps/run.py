@@ -57,8 +57,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made = parser(__doc__, stores=True)
     made.add_argument('--rounds', type=int, default=2, help='processes per time')
     made.add_argument('--limit', type=float, default=240, help='seconds that a process may take')
+    names = ' | '.join(PROBLEMS)
     made.add_argument(
-        '--problems', nargs='+', choices=PROBLEMS, help='networks; default: all', metavar='NAME'
+        '--problems', nargs='+', choices=PROBLEMS, metavar='NAME', help=f'default: {names}'
     )
     made.add_argument('--steps', type=int, nargs='+', default=[1, 5, 20, 100])
     made.add_argument('--threads', type=int, nargs='+', default=[1, 2])
