@@ -6,6 +6,7 @@
 #include "cpu/driver.h"
 #include "layout.h"
 #include "problem.h"
+#include "tensors.h"
 #include "torch_table.h"
 
 namespace torchopt {
@@ -14,8 +15,7 @@ namespace nb = nanobind;
 
 namespace {
 
-constexpr int32_t kCpu = 1;
-constexpr uint8_t kInt = 0, kFloat = 2, kBfloat = 4;
+constexpr uint8_t kInt = 0, kFloat = 2;
 
 // What this file takes from torch.
 struct Torch {
@@ -47,43 +47,15 @@ bool read(const Torch& torch, PyObject* object, DLTensor& tensor) {
     PyErr_Clear();
     return false;
   }
-  if (tensor.device.type != kCpu) return false;
+  if (!is_on(tensor, true, 0)) return false;
   PyObject* negative = PyObject_CallFunctionObjArgs(torch.is_neg, object, nullptr);
   if (!negative) throw nb::python_error();
   Py_DECREF(negative);
   return negative == Py_False;
 }
 
-uintptr_t address(const DLTensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset;
-}
-
-int64_t elements(const DLTensor& tensor) {
-  return std::accumulate(tensor.shape, tensor.shape + tensor.ndim, int64_t(1),
-                         std::multiplies<int64_t>());
-}
-
 // Tells whether a tensor has the layout of a new one.
 bool is_regular(const DLTensor& tensor) { return is_contiguous(tensor) || is_empty(tensor); }
-
-// The strides of a dimension of size 1, and of an empty tensor, do not matter.
-bool same_layout(const DLTensor& a, const DLTensor& b) {
-  if (a.ndim != b.ndim) return false;
-  bool alike = true;
-  for (int32_t i = 0; i < a.ndim; ++i) {
-    if (a.shape[i] != b.shape[i]) return false;
-    alike &= a.shape[i] == 1 || a.strides[i] == b.strides[i];
-  }
-  return alike || is_empty(a);
-}
-
-int dtype_of(const DLTensor& tensor) {
-  const auto [code, bits, lanes] = tensor.dtype;
-  if (lanes != 1) return kDtypes;
-  if (code == kBfloat && bits == 16) return kBFloat16;
-  if (code != kFloat) return kDtypes;
-  return bits == 32 ? kFloat32 : bits == 64 ? kFloat64 : bits == 16 ? kFloat16 : kDtypes;
-}
 
 bool is_vector(const DLTensor& tensor, uint8_t code, int32_t ndim) {
   return tensor.ndim == ndim && tensor.dtype.code == code && tensor.dtype.bits == 64 &&
@@ -97,14 +69,14 @@ class Leaves {
   bool add(const nb::tuple& tensors, size_t count) {
     leaves_.resize(count);
     for (size_t i = 0; i < count; ++i)
-      if (!read(torch(), PyTuple_GetItem(tensors.ptr(), Py_ssize_t(i)), leaves_[i]) || !same_dtype(leaves_[0], leaves_[i]) ||
-          !(is_regular(leaves_[i]) || is_dense(leaves_[i])))
+      if (!read(torch(), PyTuple_GetItem(tensors.ptr(), Py_ssize_t(i)), leaves_[i]) ||
+          !same_dtype(leaves_[0], leaves_[i]) || !(is_regular(leaves_[i]) || is_dense(leaves_[i])))
         return false;
     return count > 0 && dtype_of(leaves_[0]) != kDtypes;
   }
 
-  // Finds the addresses of another role, which begins at this position. Where tensors may be absent,
-  // None has the address 0, and a role of nothing else stays empty.
+  // Finds the addresses of another role, which begins at this position. Where tensors may be
+  // absent, None has the address 0, and a role of nothing else stays empty.
   bool locate(const nb::tuple& tensors, size_t begin, bool may_be_absent,
               std::vector<uintptr_t>& found) const {
     found.resize(leaves_.size());
@@ -115,7 +87,7 @@ class Leaves {
       if (may_be_absent && object == Py_None) continue;
       DLTensor tensor;
       if (!read(torch(), object, tensor) || !same_dtype(leaves_[0], tensor) ||
-          !same_layout(leaves_[i], tensor))
+          !same_order(leaves_[i], tensor))
         return false;
       found[i] = address(tensor);
       any = true;
@@ -161,8 +133,8 @@ struct Call {
   DLTensor lr;
 
   // Returns false if the arguments do not fit together.
-  bool fill(int rule, bool with_params, nb::handle steps, nb::handle rate,
-            const nb::tuple& tensors, bool backward) {
+  bool fill(int rule, bool with_params, nb::handle steps, nb::handle rate, const nb::tuple& tensors,
+            bool backward) {
     if (rule < 0 || rule >= int(rules().size())) return false;
     const int states = rules()[rule].states;
     const size_t roles = 1 + with_params + states, count = tensors.size() / roles;
@@ -284,7 +256,8 @@ nb::object backward_at_once(int rule, bool with_params, std::vector<double> hype
       (lr_wanted && lr.is_none()))
     return nb::none();
   for (size_t role = 0; role <= states; ++role)
-    if (!call.leaves.locate(cotangents, role * count, true, problem.inputs[role])) return nb::none();
+    if (!call.leaves.locate(cotangents, role * count, true, problem.inputs[role]))
+      return nb::none();
   Results results(1 + tensors.size());
   PyObject* lr_grad = Py_None;
   if (lr_wanted)

@@ -7,8 +7,7 @@ namespace torchopt {
 void check(const Problem& problem) {
   if (problem.rule < 0 || problem.rule >= int(rules().size()))
     throw std::invalid_argument("no such rule");
-  if (problem.dtype < 0 || problem.dtype >= kDtypes)
-    throw std::invalid_argument("no such dtype");
+  if (problem.dtype < 0 || problem.dtype >= kDtypes) throw std::invalid_argument("no such dtype");
   const RuleInfo& rule = rules()[problem.rule];
   if (problem.inputs.size() != size_t(input_roles(problem.backward, rule.states)) ||
       problem.outputs.size() != size_t(output_roles(problem.backward, rule.states)))

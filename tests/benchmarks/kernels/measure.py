@@ -13,7 +13,9 @@ import torch
 from kernels.problems import (
     LARGEST,
     OPTIMIZERS,
+    SHORT,
     SIZES,
+    UNROLLED,
     Run,
     copying,
     differentiable,
@@ -33,20 +35,16 @@ def main() -> None:
     torch.set_num_threads(threads)
     seconds = 0.05 if quick else 1.5
     optimizers = ['adam'] if quick else list(OPTIMIZERS)
-    differentiated = {
-        size: {
-            name: _medians(
-                {
-                    kind: differentiable(name, size, device, accelerated=kind == 'accelerated')[1]
-                    for kind in ('composite', 'accelerated')
-                },
-                seconds,
-                device,
-            )
-            for name in optimizers
+    differentiated, unrolled = (
+        {
+            size: {
+                name: _differentiated(name, size, device, seconds, steps)
+                for name in (*optimizers, *SHORT)
+            }
+            for size in SIZES
         }
-        for size in SIZES
-    }
+        for steps in (1, UNROLLED)
+    )
     written = {
         name: {
             size: _medians(
@@ -68,12 +66,25 @@ def main() -> None:
     record = {
         'threads': threads,
         'differentiated': differentiated,
+        'unrolled': unrolled,
         'in place': written,
         'formats': formats,
         'bandwidth': _bandwidth(seconds, device),
         'held': _held(device),
     }
     print(json.dumps(record))
+
+
+def _differentiated(
+    name: str, size: str, device: str, seconds: float, steps: int
+) -> dict[str, float]:
+    """Return the time of one step and its derivative."""
+    kinds = ('composite', 'accelerated')
+    runs = {
+        kind: differentiable(name, size, device, accelerated=kind == 'accelerated', steps=steps)[1]
+        for kind in kinds
+    }
+    return {kind: time / steps for kind, time in _medians(runs, seconds, device).items()}
 
 
 def _medians(runs: Mapping[str, Run], seconds: float, device: str) -> dict[str, float]:
