@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "cpu/driver.h"
-#include "layout.h"
 #include "problem.h"
 #include "tensors.h"
 #include "torch_table.h"
@@ -15,6 +14,7 @@ namespace nb = nanobind;
 
 namespace {
 
+constexpr int32_t kCpu = 1;
 constexpr uint8_t kInt = 0, kFloat = 2;
 
 // What this file takes from torch.
@@ -47,15 +47,12 @@ bool read(const Torch& torch, PyObject* object, DLTensor& tensor) {
     PyErr_Clear();
     return false;
   }
-  if (!is_on(tensor, true, 0)) return false;
+  if (tensor.device.type != kCpu) return false;
   PyObject* negative = PyObject_CallFunctionObjArgs(torch.is_neg, object, nullptr);
   if (!negative) throw nb::python_error();
   Py_DECREF(negative);
   return negative == Py_False;
 }
-
-// Tells whether a tensor has the layout of a new one.
-bool is_regular(const DLTensor& tensor) { return is_contiguous(tensor) || is_empty(tensor); }
 
 bool is_vector(const DLTensor& tensor, uint8_t code, int32_t ndim) {
   return tensor.ndim == ndim && tensor.dtype.code == code && tensor.dtype.bits == 64 &&
@@ -70,7 +67,7 @@ class Leaves {
     leaves_.resize(count);
     for (size_t i = 0; i < count; ++i)
       if (!read(torch(), PyTuple_GetItem(tensors.ptr(), Py_ssize_t(i)), leaves_[i]) ||
-          !same_dtype(leaves_[0], leaves_[i]) || !(is_regular(leaves_[i]) || is_dense(leaves_[i])))
+          !same_kind(leaves_[0], leaves_[i]) || !is_dense(leaves_[i]))
         return false;
     return count > 0 && dtype_of(leaves_[0]) != kDtypes;
   }
@@ -86,7 +83,7 @@ class Leaves {
       found[i] = 0;
       if (may_be_absent && object == Py_None) continue;
       DLTensor tensor;
-      if (!read(torch(), object, tensor) || !same_dtype(leaves_[0], tensor) ||
+      if (!read(torch(), object, tensor) || !same_kind(leaves_[0], tensor) ||
           !same_order(leaves_[i], tensor))
         return false;
       found[i] = address(tensor);
@@ -99,7 +96,7 @@ class Leaves {
   // Makes a result for a leaf; returns its address, and a new reference to the tensor.
   uintptr_t make(size_t leaf, PyObject*& object) const {
     const DLTensor& like = leaves_[leaf];
-    const int64_t* strides = is_regular(like) ? nullptr : like.strides;
+    const int64_t* strides = is_contiguous(like) ? nullptr : like.strides;
     return made(make_versioned(Dtype(dtype()), like.shape, strides, like.ndim), object);
   }
 

@@ -2,7 +2,6 @@
 
 #include <vector>
 
-#include "layout.h"
 #include "tensors.h"
 #include "torch_table.h"
 
@@ -20,7 +19,7 @@ class Layouts {
     sizes_.insert(sizes_.end(), tensor.shape, tensor.shape + tensor.ndim);
     strides_.insert(strides_.end(), tensor.strides, tensor.strides + tensor.ndim);
     ends_.push_back(sizes_.size());
-    if (is_contiguous(tensor) || is_empty(tensor)) return true;
+    if (is_contiguous(tensor)) return true;
     contiguous_ = false;
     return is_dense(tensor);
   }
@@ -34,7 +33,7 @@ class Layouts {
       if (sizes_[begin + i] != tensor.shape[i]) return false;
       alike &= tensor.shape[i] == 1 || strides_[begin + i] == tensor.strides[i];
     }
-    return alike || is_empty(tensor);
+    return alike || elements(tensor) == 0;
   }
 
   bool contiguous() const { return contiguous_; }
@@ -46,7 +45,7 @@ class Layouts {
 };
 
 bool alike(const DLTensor& a, const DLTensor& b) {
-  return same_dtype(a, b) && a.device.type == b.device.type && a.device.id == b.device.id;
+  return same_kind(a, b) && a.device.type == b.device.type && a.device.id == b.device.id;
 }
 
 }  // namespace

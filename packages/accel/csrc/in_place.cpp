@@ -4,7 +4,6 @@
 #include <array>
 #include <stdexcept>
 
-#include "layout.h"
 #include "torch_table.h"
 
 namespace torchopt {
@@ -71,12 +70,11 @@ int InPlace::read(nb::tuple types, nb::list roles) {
         return -1;
       }
       if (role == 0) {
-        if (dtype_of(tensor) != dtype || !is_on(tensor, on_cpu_, device_) ||
-            !(is_contiguous(tensor) || is_empty(tensor) || is_dense(tensor)))
+        if (dtype_of(tensor) != dtype || !is_on(tensor, on_cpu_, device_) || !is_dense(tensor))
           return -1;
         first = tensor;
         sizes[leaf] = elements(tensor);
-      } else if (!is_on(tensor, on_cpu_, device_) || !same_dtype(first, tensor) ||
+      } else if (!is_on(tensor, on_cpu_, device_) || !same_kind(first, tensor) ||
                  !same_order(first, tensor)) {
         return -1;
       }

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "layout.h"
-
 namespace torchopt {
 
 uintptr_t address(const DLTensor& tensor) {
@@ -31,6 +29,34 @@ bool is_on(const DLTensor& tensor, bool cpu, int device) {
   return tensor.device.type == kCuda && tensor.device.id == device;
 }
 
+bool is_contiguous(const DLTensor& tensor) {
+  int64_t expected = 1;
+  for (int32_t i = tensor.ndim; i-- > 0;) {
+    if (tensor.shape[i] != 1 && tensor.strides[i] != expected) return elements(tensor) == 0;
+    expected *= tensor.shape[i];
+  }
+  return true;
+}
+
+bool is_dense(const DLTensor& tensor) {
+  if (is_contiguous(tensor)) return true;
+  std::vector<std::pair<int64_t, int64_t>> dimensions;
+  for (int32_t i = 0; i < tensor.ndim; ++i)
+    if (tensor.shape[i] != 1) dimensions.emplace_back(tensor.strides[i], tensor.shape[i]);
+  std::sort(dimensions.begin(), dimensions.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : dimensions) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+bool same_kind(const DLTensor& a, const DLTensor& b) {
+  return a.dtype.code == b.dtype.code && a.dtype.bits == b.dtype.bits &&
+         a.dtype.lanes == b.dtype.lanes;
+}
+
 bool same_order(const DLTensor& a, const DLTensor& b) {
   if (a.ndim != b.ndim) return false;
   bool same = true;
@@ -38,7 +64,7 @@ bool same_order(const DLTensor& a, const DLTensor& b) {
     if (a.shape[i] != b.shape[i]) return false;
     same &= a.shape[i] == 1 || a.strides[i] == b.strides[i];
   }
-  return same || is_empty(a);
+  return same || elements(a) == 0;
 }
 
 bool overlap(std::vector<Range>& ranges) {

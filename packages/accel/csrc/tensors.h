@@ -18,6 +18,14 @@ int dtype_of(const DLTensor& tensor);
 
 bool is_on(const DLTensor& tensor, bool cpu, int device);
 
+bool is_contiguous(const DLTensor& tensor);
+
+// Tells whether the elements fill a range of memory, in any order of the dimensions.
+bool is_dense(const DLTensor& tensor);
+
+// Tells whether two tensors have the same dtype.
+bool same_kind(const DLTensor& a, const DLTensor& b);
+
 // Tells whether two tensors have the same shape and their elements the same order in memory. The
 // strides of a dimension of size 1, and of an empty tensor, do not matter.
 bool same_order(const DLTensor& a, const DLTensor& b);

@@ -16,7 +16,7 @@ struct TorchTable {
   TorchTable* older;
   void* allocate;
   void* managed_from_object;
-  // Takes over the memory. Fails with an exception of Python.
+  // Takes over the memory, also if it fails, which it does with an exception of Python.
   int (*object_from_managed)(DLManagedTensorVersioned* managed, void** object);
   // Lends shape and strides for as long as the object lives. The object must be a tensor.
   int (*tensor_from_object)(void* object, DLTensor* tensor);

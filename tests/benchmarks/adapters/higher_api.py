@@ -5,7 +5,7 @@ from __future__ import annotations
 import higher
 import torch
 
-from adapters import LR, Adapter, mean_gradient, mse_loss
+from adapters import LR, Adapter, error, mean_gradient
 
 OPTIMIZERS = {'adam': torch.optim.Adam, 'sgd': torch.optim.SGD}
 
@@ -39,8 +39,8 @@ class Higher(Adapter):
                 with higher.innerloop_ctx(net, optimizer, copy_initial_weights=False) as inner:
                     fast_net, fast_optimizer = inner
                     for _ in range(steps):
-                        fast_optimizer.step(mse_loss(fast_net(task.x), task.y))
-                    losses.append(mse_loss(fast_net(task.outer_x), task.outer_y))
+                        fast_optimizer.step(error(fast_net(task.x), task.y))
+                    losses.append(error(fast_net(task.outer_x), task.outer_y))
             return mean_gradient(losses, net)
 
         return run
