@@ -112,6 +112,19 @@ def other_rate(params: list[torch.Tensor], optimizer: torchopt.Optimizer) -> Non
     optimizer.param_groups[0]['lr'] = 0.5
 
 
+def rate_of_nothing(params: list[torch.Tensor], optimizer: torchopt.Optimizer) -> None:
+    optimizer.param_groups[0]['lr'] = 0.0
+
+
+def rate_and_decay(params: list[torch.Tensor], optimizer: torchopt.Optimizer) -> None:
+    optimizer.param_groups[0].update(lr=0.5, weight_decay=0.3)
+
+
+def rate_and_memory(params: list[torch.Tensor], optimizer: torchopt.Optimizer) -> None:
+    other_rate(params, optimizer)
+    shared(params, optimizer)
+
+
 def tensor_rate(params: list[torch.Tensor], optimizer: torchopt.Optimizer) -> None:
     optimizer.param_groups[0]['lr'] = torch.tensor(0.5)
 
@@ -123,7 +136,8 @@ def lent(params: list[torch.Tensor], optimizer: torchopt.Optimizer) -> None:
 CHANGES = (
     *(other_data, other_shape, other_dtype, other_order, order_of_gradient, negated),
     *(negated_param, absent, all_absent, frozen, shared, gradient_in_param, other_state),
-    *(no_state, other_count, exchanged, other_rate, tensor_rate, lent),
+    *(no_state, other_count, exchanged, other_rate, rate_of_nothing, rate_and_decay),
+    *(rate_and_memory, tensor_rate, lent),
 )
 
 
@@ -154,6 +168,29 @@ def test_one_call_is_enough_for_what_is_usual(monkeypatch: pytest.MonkeyPatch) -
         set_gradients(params[:-1], step)
         optimizer.step()
     assert params[-1] == 1 and params[0][0] != made()[0][0]
+
+
+def test_schedulers_and_bad_rates(launches: list[str]) -> None:
+    """The rate of every step counts, and a bad one raises as it does at construction."""
+    results = []
+    for accelerated in (False, True):
+        params = [x.requires_grad_() for x in made()]
+        optimizer = torchopt.Adam(params, lr=0.1, use_accelerated_op=accelerated)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        for step in range(4):
+            set_gradients(params, step)
+            optimizer.step()
+            scheduler.step()
+        optimizer.param_groups[0]['lr'] = 0.1  # the rate of the construction
+        optimizer.step()
+        for bad in (-1.0, float('nan'), 'fast'):
+            optimizer.param_groups[0]['lr'] = bad
+            with pytest.raises((ValueError, TypeError), match='lr'):
+                optimizer.step()
+        optimizer.param_groups[0]['lr'] = 0.1
+        results.append((params, optimizer.state_dict()['state']))
+    assert len(launches) == 5
+    assert_trees_close(*results, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures('reading')

@@ -26,8 +26,8 @@ def markdown(records: list[Record], device: str) -> str:
         '## Differentiable steps',
         '',
         '`update(..., inplace=False)` and its backward pass with respect to gradients and all '
-        'moments, one thread: composite, accelerated (speed-up). At the smallest size about 40 % of the accelerated '
-        'time is the measurement: one more node of autograd, from which the '
+        'moments, one thread: composite, accelerated (speed-up). At the smallest size about 40 % '
+        'of the accelerated time is the measurement: one more node of autograd, from which the '
         'cotangents come, and a node for every tensor that they reach.',
         '',
         *_differentiated(single['differentiated']),

@@ -94,8 +94,8 @@ WAYS = (
         'by hand, vmap',
         'functional_api:ByHand',
         note='the same with torch alone: a handwritten rule, and `torch.func.grad` in the steps. '
-        'Through Conv4 its gradient is wrong: under `torch.vmap`, torch does not differentiate '
-        'the gradient by the weights of a normalization correctly.',
+        'Through Conv4 its gradient is wrong, because [a layer that normalizes is under vmap]'
+        '(../my-meta-gradient.md#a-layer-that-normalizes-is-under-vmap).',
     ),
     Way(
         'functional, vmap, compiled',

@@ -28,6 +28,7 @@ class Problem:
     ) -> None: ...
 
 class InPlace(Problem):
+    hyper: Sequence[float]
     def __init__(
         self,
         rule: int,

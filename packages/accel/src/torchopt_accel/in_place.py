@@ -62,6 +62,12 @@ class InPlace:
         except Mismatch:
             return None
 
+    def set_lr(self, lr: float) -> None:
+        """Take another learning rate, where it was a number before."""
+        self._spec = self._spec.with_lr(lr)
+        for launch in self._launches:
+            launch.kernel.hyper = self._spec.hyper
+
     def _at_once(
         self, gradients: list[Maybe], state: OptState, params: list[torch.Tensor]
     ) -> Commit | None:
@@ -110,7 +116,7 @@ class _Launch:
         self.device = device
         self._rule = spec.rule
         self._present = 0
-        self._kernel = C.InPlace(
+        self.kernel = C.InPlace(
             RULES[spec.rule].number,
             DTYPES[dtype],
             device.type == 'cpu',
@@ -121,7 +127,7 @@ class _Launch:
 
     def read(self, rows: list[list[Any]]) -> bool:
         """Find out where everything lies; tell whether one launch can take it."""
-        self._present = self._kernel.read(PLAIN, rows)
+        self._present = self.kernel.read(PLAIN, rows)
         return self._present >= 0
 
     def run(self, steps: Maybe, rate: Maybe) -> None:
@@ -130,10 +136,10 @@ class _Launch:
             return
         if steps is not None:
             steps = steps_on(self.device, steps)
-        self._kernel.take(
+        self.kernel.take(
             0 if steps is None else steps.data_ptr(), 0 if rate is None else rate.data_ptr()
         )
-        kernels.launch_in_place(self._rule, self._kernel, self.device)
+        kernels.launch_in_place(self._rule, self.kernel, self.device)
 
 
 def _launches(spec: Spec, params: Sequence[Any]) -> list[_Launch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from torchopt.rules.adam import ScaleByAdamState
 from torchopt.rules.adamax import ScaleByAdamaxState
 from torchopt.rules.radam import ScaleByRadamState
 from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
-from torchopt_accel.kernels import arranged
+from torchopt_accel.kernels import RULES, arranged
 
 Arguments = Mapping[str, Any]
 Column = tuple[type, str]
@@ -91,6 +91,12 @@ class Spec:
     factory: Callable[[Any], GradientTransformation]
     least: int
     places: dict[Any, _Places] = field(default_factory=dict)
+
+    def with_lr(self, lr: float) -> Spec:
+        """Return the spec with another learning rate, where it was a number before."""
+        named = zip(RULES[self.rule].hyper, self.hyper)
+        hyper = tuple(lr if name == 'lr' else value for name, value in named)
+        return replace(self, lr=lr, hyper=hyper)
 
     def trees(self, state: Any) -> list[Any]:
         """Return the state trees that the kernel takes.
