@@ -66,14 +66,14 @@ class Leaves {
   bool add(const nb::tuple& tensors, size_t count) {
     leaves_.resize(count);
     for (size_t i = 0; i < count; ++i)
-      if (!read(torch(), PyTuple_GetItem(tensors.ptr(), Py_ssize_t(i)), leaves_[i]) || !same_kind(leaves_[0], leaves_[i]) ||
-          !is_dense(leaves_[i]))
+      if (!read(torch(), PyTuple_GetItem(tensors.ptr(), Py_ssize_t(i)), leaves_[i]) ||
+          !same_kind(leaves_[0], leaves_[i]) || !is_dense(leaves_[i]))
         return false;
     return count > 0 && dtype_of(leaves_[0]) != kDtypes;
   }
 
-  // Finds the addresses of another role, which begins at this position. Where tensors may be absent,
-  // None has the address 0, and a role of nothing else stays empty.
+  // Finds the addresses of another role, which begins at this position. Where tensors may be
+  // absent, None has the address 0, and a role of nothing else stays empty.
   bool locate(const nb::tuple& tensors, size_t begin, bool may_be_absent,
               std::vector<uintptr_t>& found) const {
     found.resize(leaves_.size());
@@ -130,8 +130,8 @@ struct Call {
   DLTensor lr;
 
   // Returns false if the arguments do not fit together.
-  bool fill(int rule, bool with_params, nb::handle steps, nb::handle rate,
-            const nb::tuple& tensors, bool backward) {
+  bool fill(int rule, bool with_params, nb::handle steps, nb::handle rate, const nb::tuple& tensors,
+            bool backward) {
     if (rule < 0 || rule >= int(rules().size())) return false;
     const int states = rules()[rule].states;
     const size_t roles = 1 + with_params + states, count = tensors.size() / roles;
@@ -253,7 +253,8 @@ nb::object backward_at_once(int rule, bool with_params, std::vector<double> hype
       (lr_wanted && lr.is_none()))
     return nb::none();
   for (size_t role = 0; role <= states; ++role)
-    if (!call.leaves.locate(cotangents, role * count, true, problem.inputs[role])) return nb::none();
+    if (!call.leaves.locate(cotangents, role * count, true, problem.inputs[role]))
+      return nb::none();
   Results results(1 + tensors.size());
   PyObject* lr_grad = Py_None;
   if (lr_wanted)

@@ -94,6 +94,7 @@ NB_MODULE(_C, m) {
       .def(nb::init<int, int, bool, int, std::vector<double>, std::vector<int64_t>>(),
            nb::arg("rule"), nb::arg("dtype"), nb::arg("on_cpu"), nb::arg("device"),
            nb::arg("hyper"), nb::arg("positions"))
+      .def_rw("hyper", &torchopt::InPlace::hyper)
       .def("read", &torchopt::InPlace::read, nb::arg("types"), nb::arg("roles"))
       .def("take", &torchopt::InPlace::take, nb::arg("steps"), nb::arg("lr"));
   m.def("run_on_cpu", &run_on_cpu, nb::arg("problem"), nb::arg("threads"));

@@ -5,8 +5,7 @@ namespace torchopt {
 const TorchTable* table_of(nanobind::handle type) {
   constexpr uint32_t kMajor = 1;
   constexpr const char* kName = "dlpack_exchange_api";
-  nanobind::object capsule =
-      nanobind::getattr(type, "__dlpack_c_exchange_api__", nanobind::none());
+  nanobind::object capsule = nanobind::getattr(type, "__dlpack_c_exchange_api__", nanobind::none());
   if (!PyCapsule_IsValid(capsule.ptr(), kName)) return nullptr;
   auto* table = static_cast<TorchTable*>(PyCapsule_GetPointer(capsule.ptr(), kName));
   while (table && table->version.major > kMajor) table = table->older;

@@ -48,6 +48,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(rule)
         launch_in_place(rule, *rest)
 
+    monkeypatch.setattr(compiled, 'launch', recorded)
+    monkeypatch.setattr(compiled, 'launch_in_place', recorded_in_place)
+
     def counted(name: str, suffix: str) -> None:
         run = getattr(compiled, name)
 
@@ -59,10 +62,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(compiled, name, at_once)
 
-    monkeypatch.setattr(compiled, 'launch', recorded)
     counted('forward_at_once', '')
     counted('backward_at_once', '_backward')
-    monkeypatch.setattr(compiled, 'launch_in_place', recorded_in_place)
     return seen
 
 

@@ -31,7 +31,7 @@ def step(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors, *, plain: bool =
         lr: The learning rate if it is a tensor: 0-dim, or one entry per leaf.
         steps: Step counts after this step, for the kernels that need them.
         tensors: Gradients, parameters if weights decay, and states, role after role.
-        plain: Whether ``kernels.takes`` takes all of them, and no transform is active.
+        plain: Whether ``C.takes`` takes all of them, and no transform is active.
     """
     if forward_mode():
         return reference.forward(call, lr, steps, tensors)

@@ -196,15 +196,6 @@ def _run(problem: Any, device: torch.device, scratch: Maybe = None) -> None:
         C.run_on_cuda(problem, device.index, stream, 0 if scratch is None else scratch.data_ptr())
 
 
-def takes(roles: int, tensors: tuple[Maybe, ...]) -> bool:
-    """Tell whether :func:`forward_at_once` takes a flat list of this many roles.
-
-    It does if all are plain tensors on the CPU, of one dtype that the kernels have, and each leaf
-    is dense and has one shape and the same strides in all roles; but never before torch 2.10.
-    """
-    return C.takes(roles, tensors)
-
-
 def forward_at_once(
     rule: OfRule, lr: Maybe, steps: Maybe, tensors: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, ...] | None:
@@ -217,7 +208,7 @@ def forward_at_once(
         tensors: The flat list of tensors.
 
     Returns:
-        Updates and new states, role after role. None unless :func:`takes` takes the tensors, and
+        Updates and new states, role after role. None unless ``C.takes`` takes the tensors, and
         ``lr`` and ``steps`` go with them: then they have to be looked at one by one.
     """
     if lr is not None:

@@ -20,10 +20,10 @@ from torchopt.authoring.update_marks import mark_update
 from torchopt.typing import OptState, Params
 from torchopt_accel.autograd import step
 from torchopt_accel.internals import forward_mode
-from torchopt_accel.kernels import DTYPES, Maybe, takes
+from torchopt_accel.kernels import DTYPES, Maybe
 from torchopt_accel.operators import prepare as prepare_call
-from torchopt_accel.platform import runs_on
-from torchopt_accel.roles import Call, Mismatch, gather, scatter, split
+from torchopt_accel.platform import C, runs_on
+from torchopt_accel.roles import Call, Mismatch, gather, scatter
 from torchopt_accel.specs import Spec, StateParts
 from torchopt_accel.spread import Spread
 
@@ -111,14 +111,23 @@ class Step:
         """Return new trees, differentiable."""
         results: list[Sequence[Any]]
         if self.flat is not None:
-            call = Call(self.spec, range(len(self.grads)), bool(self.params))
-            plain = lr is None or takes(1, (lr,))
+            count = len(self.grads)
+            call = Call(self.spec, range(count), bool(self.params))
+            plain = lr is None or C.takes(1, (lr,))
             new = step(call, lr, parts.steps, self.flat, plain=plain)
-            results = split(new, 1 + len(self.columns))
+            results = [new[at : at + count] for at in range(0, len(new), count)]
         else:
             results = [*self._computed_by_kind(lr, parts.steps)]
-        updates, *trees = unflatten_like(self.structure, results, [self.updates, *parts.trees])
-        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
+        updates, *trees = self._trees(results, (self.updates, *parts.trees))
+        new_parts = StateParts(trees, parts.steps, parts.updates_seen)
+        return updates, self.spec.replace(self.state, new_parts)
+
+    def _trees(self, rows: Sequence[Any], old: Sequence[Any]) -> list[Any]:
+        """Return one tree per row, each in the container of an old tree."""
+        kind = self.structure.type
+        if all([type(tree) is kind for tree in old]):
+            return [self.structure.unflatten(row) for row in rows]
+        return unflatten_like(self.structure, rows, old)
 
     def _computed_by_kind(self, lr: Maybe, steps: Maybe) -> list[list[Any]]:
         """Return new rows, after one call for each group of leaves."""
@@ -175,7 +184,8 @@ class Step:
         """
         trees, steps, seen = self.parts
         if steps is not None:
-            steps = next_steps(steps, self.grads)
+            known = self.flat is not None and steps.shape == (len(self.grads),)
+            steps = steps + 1 if known else next_steps(steps, self.grads)
         lr = rate_of(self.spec, seen)
         if seen is not None:
             seen = seen + 1
@@ -219,21 +229,20 @@ def read_step(
     With ``apply``, parameters are needed even where no weights decay. With ``differentiable``, the
     result is None also where the composite rule is faster.
     """
-    grads, structure = pytree.tree_flatten(updates, none_is_leaf=True)
+    grads, structure = pytree.eager_flatten(updates, none_is_leaf=True)
     if differentiable and len(grads) < spec.least and _are_small(grads):
         return None
-    needed: list[Any] = [params] if spec.decays or apply else []
-    if None in needed:
+    with_params = spec.decays or apply
+    if with_params and params is None:
         return None
     try:
         parts = spec.read(state)
-        given = [*(('state', tree) for tree in parts.trees), *(('params', p) for p in needed)]
-        flat = flatten_like(structure, given)
-        columns, flat = flat[: len(parts.trees)], flat[len(parts.trees) :]
+        columns = [_row(structure, tree) for tree in parts.trees]
+        flat = [_row(structure, params)] if with_params else []
     except ValueError:
         return None
     joined = (*chain(grads, *flat, *columns),)
-    if not transforming() and takes(1 + len(flat) + len(columns), joined):
+    if not transforming() and C.takes(1 + len(flat) + len(columns), joined):
         everywhere = [range(len(grads))]
         return Step(
             spec, updates, state, parts, structure, grads, flat, columns, everywhere, None, joined
@@ -250,23 +259,18 @@ def read_step(
     if not all(kernel_exists(dtype, device) for dtype, device in groups):
         return None
     return Step(
-        spec,
-        updates,
-        state,
-        parts,
-        structure,
-        grads,
-        flat,
-        columns,
-        list(groups.values()),
-        spread,
+        spec, updates, state, parts, structure, grads, flat, columns, [*groups.values()], spread
     )
 
 
-def kernel_exists(dtype: torch.dtype, device: torch.device) -> bool:
-    """Tell whether kernels take tensors of this dtype, on this device."""
-    # The CPU's kernels are in every build.
-    return dtype in DTYPES and (device.type == 'cpu' or runs_on(device))
+def _row(structure: pytree.PyTreeSpec, tree: Any) -> list[Any]:
+    """Return the leaves of a tree.
+
+    Raises:
+        ValueError: it has another structure.
+    """
+    alike = type(tree) is structure.type
+    return structure.flatten_up_to(tree) if alike else flatten_like(structure, [('', tree)])[0]
 
 
 def _are_small(grads: Sequence[Any]) -> bool:
@@ -274,6 +278,12 @@ def _are_small(grads: Sequence[Any]) -> bool:
     present = [grad for grad in grads if grad is not None]
     plain = all([type(grad) in _PLAIN and grad.is_cpu for grad in present])
     return plain and sum([grad.numel() for grad in present]) < MANY_ELEMENTS
+
+
+def kernel_exists(dtype: torch.dtype, device: torch.device) -> bool:
+    """Tell whether kernels take tensors of this dtype, on this device."""
+    # The CPU's kernels are in every build.
+    return dtype in DTYPES and (device.type == 'cpu' or runs_on(device))
 
 
 def by_kind(
