@@ -105,9 +105,11 @@ def wheels(session: nox.Session) -> None:
 @nox.session
 def release(session: nox.Session) -> None:
     """What a tag publishes, in dist/: ``-- core-v0.2.0``; accel's wheels: session cibuildwheel."""
-    if len(session.posargs) != 1:
-        session.error('release needs the tag: nox -s release -- core-v0.2.0')
-    package = package_of(session.posargs[0])
+    try:
+        (tag,) = session.posargs or ['']
+        package = package_of(tag)
+    except ValueError as error:
+        session.error(f'{error}; run nox -s release -- TAG')
     install(session, 'build', 'twine')
     shutil.rmtree(DIST, ignore_errors=True)
     build(session, package, wheel=package in PURE)

@@ -180,7 +180,8 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def emulate(session: nox.Session) -> None:
     """Accel's CUDA kernels on the CPU, as tests/emulation runs them: sanitizers, planted faults."""
-    install(session, '-e', 'packages/core', 'nanobind-backend', 'pytest', 'pytest-xdist')
+    install(session, '-e', 'packages/core', 'nanobind-backend', 'pytest', 'hypothesis')
+    install(session, 'pytest-xdist', 'numpy')
     # Where the CPU has such an instruction, compilers contract multiplications and additions.
     settings = ['build-dir=build/emulate', 'cmake.define.CMAKE_CXX_FLAGS=-ffp-contract=off']
     settings += ['cmake.define.TORCHOPT_CUDA=OFF']

@@ -40,6 +40,8 @@ def solve_all(library: Library, dtypes: Sequence[torch.dtype], variants: int) ->
             print(f'DIFFERENT: {case}', *outcome.mistakes, sep='\n  ', flush=True)
             if total['wrong'] == 3:
                 break
+    if total['wrong']:
+        print('Are the CPU kernels older than the sources? Then install packages/accel again.')
     print(', '.join(f'{value:,} {name}' for name, value in total.items()))
     return int(bool(total['wrong']) or not total['cases'])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -92,7 +91,14 @@ def _roles(roles: Sequence[Sequence[int]]) -> tuple[Any, ...]:
     return len(roles), present, (ctypes.c_size_t * len(pointers))(*pointers)
 
 
-def build(folder: Path, rules: Collection[str], sanitizers: str = '', csrc: Path = CSRC) -> Path:
+def build(
+    folder: Path,
+    rules: Collection[str],
+    sanitizers: str = '',
+    *,
+    csrc: Path = CSRC,
+    portable: bool = False,
+) -> Path:
     """Compile some rules' kernels, together with the emulation, into a library.
 
     Args:
@@ -100,6 +106,7 @@ def build(folder: Path, rules: Collection[str], sanitizers: str = '', csrc: Path
         rules: Names of rules in ``rules.def``.
         sanitizers: The value of the compiler's ``-fsanitize``, for the kernels and the drivers.
         csrc: The sources.
+        portable: Switch fibers as it is done where there is no assembly for it.
 
     Raises:
         RuntimeError: the compiler failed; with what it said.
@@ -110,38 +117,28 @@ def build(folder: Path, rules: Collection[str], sanitizers: str = '', csrc: Path
     driver, kernels = folder / 'csrc/cuda/driver.cu', folder / 'driver.o'
     _compile(f'-I{CUDA}', *_DEVICE, *checked, '-c', '-x', 'c++', str(driver), '-o', str(kernels))
     library = folder / 'emulated.so'
-    flags = os.environ.get('CXXFLAGS', '')
-    _compile('-shared', *link, str(kernels), *_emulation(flags).objects(), '-o', str(library))
+    emulation = Path(_emulation(portable).name).glob('*.o')
+    _compile('-shared', *link, str(kernels), *map(str, emulation), '-o', str(library))
     return library
 
 
-class _Emulation:
-    """The object files of ``cuda/``, which are the same for all kernels.
+@functools.cache
+def _emulation(portable: bool) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder with the object files of ``cuda/``, which are the same for all kernels.
 
     They are compiled without sanitizers: for the thread sanitizer they would be one great race.
     """
-
-    def __init__(self) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix='emulation-')
-        include = [f'-I{CUDA}', f'-I{CSRC / "cuda"}']
-        for source in CUDA.glob('*.cpp'):
-            _compile(*include, '-c', str(source), '-o', f'{self.folder.name}/{source.stem}.o')
-
-    def objects(self) -> list[str]:
-        return sorted(str(path) for path in Path(self.folder.name).glob('*.o'))
-
-
-@functools.cache
-def _emulation(flags: str) -> _Emulation:
-    del flags  # CXXFLAGS, which _compile reads
-    return _Emulation()
+    folder = tempfile.TemporaryDirectory(prefix='emulation-')
+    flags = [f'-I{CUDA}', f'-I{CSRC / "cuda"}', *(['-DEMULATION_PORTABLE'] if portable else [])]
+    for source in CUDA.glob('*.cpp'):
+        _compile(*flags, '-c', str(source), '-o', f'{folder.name}/{source.stem}.o')
+    return folder
 
 
 def _compile(*arguments: str) -> None:
     if not COMPILER:
         raise RuntimeError('no C++ compiler: put c++ on PATH, or set CXX')
-    extra = shlex.split(os.environ.get('CXXFLAGS', ''))
-    command = [COMPILER, *_COMMON, *extra, *arguments]
+    command = [COMPILER, *_COMMON, *arguments]
     # A sanitizer that is preloaded for the tests would slow the compiler down.
     env = {name: value for name, value in os.environ.items() if name != 'LD_PRELOAD'}
     finished = subprocess.run(command, capture_output=True, text=True, env=env)

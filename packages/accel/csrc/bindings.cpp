@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "at_once.h"
 #include "cpu/driver.h"
 #include "cpu/pool.h"
 #ifdef TORCHOPT_WITH_CUDA
@@ -93,6 +94,7 @@ NB_MODULE(_C, m) {
       .def(nb::init<int, int, bool, int, std::vector<double>, std::vector<int64_t>>(),
            nb::arg("rule"), nb::arg("dtype"), nb::arg("on_cpu"), nb::arg("device"),
            nb::arg("hyper"), nb::arg("positions"))
+      .def_rw("hyper", &torchopt::InPlace::hyper)
       .def("read", &torchopt::InPlace::read, nb::arg("types"), nb::arg("roles"))
       .def("take", &torchopt::InPlace::take, nb::arg("steps"), nb::arg("lr"));
   m.def("run_on_cpu", &run_on_cpu, nb::arg("problem"), nb::arg("threads"));
@@ -102,6 +104,14 @@ NB_MODULE(_C, m) {
   m.attr("MOST_WAITING") = torchopt::kMostWaiting;
   m.def("overlap", &overlap, nb::arg("starts"), nb::arg("bytes"));
   m.def("addresses", &torchopt::addresses, nb::arg("type"), nb::arg("roles"));
+  m.def("takes", &torchopt::takes, nb::arg("roles"), nb::arg("tensors"));
+  m.def("forward_at_once", &torchopt::forward_at_once, nb::arg("rule"), nb::arg("with_params"),
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
+        nb::arg("tensors"), nb::arg("threads"));
+  m.def("backward_at_once", &torchopt::backward_at_once, nb::arg("rule"), nb::arg("with_params"),
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
+        nb::arg("cotangents"), nb::arg("tensors"), nb::arg("wanted"), nb::arg("lr_wanted"),
+        nb::arg("threads"));
   m.def("supported_isas", &torchopt::supported_isas);
   m.def("current_isa", &torchopt::current_isa);
   m.def("use_isa", &torchopt::use_isa, nb::arg("name"));

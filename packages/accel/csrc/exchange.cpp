@@ -3,37 +3,11 @@
 #include <vector>
 
 #include "tensors.h"
+#include "torch_table.h"
 
 namespace torchopt {
 
 namespace nb = nanobind;
-
-namespace {
-
-// The start of DLPackExchangeAPI. Versions with the same major number begin alike.
-struct ExchangeTable {
-  struct {
-    uint32_t major, minor;
-  } version;
-  ExchangeTable* older;
-  void* allocate;
-  void* managed_from_object;
-  void* object_from_managed;
-  int (*tensor_from_object)(void* object, void* tensor);
-};
-
-constexpr uint32_t kMajor = 1;
-constexpr const char* kTable = "dlpack_exchange_api";
-
-}  // namespace
-
-Read reader_of(nb::handle type) {
-  nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
-  if (!PyCapsule_IsValid(capsule.ptr(), kTable)) return nullptr;
-  auto* table = static_cast<ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), kTable));
-  while (table && table->version.major > kMajor) table = table->older;
-  return table && table->version.major == kMajor ? table->tensor_from_object : nullptr;
-}
 
 namespace {
 
@@ -78,8 +52,8 @@ bool alike(const DLTensor& a, const DLTensor& b) {
 
 nb::object addresses(nb::type_object type, nb::list roles) {
   // There is one type of tensors, which lives as long as the process.
-  static const Read read = reader_of(type);
-  if (!read) return nb::none();
+  static const TorchTable* const table = table_of(type);
+  if (!table) return nb::none();
   auto* tensor_type = reinterpret_cast<PyTypeObject*>(type.ptr());
   nb::list result;
   Layouts layouts;
@@ -97,7 +71,7 @@ nb::object addresses(nb::type_object type, nb::list roles) {
       }
       DLTensor tensor;
       if (!PyType_IsSubtype(Py_TYPE(object.ptr()), tensor_type)) return nb::none();
-      if (read(object.ptr(), &tensor)) {
+      if (table->tensor_from_object(object.ptr(), &tensor)) {
         // The caller finds out why, and says so.
         PyErr_Clear();
         return nb::none();

@@ -6,13 +6,6 @@
 
 namespace torchopt {
 
-// Fills a DLTensor. Shape and strides are lent for as long as the object lives, which must be a
-// tensor. Returns another number than 0 with an exception of Python.
-using Read = int (*)(void* object, void* tensor);
-
-// Returns the function of a type of tensors, or null if it has no table that is known here.
-Read reader_of(nanobind::handle type);
-
 // Returns one list of addresses per role, 0 for None, and whether all tensors are contiguous.
 // Returns None unless all tensors of the roles are of the type or a subtype and agree in dtype and
 // device, and, with the tensor of the first role in their place, in shape and in strides that fill

@@ -4,7 +4,7 @@
 #include <array>
 #include <stdexcept>
 
-#include "exchange.h"
+#include "torch_table.h"
 
 namespace torchopt {
 
@@ -43,36 +43,40 @@ InPlace::InPlace(int rule, int dtype, bool on_cpu, int device, std::vector<doubl
   check(*this);
 }
 
-bool InPlace::read(nb::tuple types, nb::list roles) {
-  static const Read read = reader_of(nb::handle(types[0]));
-  if (!read || roles.size() != inputs.size()) return false;
+int InPlace::read(nb::tuple types, nb::list roles) {
+  // Found under the interpreter lock; types live as long as the process.
+  static const TorchTable* table = nullptr;
+  if (!table) table = table_of(types[0]);
+  if (!table || roles.size() != inputs.size()) return -1;
   std::array<PyObject*, kMaxInputs> lists;
   for (size_t role = 0; role < inputs.size(); ++role) {
     lists[role] = PyList_GetItem(roles.ptr(), Py_ssize_t(role));
-    if (!PyList_Check(lists[role]) || PyList_Size(lists[role]) <= last_) return false;
+    if (!PyList_Check(lists[role]) || PyList_Size(lists[role]) <= last_) return -1;
   }
+  int present = 0;
   ranges_.clear();
   for (size_t leaf = 0; leaf < sizes.size(); ++leaf) {
     sizes[leaf] = 0;
     if (PyList_GetItem(lists[0], positions[leaf]) == Py_None) continue;
+    ++present;
     DLTensor first{};
     for (size_t role = 0; role < inputs.size(); ++role) {
       PyObject* object = PyList_GetItem(lists[role], positions[leaf]);
       DLTensor tensor;
-      if (!is_one_of(types, object)) return false;
-      if (read(object, &tensor)) {
+      if (!is_one_of(types, object)) return -1;
+      if (table->tensor_from_object(object, &tensor)) {
         // The caller finds out why, and says so.
         PyErr_Clear();
-        return false;
+        return -1;
       }
       if (role == 0) {
         if (dtype_of(tensor) != dtype || !is_on(tensor, on_cpu_, device_) || !is_dense(tensor))
-          return false;
+          return -1;
         first = tensor;
         sizes[leaf] = elements(tensor);
       } else if (!is_on(tensor, on_cpu_, device_) || !same_kind(first, tensor) ||
                  !same_order(first, tensor)) {
-        return false;
+        return -1;
       }
       const uintptr_t start = address(tensor);
       inputs[role][leaf] = start;
@@ -80,7 +84,7 @@ bool InPlace::read(nb::tuple types, nb::list roles) {
       if (sizes[leaf] > 0) ranges_.emplace_back(start, start + sizes[leaf] * kItemSize[dtype]);
     }
   }
-  return !overlap(ranges_);
+  return overlap(ranges_) ? -1 : present;
 }
 
 }  // namespace torchopt

@@ -19,11 +19,11 @@ class InPlace : public Problem {
           std::vector<int64_t> positions);
 
   // Reads the lists of gradients, parameters and states, which have an entry at every position.
-  // None stands for a gradient that is absent, whose leaf is left alone. Returns false if one
-  // launch can't take the tensors: unless all are of one of the types, not of a subtype, and of the
-  // right dtype and device; dense, and with the same shape and strides within a leaf; and share no
-  // memory. Does not see torch's bit for negation.
-  bool read(nanobind::tuple types, nanobind::list roles);
+  // None stands for a gradient that is absent, whose leaf is left alone. Returns the number of
+  // gradients, or -1 if one launch can't take the tensors: unless all are of one of the types, not
+  // of a subtype, and of the right dtype and device; dense, and with the same shape and strides
+  // within a leaf; and share no memory. Does not see torch's bit for negation.
+  int read(nanobind::tuple types, nanobind::list roles);
 
   // Sets the addresses of the scalars; 0 for what there is none of.
   void take(uintptr_t steps, uintptr_t lr) {

@@ -36,7 +36,7 @@ TORCHOPT_FN double loop(const Kernel& step, const M* const* inputs, M* const* ou
   for (int r = 0; r < O; ++r) out[r] = outputs[r];
   // Summed in a second loop: a reduction in the first would keep it from vectorising.
   T scale_grad[with_lr ? kSummed : 1];
-TORCHOPT_INDEPENDENT
+  TORCHOPT_INDEPENDENT
   for (int64_t i = 0; i < size; ++i) {
     M x[I], y[O];
     for (int r = 0; r < I; ++r) x[r] = in[r][i];

@@ -62,6 +62,12 @@ class InPlace:
         except Mismatch:
             return None
 
+    def set_lr(self, lr: float) -> None:
+        """Take another learning rate, where it was a number before."""
+        self._spec = self._spec.with_lr(lr)
+        for launch in self._launches:
+            launch.kernel.hyper = self._spec.hyper
+
     def _at_once(
         self, gradients: list[Maybe], state: OptState, params: list[torch.Tensor]
     ) -> Commit | None:
@@ -109,7 +115,8 @@ class _Launch:
     ) -> None:
         self.device = device
         self._rule = spec.rule
-        self._kernel = C.InPlace(
+        self._present = 0
+        self.kernel = C.InPlace(
             RULES[spec.rule].number,
             DTYPES[dtype],
             device.type == 'cpu',
@@ -119,15 +126,20 @@ class _Launch:
         )
 
     def read(self, rows: list[list[Any]]) -> bool:
-        return self._kernel.read(PLAIN, rows)
+        """Find out where everything lies; tell whether one launch can take it."""
+        self._present = self.kernel.read(PLAIN, rows)
+        return self._present >= 0
 
     def run(self, steps: Maybe, rate: Maybe) -> None:
+        """Write what :meth:`read` has found."""
+        if self._present == 0:
+            return
         if steps is not None:
             steps = steps_on(self.device, steps)
-        self._kernel.take(
+        self.kernel.take(
             0 if steps is None else steps.data_ptr(), 0 if rate is None else rate.data_ptr()
         )
-        kernels.launch_in_place(self._rule, self._kernel, self.device)
+        kernels.launch_in_place(self._rule, self.kernel, self.device)
 
 
 def _launches(spec: Spec, params: Sequence[Any]) -> list[_Launch]:

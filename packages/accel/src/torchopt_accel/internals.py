@@ -46,6 +46,16 @@ def _counts_lists() -> bool:
 _COUNTS_LISTS = _counts_lists()
 
 
+def apply_plainly(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Return ``function.apply`` for plain tensors, outside of torch.func.
+
+    The method itself first looks for tensors that have outlived a transform of torch.func, one by
+    one in Python, which takes a tenth of a small step.
+    """
+    found: Callable[..., Any] = getattr(super(torch.autograd.Function, function), 'apply')  # noqa: B009
+    return found
+
+
 def forward_mode() -> bool:
     """Tell whether forward-mode derivatives are being computed, by torch.func or without it."""
     level: int | None = getattr(forward_ad, '_current_level', None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -14,18 +15,22 @@ from torchopt.authoring.inplace import must_not_write, overwrite
 from torchopt.authoring.per_tensor import flatten_like, unflatten_like
 from torchopt.authoring.shards import PLAIN
 from torchopt.authoring.steps import as_float, next_steps
+from torchopt.authoring.torch_internals import transforming
 from torchopt.authoring.update_marks import mark_update
 from torchopt.typing import OptState, Params
 from torchopt_accel.autograd import step
 from torchopt_accel.internals import forward_mode
 from torchopt_accel.kernels import DTYPES, Maybe
 from torchopt_accel.operators import prepare as prepare_call
-from torchopt_accel.platform import runs_on
+from torchopt_accel.platform import C, runs_on
 from torchopt_accel.roles import Call, Mismatch, gather, scatter
 from torchopt_accel.specs import Spec, StateParts
 from torchopt_accel.spread import Spread
 
 _PLAIN = {*PLAIN}
+
+# From here on new memory for results, which kernels reuse, takes longer than anything else.
+MANY_ELEMENTS = 1 << 20
 
 
 @dataclass(eq=False)
@@ -43,6 +48,7 @@ class Step:
         columns: One row per state, with one entry per leaf.
         groups: The leaves that go into one call, by position: one dtype, one device.
         spread: How the leaves are spread over ranks, if they are; the rows hold local parts.
+        flat: The flat list of all leaves, if they go into one call.
     """
 
     spec: Spec
@@ -55,6 +61,7 @@ class Step:
     columns: list[list[Any]]
     groups: Sequence[Sequence[int]]
     spread: Spread | None = None
+    flat: tuple[torch.Tensor, ...] | None = None
 
     def update(self, inplace: bool) -> tuple[Any, OptState]:
         """Return updates and the next state.
@@ -102,15 +109,34 @@ class Step:
 
     def _computed(self, lr: Maybe, parts: StateParts) -> tuple[Any, OptState]:
         """Return new trees, differentiable."""
+        results: list[Sequence[Any]]
+        if self.flat is not None:
+            count = len(self.grads)
+            call = Call(self.spec, range(count), bool(self.params))
+            plain = lr is None or C.takes(1, (lr,))
+            new = step(call, lr, parts.steps, self.flat, plain=plain)
+            results = [new[at : at + count] for at in range(0, len(new), count)]
+        else:
+            results = [*self._computed_by_kind(lr, parts.steps)]
+        updates, *trees = self._trees(results, (self.updates, *parts.trees))
+        new_parts = StateParts(trees, parts.steps, parts.updates_seen)
+        return updates, self.spec.replace(self.state, new_parts)
+
+    def _trees(self, rows: Sequence[Any], old: Sequence[Any]) -> list[Any]:
+        """Return one tree per row, each in the container of an old tree."""
+        kind = self.structure.type
+        if all([type(tree) is kind for tree in old]):
+            return [self.structure.unflatten(row) for row in rows]
+        return unflatten_like(self.structure, rows, old)
+
+    def _computed_by_kind(self, lr: Maybe, steps: Maybe) -> list[list[Any]]:
+        """Return new rows, after one call for each group of leaves."""
         rows = [self.grads, *self.params, *self.columns]
         results = [list(self.grads), *map(list, self.columns)]
         for group in self.groups:
             call = Call(self.spec, group, bool(self.params))
-            scatter(step(call, lr, parts.steps, gather(rows, group)), group, results)
-        if self.spread is not None:
-            results = [*map(self.spread.whole, results)]
-        updates, *trees = unflatten_like(self.structure, results, [self.updates, *parts.trees])
-        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
+            scatter(step(call, lr, steps, gather(rows, group)), group, results)
+        return results if self.spread is None else [*map(self.spread.whole, results)]
 
     def prepare(self) -> Callable[[], None]:
         """Validate the step; return the function that writes parameters and state.
@@ -158,7 +184,8 @@ class Step:
         """
         trees, steps, seen = self.parts
         if steps is not None:
-            steps = next_steps(steps, self.grads)
+            known = self.flat is not None and steps.shape == (len(self.grads),)
+            steps = steps + 1 if known else next_steps(steps, self.grads)
         lr = rate_of(self.spec, seen)
         if seen is not None:
             seen = seen + 1
@@ -189,23 +216,37 @@ def _rate(value: Any, device: torch.device) -> torch.Tensor:
 
 
 def read_step(
-    spec: Spec, updates: Any, state: OptState, params: Params | None, *, apply: bool = False
+    spec: Spec,
+    updates: Any,
+    state: OptState,
+    params: Params | None,
+    *,
+    apply: bool = False,
+    differentiable: bool = False,
 ) -> Step | None:
     """Take the trees apart; return None if they differ in structure or no kernel takes them.
 
-    With ``apply``, parameters are needed even where no weights decay.
+    With ``apply``, parameters are needed even where no weights decay. With ``differentiable``, the
+    result is None also where the composite rule is faster.
     """
-    grads, structure = pytree.tree_flatten(updates, none_is_leaf=True)
-    needed: list[Any] = [params] if spec.decays or apply else []
-    if None in needed:
+    grads, structure = pytree.eager_flatten(updates, none_is_leaf=True)
+    if differentiable and len(grads) < spec.least and _are_small(grads):
+        return None
+    with_params = spec.decays or apply
+    if with_params and params is None:
         return None
     try:
         parts = spec.read(state)
-        given = [*(('state', tree) for tree in parts.trees), *(('params', p) for p in needed)]
-        flat = flatten_like(structure, given)
-        columns, flat = flat[: len(parts.trees)], flat[len(parts.trees) :]
+        columns = [_row(structure, tree) for tree in parts.trees]
+        flat = [_row(structure, params)] if with_params else []
     except ValueError:
         return None
+    joined = (*chain(grads, *flat, *columns),)
+    if not transforming() and C.takes(1 + len(flat) + len(columns), joined):
+        everywhere = [range(len(grads))]
+        return Step(
+            spec, updates, state, parts, structure, grads, flat, columns, everywhere, None, joined
+        )
     present = [leaf for leaf, grad in enumerate(grads) if grad is not None]
     spread = None
     if not {type(row[leaf]) for row in (grads, *columns, *flat) for leaf in present} <= _PLAIN:
@@ -218,17 +259,25 @@ def read_step(
     if not all(kernel_exists(dtype, device) for dtype, device in groups):
         return None
     return Step(
-        spec,
-        updates,
-        state,
-        parts,
-        structure,
-        grads,
-        flat,
-        columns,
-        list(groups.values()),
-        spread,
+        spec, updates, state, parts, structure, grads, flat, columns, [*groups.values()], spread
     )
+
+
+def _row(structure: pytree.PyTreeSpec, tree: Any) -> list[Any]:
+    """Return the leaves of a tree.
+
+    Raises:
+        ValueError: it has another structure.
+    """
+    alike = type(tree) is structure.type
+    return structure.flatten_up_to(tree) if alike else flatten_like(structure, [('', tree)])[0]
+
+
+def _are_small(grads: Sequence[Any]) -> bool:
+    """Tell whether all gradients are plain tensors on the CPU, with few elements in all."""
+    present = [grad for grad in grads if grad is not None]
+    plain = all([type(grad) in _PLAIN and grad.is_cpu for grad in present])
+    return plain and sum([grad.numel() for grad in present]) < MANY_ELEMENTS
 
 
 def kernel_exists(dtype: torch.dtype, device: torch.device) -> bool:

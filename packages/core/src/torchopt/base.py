@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 
@@ -19,6 +19,7 @@ __all__ = [
     'FusedTransformation',
     'GradientTransformation',
     'IdentityGradientTransformation',
+    'StepInPlace',
     'UninitializedState',
     'chain',
     'identity',
@@ -77,26 +78,45 @@ class GradientTransformation(NamedTuple):
 
 Maybe: TypeAlias = torch.Tensor | None
 Commit: TypeAlias = Callable[[], None]
-PrepareStep: TypeAlias = Callable[[list[Maybe], OptState, list[torch.Tensor]], Commit | None]
+
+
+class StepInPlace(Protocol):
+    """The steps of one list of parameters, each in one pass over memory."""
+
+    def __call__(
+        self, gradients: list[Maybe], state: OptState, params: list[torch.Tensor]
+    ) -> Commit | None:
+        """Validate a step; return the function that takes it.
+
+        Args:
+            gradients: One entry per parameter; None where there is no gradient.
+            state: The state of these parameters.
+            params: The parameters.
+
+        Returns:
+            ``commit``, which writes the new parameters and the next state into the tensors that
+            were given. It only writes: all validation has happened. None if one pass cannot take
+            this step.
+        """
+        ...
+
+    def set_lr(self, lr: float) -> None:
+        """Take another learning rate, where it was a number before."""
+        ...
 
 
 class FusedTransformation(GradientTransformation):
     """A transformation that can compute and apply its updates in one pass over memory.
 
     Attributes:
-        in_place: ``in_place()`` returns ``prepare``, for the steps of one list of parameters.
-            ``prepare(gradients, state, params)`` takes the lists of gradients, with None where
-            there is none, and of parameters; ``state`` is the state of such a list. It validates a
-            step and returns ``commit``, which writes the new parameters and the next state into the
-            tensors that were given, or None if one pass cannot take this step. All validation
-            happens in ``prepare``; ``commit`` only writes. The steps of another list need another
-            ``prepare``, which may keep memory until its step is committed.
+        in_place: ``in_place()`` returns a :class:`StepInPlace` for one list of parameters. Another
+            list needs another one: it may keep memory from validation until the step is taken.
     """
 
-    in_place: Callable[[], PrepareStep]
+    in_place: Callable[[], StepInPlace]
 
     def __new__(
-        cls, init: InitFn, update: UpdateFn, in_place: Callable[[], PrepareStep]
+        cls, init: InitFn, update: UpdateFn, in_place: Callable[[], StepInPlace]
     ) -> FusedTransformation:
         """Make the transformation from its three functions."""
         self = super().__new__(cls, init, update)

@@ -57,8 +57,8 @@ class Recomputed(Strategy):
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Run ``loop``; return the trees ``(carry, ys)``."""
         schedule = _EveryStep(self.order if self.keep_gradients else None)
-        engine = engine_for(loop, self.compile)
         storage = storage_named(self.storage)
+        engine = engine_for(loop, self.compile, storage)
         return run_checkpointed(loop, schedule, engine, storage, options_of(self))
 
 

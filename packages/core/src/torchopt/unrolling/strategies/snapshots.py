@@ -60,8 +60,8 @@ class Snapshots(Strategy):
             schedule = OnlineSchedule(self.count)
         else:
             schedule = OfflineSchedule(loop.length, self.count or _about_root(loop.length))
-        engine = engine_for(loop, self.compile)
         storage = storage_named(self.storage)
+        engine = engine_for(loop, self.compile, storage)
         return run_checkpointed(loop, schedule, engine, storage, options_of(self))
 
 
