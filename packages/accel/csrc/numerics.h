@@ -25,6 +25,12 @@ TORCHOPT_FN double square_root(double x) { return sqrt(x); }
 TORCHOPT_FN float magnitude(float x) { return fabsf(x); }
 TORCHOPT_FN double magnitude(double x) { return fabs(x); }
 
+// 1 - rate^step: a bias correction divides by it. Right to the last digits also where the power is
+// near 1. Unlike pow, its functions are the same in every glibc, so a wheel runs with older ones.
+TORCHOPT_FN double one_minus_power(double rate, int64_t step) {
+  return -expm1(double(step) * log1p(rate - 1));
+}
+
 // The length of a state array. C++ has no arrays of length 0, so a rule without state gets 1.
 TORCHOPT_FN constexpr int slots(int states) { return states > 0 ? states : 1; }
 

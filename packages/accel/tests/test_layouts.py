@@ -87,6 +87,55 @@ def test_layouts(case: OptimizerCase, launches: list[str], kernels: str) -> None
     expected, actual = compared(case, gradients)
     assert bool(launches) == ('amsgrad' not in case.options)
     assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
+    assert strides_of(actual[:2]) == strides_of(expected[:2])
+
+
+def strides_of(tree: Any) -> list[Any]:
+    return [leaf.stride() for leaf in pytree.tree_leaves(tree)]
+
+
+def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('case', MAIN_CASES, ids=str)
+@pytest.mark.parametrize('inplace', [False, True])
+def test_memory_formats(case: OptimizerCase, inplace: bool, launches: list[str]) -> None:
+    """All in one launch, and what is written in place is written where it lies."""
+    image = torch.randn(2, 3, 4, 5, generator=generator(2))
+    results = []
+    for accelerated in (False, True):
+        params = [channels_last(image), image.clone(), image[0].permute(2, 0, 1)]
+        gradients = [torch.empty_like(p).copy_(p) for p in params]
+        optimizer = case.make(use_accelerated_op=accelerated)
+        state = optimizer.init(params)
+        with torch.no_grad():
+            new = optimizer.update(gradients, state, params=params, inplace=inplace)
+        assert (new[0][0] is gradients[0]) == inplace
+        results.append((new, strides_of(new)))
+    assert len(launches) == case.has_kernel
+    assert_trees_close(*results, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adam', 'adamw'])
+def test_mixed_memory_formats(name: str, launches: list[str]) -> None:
+    """A leaf takes the strides of its first state, else of its gradient."""
+    image = torch.randn(2, 3, 4, 5, generator=generator(2), dtype=torch.float64)
+    results = []
+    for accelerated in (False, True):
+        formats = [image, channels_last(image)]
+        gradients = [x.clone().requires_grad_() for x in formats]
+        params = [x.clone() for x in reversed(formats)]
+        optimizer = getattr(torchopt, name)(weight_decay=0.1, use_accelerated_op=accelerated)
+        updates, state = optimizer.update(
+            gradients, optimizer.init(params), params=params, inplace=False
+        )
+        strides = strides_of((updates, state))
+        cotangents = [torch.ones_like(x) for x in formats]
+        found = torch.autograd.grad(updates, gradients, cotangents)
+        results.append((updates, state, strides, found))
+    assert_trees_close(*results, rtol=1e-12, atol=1e-12)
+    assert len(launches) == 2
 
 
 def test_mixed_dtypes_are_grouped(device: str, launches: list[str]) -> None:

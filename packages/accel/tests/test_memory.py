@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import torchopt
-from torchopt_accel import kernels, operators
+from torchopt_accel import reading
 
 needs_exchange = pytest.mark.skipif(
     not hasattr(torch.Tensor, '__dlpack_c_exchange_api__'),
@@ -26,17 +26,31 @@ def test_both_ways_find_the_same() -> None:
     grads = [A, B, empty, scalar, part]
     roles = [grads, [], [torch.nn.Parameter(g.clone()) for g in grads], [None, B, None, None, A]]
     roles[3] = [None, torch.randn(4), None, torch.ones(()), None]
-    found = operators._read_at_once(roles)
-    assert found == kernels.read(roles)[1]
+    found = reading.read_at_once(roles, grads)
+    assert found == reading.read_apart(roles, grads)[1]
     assert found is not None
-    assert found[0][0] == A.data_ptr() and found[1] == [] and found[3][0] == 0
+    addresses, strides = found
+    assert addresses[0][0] == A.data_ptr() and addresses[1] == [] and addresses[3][0] == 0
+    assert strides == ()
+
+
+@needs_exchange
+def test_both_ways_find_the_same_strides() -> None:
+    image = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    thin = torch.randn(2, 1, 4).permute(2, 1, 0)
+    grads = [image, A, thin, A.t()]
+    thick = torch.empty_strided((4, 1, 2), (1, 99, 4)).copy_(thin)
+    roles = [grads, [torch.empty_like(image), A.clone(), thick, None]]
+    found = reading.read_at_once(roles, grads)
+    assert found == reading.read_apart(roles, grads)[1]
+    assert found is not None and found[1] == [image.stride(), (), thin.stride(), (1, 3)]
 
 
 @needs_exchange
 def test_sizes_of_one_do_not_matter_to_the_order_of_elements() -> None:
     strange = torch.randn(6).as_strided((2, 1, 3), (3, 77, 1))
     assert strange.is_contiguous()
-    assert operators._read_at_once([[strange]]) == [[strange.data_ptr()]]
+    assert reading.read_at_once([[strange]], [strange]) == ([[strange.data_ptr()]], ())
 
 
 @needs_exchange
@@ -48,6 +62,7 @@ def test_sizes_of_one_do_not_matter_to_the_order_of_elements() -> None:
         [B, A],
         [A, B.double()],
         [A.t().contiguous().t(), B],
+        [A[:1].expand(2, 3), B],
         [NEGATIVE, B],
         [A.to_sparse(), B],
         [A, B.to('meta')],
@@ -55,12 +70,12 @@ def test_sizes_of_one_do_not_matter_to_the_order_of_elements() -> None:
         [A, [B]],
     ],
     ids=[
-        *('fewer', 'more', 'shape', 'dtype', 'strides', 'negative'),
+        *('fewer', 'more', 'shape', 'dtype', 'strides', 'expanded', 'negative'),
         *('sparse', 'device', 'string', 'list'),
     ],
 )
 def test_what_is_not_alike_and_plain_is_read_one_by_one(role: Any) -> None:
-    assert operators._read_at_once([[A, B], role]) is None
+    assert reading.read_at_once([[A, B], role], [A, B]) is None
 
 
 @pytest.mark.parametrize('factory', [torchopt.sgd, torchopt.adam, torchopt.adamw])
@@ -79,6 +94,6 @@ def test_a_torch_that_does_not_read_at_once(
         return [*updates, *torch.autograd.grad(total, grads), *plain]
 
     expected = run()
-    monkeypatch.setattr(operators, '_read_at_once', lambda roles: None)
+    monkeypatch.setattr(reading, 'read_at_once', lambda roles, first: None)
     for new, old in zip(run(), expected):
         assert torch.equal(new, old)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchopt
 from support.trees import generator
-from torchopt_accel import specs
+from torchopt_accel import kernels, specs
 from torchopt_accel.kernels import RULES, arranged
 
 HYPER = {
@@ -41,15 +41,16 @@ def hyper_of(rule: str) -> tuple[float, ...]:
 
 def arguments(rule: str, lr: bool, device: str) -> tuple[Any, ...]:
     source = generator(0)
-    shapes = [(3,), (2, 3), (), (0,)]
+    shapes = [(3,), (2, 3), (), (0,), (2, 4, 3)]
 
     def tensors() -> list[torch.Tensor]:
-        return [(torch.rand(shape, generator=source) + 0.1).to(device) for shape in shapes]
+        made = [(torch.rand(shape, generator=source) + 0.1).to(device) for shape in shapes]
+        return [*made[:-1], made[-1].transpose(0, 2)]
 
     states = [tensor for _ in range(RULES[rule].states) for tensor in tensors()]
-    steps = torch.tensor([3, 5, 7, 9], device=device)
+    steps = torch.tensor([3, 5, 7, 9, 2], device=device)
     rate = torch.tensor(0.1, device=device) if lr else None
-    return tensors(), tensors(), states, steps, [0, 1, 2, 3], rate, hyper_of(rule)
+    return tensors(), tensors(), states, steps, [0, 1, 2, 3, 4], rate, hyper_of(rule)
 
 
 def operator(rule: str, kind: str) -> Any:
@@ -67,7 +68,9 @@ def test_opcheck(rule: str, lr: bool, device: str) -> None:
     torch.library.opcheck(operator(rule, 'step_'), given)
     count = len(given[0]) * (1 + RULES[rule].states)
     cotangents: list[torch.Tensor | None] = [*(torch.ones_like(x) for x in (*given[0], *given[2]))]
-    cotangents[0] = cotangents[count - 1] = None
+    cotangents[0] = None
+    # A cotangent need not have the strides of its result.
+    cotangents[count - 1] = torch.ones_like(given[0][-1].contiguous())
     wanted = [True] * (2 + RULES[rule].states) + [lr]
     torch.library.opcheck(operator(rule, 'backward'), (cotangents, *given, wanted))
 
@@ -145,8 +148,10 @@ def test_misfits_are_named_without_their_neighbours() -> None:
         operator('sgd', 'forward')(mixed, [], [], None, [0] * 100, None, hyper_of('sgd'))
 
 
-def test_scalars_are_waited_for_on_their_way_to_the_cpu() -> None:
+def test_scalars_are_waited_for_on_their_way_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy from a GPU that does not block would be read before it has arrived."""
+    # As if the learning rate were on a GPU.
+    monkeypatch.setattr(kernels, 'forward_at_once', lambda *given: None)
 
     class Copies(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
@@ -169,7 +174,7 @@ def test_inplace_refuses_shared_memory() -> None:
     whole = torch.ones(5)
     with pytest.raises(ValueError, match='share memory'):
         operator('adam', 'forward_')(*adam_arguments(grads=[whole[:3], whole[2:4]]))
-    with pytest.raises(ValueError, match='contiguous'):
+    with pytest.raises(ValueError, match='only dense tensors'):
         operator('adam', 'forward_')(*adam_arguments(grads=[torch.ones(6)[::2], torch.ones(2)]))
     # Neighbours in one buffer do not share memory.
     operator('adam', 'forward_')(*adam_arguments(grads=[whole[:3], whole[3:]]))
@@ -185,7 +190,7 @@ def test_step_refuses_what_it_cannot_write() -> None:
         step(params=[whole[:3], whole[2:4]])
     with pytest.raises(ValueError, match='share memory'):
         step(params=[whole[:3], whole[3:]], grads=[whole[:3], torch.ones(2)])
-    with pytest.raises(ValueError, match='contiguous'):
+    with pytest.raises(ValueError, match='only dense tensors'):
         step(params=[torch.ones(6)[::2], torch.ones(2)])
     with pytest.raises(ValueError, match='with params'):
         step(params=[])

@@ -93,6 +93,15 @@ class TestReport:
         assert launches == ['adam', 'adam_backward']
         assert report._verdict(torch.device('meta')).startswith('not accelerated: there are no')
 
+    def test_a_build_without_openmp_has_one_thread(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(report, '_verdict', lambda device: 'not asked')
+        for version, threads in (('4.5', str(torch.get_num_threads())), ('', '1, built without')):
+            monkeypatch.setattr(report._build, 'OPENMP', version)
+            report.main()
+            assert f'\n{"OpenMP threads:":<28}{threads}' in capsys.readouterr().out
+
     def test_wrong_results_are_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             report, '_derivative', lambda device, accelerated: torch.ones(1) * accelerated

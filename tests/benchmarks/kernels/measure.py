@@ -13,16 +13,20 @@ import torch
 from kernels.problems import (
     LARGEST,
     OPTIMIZERS,
+    SHORT,
     SIZES,
+    UNROLLED,
     Run,
     copying,
     differentiable,
+    images,
     in_place,
     normal,
+    torch_best,
 )
 from memory import PeakMemory
 
-IN_PLACE = ('composite', 'accelerated', 'torch.optim.Adam(fused=True)')
+FORMATS = {'contiguous': torch.contiguous_format, 'channels last': torch.channels_last}
 
 
 def main() -> None:
@@ -31,32 +35,56 @@ def main() -> None:
     torch.set_num_threads(threads)
     seconds = 0.05 if quick else 1.5
     optimizers = ['adam'] if quick else list(OPTIMIZERS)
-    differentiated = {
-        size: {
-            name: _medians(
+    differentiated, unrolled = (
+        {
+            size: {
+                name: _differentiated(name, size, device, seconds, steps)
+                for name in (*optimizers, *SHORT)
+            }
+            for size in SIZES
+        }
+        for steps in (1, UNROLLED)
+    )
+    written = {
+        name: {
+            size: _medians(
                 {
-                    kind: differentiable(name, size, device, accelerated=kind == 'accelerated')[1]
-                    for kind in ('composite', 'accelerated')
+                    kind: in_place(kind, name, size, device)
+                    for kind in ('composite', 'accelerated', torch_best(name, device))
                 },
                 seconds,
                 device,
             )
-            for name in optimizers
+            for size in SIZES
         }
-        for size in SIZES
+        for name in optimizers
     }
-    written = {
-        size: _medians({kind: in_place(kind, size, device) for kind in IN_PLACE}, seconds, device)
-        for size in SIZES
+    formats = {
+        kind: _medians({name: images(kind, f) for name, f in FORMATS.items()}, seconds, device)
+        for kind in ('in place', 'differentiable')
     }
     record = {
         'threads': threads,
         'differentiated': differentiated,
+        'unrolled': unrolled,
         'in place': written,
+        'formats': formats,
         'bandwidth': _bandwidth(seconds, device),
         'held': _held(device),
     }
     print(json.dumps(record))
+
+
+def _differentiated(
+    name: str, size: str, device: str, seconds: float, steps: int
+) -> dict[str, float]:
+    """Return the time of one step and its derivative."""
+    kinds = ('composite', 'accelerated')
+    runs = {
+        kind: differentiable(name, size, device, accelerated=kind == 'accelerated', steps=steps)[1]
+        for kind in kinds
+    }
+    return {kind: time / steps for kind, time in _medians(runs, seconds, device).items()}
 
 
 def _medians(runs: Mapping[str, Run], seconds: float, device: str) -> dict[str, float]:

@@ -51,7 +51,7 @@ struct KernelTable {
 namespace baseline {
 KernelTable table();
 }
-#ifdef __x86_64__
+#ifdef TORCHOPT_X86
 namespace avx2 {
 KernelTable table();
 }

@@ -1,7 +1,6 @@
 // Cuts a list of tensors into chunks and distributes the chunks over threads.
 #include "driver.h"
 
-#include <omp.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -26,7 +25,7 @@ struct Isa {
 const std::vector<Isa>& isas() {
   static const std::vector<Isa> all = [] {
     std::vector<Isa> found{{"baseline", baseline::table, true}};
-#ifdef __x86_64__
+#ifdef TORCHOPT_X86
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                 __builtin_cpu_supports("bmi2");

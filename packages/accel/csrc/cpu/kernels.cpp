@@ -17,6 +17,13 @@ constexpr int64_t kBlock = 128;
 constexpr int64_t kSummed = 1024;
 static_assert(kBlock <= kSummed, "the summands of a block fit");
 
+// No iteration of the loop that follows reads what another one writes.
+#ifdef __clang__
+#define TORCHOPT_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define TORCHOPT_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 // The loop that vectorises. Returns the cotangent of the learning rate.
 template <class Work, bool with_lr, class Kernel, class M>
 TORCHOPT_FN double loop(const Kernel& step, const M* const* inputs, M* const* outputs,
@@ -29,7 +36,7 @@ TORCHOPT_FN double loop(const Kernel& step, const M* const* inputs, M* const* ou
   for (int r = 0; r < O; ++r) out[r] = outputs[r];
   // Summed in a second loop: a reduction in the first would keep it from vectorising.
   T scale_grad[with_lr ? kSummed : 1];
-#pragma GCC ivdep
+  TORCHOPT_INDEPENDENT
   for (int64_t i = 0; i < size; ++i) {
     M x[I], y[O];
     for (int r = 0; r < I; ++r) x[r] = in[r][i];

@@ -2,12 +2,15 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <cstdlib>
 #include <mutex>
 #include <new>
 #include <unordered_map>
-#include <vector>
+#include <utility>
 
 namespace torchopt {
 namespace {
@@ -28,27 +31,80 @@ void* from_system(size_t bytes) {
   return block;
 }
 
+// Lies at the start of a waiting block, in two lists from oldest to newest.
+struct Waiting {
+  size_t bytes;
+  Waiting *older, *newer;                  // among all
+  Waiting *older_of_size, *newer_of_size;  // among those of its size
+};
+static_assert(sizeof(Waiting) <= kLine, "the smallest block holds it");
+
+struct Ends {
+  Waiting *oldest = nullptr, *newest = nullptr;
+};
+
+template <Waiting* Waiting::* older, Waiting* Waiting::* newer>
+void append(Ends& list, Waiting* block) {
+  block->*older = list.newest;
+  block->*newer = nullptr;
+  (list.newest ? list.newest->*newer : list.oldest) = block;
+  list.newest = block;
+}
+
+template <Waiting* Waiting::* older, Waiting* Waiting::* newer>
+void remove(Ends& list, Waiting* block) {
+  (block->*older ? block->*older->*newer : list.oldest) = block->*newer;
+  (block->*newer ? block->*newer->*older : list.newest) = block->*older;
+}
+
+void free_from(Waiting* block) {
+  while (block) {
+    Waiting* next = block->newer;
+    free(block);
+    block = next;
+  }
+}
+
 class Pool {
  public:
+  // Returns null if no block of this size waits.
   void* take(size_t bytes) {
     std::lock_guard<std::mutex> guard(mutex_);
-    auto found = waiting_.find(bytes);
-    if (found == waiting_.end() || found->second.empty()) return nullptr;
-    void* block = found->second.back();
-    found->second.pop_back();
-    bytes_ -= bytes;
+    auto found = by_size_.find(bytes);
+    if (found == by_size_.end()) return nullptr;
+    // The caches may still hold the newest.
+    Waiting* block = found->second.newest;
+    detach(block);
     return block;
   }
 
-  // Returns false if the pool refuses the block.
-  bool give(void* block, size_t bytes) {
-    if (bytes > kMostWaiting) return false;
-    std::lock_guard<std::mutex> guard(mutex_);
-    // The waiting blocks may have sizes that are no longer needed, so free all of them.
-    if (bytes_ + bytes > kMostWaiting) clear();
-    waiting_[bytes].push_back(block);
-    bytes_ += bytes;
-    return true;
+  // Throws std::bad_alloc if the pool has no memory to note a new size.
+  void give(void* memory, size_t bytes) {
+    if (bytes > kMostWaiting) return free(memory);
+    Waiting* outdated;
+    {
+      std::lock_guard<std::mutex> guard(mutex_);
+      Ends& same = by_size_[bytes];
+      Waiting* block = new (memory) Waiting{bytes, nullptr, nullptr, nullptr, nullptr};
+      append<&Waiting::older_of_size, &Waiting::newer_of_size>(same, block);
+      append<&Waiting::older, &Waiting::newer>(all_, block);
+      bytes_ += bytes;
+      outdated = evict();
+    }
+    free_from(outdated);
+  }
+
+  size_t release() {
+    Ends waiting;
+    size_t bytes;
+    {
+      std::lock_guard<std::mutex> guard(mutex_);
+      std::swap(waiting, all_);
+      bytes = std::exchange(bytes_, 0);
+      by_size_.clear();
+    }
+    free_from(waiting.oldest);
+    return bytes;
   }
 
   size_t bytes() {
@@ -59,15 +115,31 @@ class Pool {
   std::mutex& mutex() { return mutex_; }
 
  private:
-  void clear() {
-    for (auto& entry : waiting_)
-      for (void* block : entry.second) free(block);
-    waiting_.clear();
-    bytes_ = 0;
+  void detach(Waiting* block) {
+    auto same = by_size_.find(block->bytes);
+    remove<&Waiting::older_of_size, &Waiting::newer_of_size>(same->second, block);
+    // A program may use any number of sizes, each for a short time.
+    if (!same->second.oldest) by_size_.erase(same);
+    remove<&Waiting::older, &Waiting::newer>(all_, block);
+    bytes_ -= block->bytes;
+  }
+
+  // Takes out the blocks that nobody has needed for longest until the limit holds. Returns the
+  // first of them, for free_from: other threads must not wait for the system.
+  Waiting* evict() {
+    Waiting* outdated = nullptr;
+    while (bytes_ > kMostWaiting) {
+      Waiting* block = all_.oldest;
+      detach(block);
+      block->newer = outdated;
+      outdated = block;
+    }
+    return outdated;
   }
 
   std::mutex mutex_;
-  std::unordered_map<size_t, std::vector<void*>> waiting_;
+  std::unordered_map<size_t, Ends> by_size_;
+  Ends all_;
   size_t bytes_ = 0;
 };
 
@@ -98,13 +170,22 @@ void* take_block(size_t bytes) {
 
 void give_block(void* block, size_t bytes) noexcept {
   try {
-    if (pool().give(block, rounded(bytes))) return;
+    pool().give(block, rounded(bytes));
   } catch (const std::bad_alloc&) {
+    free(block);
   }
-  free(block);
 }
 #endif
 
 size_t waiting_bytes() { return pool().bytes(); }
+
+size_t release_waiting() {
+  const size_t bytes = pool().release();
+#ifdef __GLIBC__
+  // glibc keeps freed memory for the process unless it is told otherwise.
+  malloc_trim(0);
+#endif
+  return bytes;
+}
 
 }  // namespace torchopt

@@ -20,8 +20,8 @@ struct Adam {
         second(hyper.beta2),
         eps(T(hyper.eps)),
         root(hyper.eps_root),
-        inverse1(T(1 / (1 - pow(hyper.beta1, double(step))))),
-        inverse2(T(1 / (1 - pow(hyper.beta2, double(step))))) {}
+        inverse1(T(1 / one_minus_power(hyper.beta1, step))),
+        inverse2(T(1 / one_minus_power(hyper.beta2, step))) {}
 
   TORCHOPT_FN void forward(T g, const T* s, T& d, T* t) const {
     t[0] = first(s[0], g);

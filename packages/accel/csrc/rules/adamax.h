@@ -17,7 +17,7 @@ struct Adamax {
       : first(hyper.beta1),
         beta2(T(hyper.beta2)),
         eps(T(hyper.eps)),
-        inverse(T(1 / (1 - pow(hyper.beta1, double(step))))) {}
+        inverse(T(1 / one_minus_power(hyper.beta1, step))) {}
 
   // NaN wins, as in torch.maximum.
   TORCHOPT_FN static T maximum(T a, T b) { return a > b || a != a ? a : b; }

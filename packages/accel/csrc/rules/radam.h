@@ -20,15 +20,15 @@ struct Radam {
         second(hyper.beta2),
         eps(T(hyper.eps)),
         root(hyper.eps_root),
-        inverse(T(1 / (1 - pow(hyper.beta1, double(step))))),
+        inverse(T(1 / one_minus_power(hyper.beta1, step))),
         adaptive(0),
         plain(1) {
-    double power = pow(hyper.beta2, double(step));
+    double correction = one_minus_power(hyper.beta2, step);
     double rho_inf = 2 / (1 - hyper.beta2) - 1;
-    double rho = rho_inf - 2 * double(step) * power / (1 - power);
+    double rho = rho_inf - 2 * double(step) * (1 - correction) / correction;
     if (rho > 5) {
       double squared = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho);
-      adaptive = T(sqrt(squared * (1 - power)));
+      adaptive = T(sqrt(squared * correction));
       plain = T(0);
     }
   }

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 # Name, number of states, names of the hyperparameters.
 RULES: tuple[tuple[str, int, tuple[str, ...]], ...]
 
+# How many bytes waiting_bytes() returns at most.
+MOST_WAITING: int
+
 class Problem:
     def __init__(
         self,
@@ -24,11 +27,52 @@ class Problem:
         /,
     ) -> None: ...
 
+class InPlace(Problem):
+    hyper: Sequence[float]
+    def __init__(
+        self,
+        rule: int,
+        dtype: int,
+        on_cpu: bool,
+        device: int,
+        hyper: Sequence[float],
+        positions: Sequence[int],
+    ) -> None: ...
+    def read(self, types: tuple[type, ...], roles: list[list[object]]) -> int: ...
+    def take(self, steps: int, lr: int) -> None: ...
+
 def run_on_cpu(problem: Problem, threads: int) -> None: ...
-def allocate(dtype: int, shapes: Sequence[Sequence[int]]) -> tuple[list[object], list[int]]: ...
+def allocate(
+    dtype: int, shapes: Sequence[Sequence[int]], strides: Sequence[Sequence[int]] = ...
+) -> tuple[list[object], list[int]]: ...
 def waiting_bytes() -> int: ...
+def release_waiting() -> int: ...
 def overlap(starts: Sequence[int], bytes: Sequence[int]) -> bool: ...
-def addresses(type: type, roles: list[Sequence[object]]) -> list[list[int]] | None: ...
+def addresses(type: type, roles: list[Sequence[object]]) -> tuple[list[list[int]], bool] | None: ...
+def takes(roles: int, tensors: tuple[object, ...]) -> bool: ...
+def forward_at_once(
+    rule: int,
+    with_params: bool,
+    hyper: Sequence[float],
+    positions: Sequence[int],
+    steps: object,
+    lr: object,
+    tensors: tuple[object, ...],
+    threads: int,
+) -> tuple[object, ...] | None: ...
+def backward_at_once(
+    rule: int,
+    with_params: bool,
+    hyper: Sequence[float],
+    positions: Sequence[int],
+    steps: object,
+    lr: object,
+    cotangents: tuple[object, ...],
+    tensors: tuple[object, ...],
+    wanted: tuple[bool, ...],
+    lr_wanted: bool,
+    threads: int,
+) -> tuple[object, ...] | None: ...
 def supported_isas() -> list[str]: ...
 def current_isa() -> str: ...
 def use_isa(name: str) -> None: ...

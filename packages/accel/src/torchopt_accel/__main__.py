@@ -10,6 +10,7 @@ import torch
 import torchopt
 from torchopt_accel import _build
 from torchopt_accel.kernels import DTYPES, RULES
+from torchopt_accel.memory import describe_memory
 from torchopt_accel.platform import C, obstacle
 
 _PACKAGES = ('torchopt-core', 'torchopt-accel', 'torchopt-meta', 'torchopt-utils', 'torch')
@@ -25,13 +26,17 @@ def main() -> None:
         'built for': _build.SYSTEM,
         'CUDA architectures': _build.CUDA_ARCHITECTURES or 'none',
         'CUDA of torch': str(torch.version.cuda or 'none'),
-        'OpenMP threads': str(torch.get_num_threads()),
+        'OpenMP threads': str(torch.get_num_threads())
+        if _build.OPENMP
+        else '1, built without OpenMP',
         'instruction set': f'{C.current_isa()} of {", ".join(C.supported_isas())}',
         'kernels': ', '.join(RULES),
         'dtypes': ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES),
     }
     devices = ['cpu', *(f'cuda:{index}' for index in range(torch.cuda.device_count()))]
     facts |= {device: _verdict(torch.device(device)) for device in devices}
+    # After steps were taken.
+    facts['memory on the CPU'] = describe_memory()
     facts['accelerated_op_available()'] = str(torchopt.accelerated_op_available())
     for name, fact in facts.items():
         print(f'{name + ":":<28}{fact}')

@@ -9,8 +9,12 @@ import torch
 
 from torchopt_accel.internals import from_dlpack
 from torchopt_accel.platform import C
+from torchopt_accel.strides import Strides, empty
 
 Maybe = torch.Tensor | None
+# Number of a rule, whether it gets parameters, its hyperparameters, and the positions of counts:
+# what all steps of one call have in common. No positions mean that leaf i has the count at i.
+OfRule = tuple[int, bool, Sequence[float], Sequence[int]]
 # One entry per leaf, or none at all: an input that counts as zeros, an output nobody wants.
 Role = Sequence[Any]
 
@@ -39,11 +43,19 @@ RULES = {name: Rule(number, states, hyper) for number, (name, states, hyper) in 
 
 
 class Layout(NamedTuple):
-    """What the tensors of all roles have in common."""
+    """What the tensors of all roles have in common.
+
+    Attributes:
+        shapes: Their shapes, by leaf.
+        dtype: The dtype of all.
+        device: The device of all.
+        strides: Their strides, by leaf: see :mod:`torchopt_accel.strides`.
+    """
 
     shapes: list[torch.Size]
     dtype: torch.dtype
     device: torch.device
+    strides: Strides
 
     def sizes(self) -> list[int]:
         """Return the number of elements of each leaf."""
@@ -164,34 +176,83 @@ def launch(
         0 if lr is None or lr.dim() == 0 else 1,
         0 if lr_grad is None else lr_grad.data_ptr(),
     )
-    device = layout.device
+    scratch = None
+    if lr_grad is not None and layout.device.type == 'cuda':
+        scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=layout.device)
+    _run(problem, layout.device, scratch)
+
+
+def launch_in_place(rule: str, problem: Any, device: torch.device) -> None:
+    """Run a kernel of ``rule`` on a problem that has been read (``C.InPlace``)."""
+    _run(problem, device)
+
+
+def _run(problem: Any, device: torch.device, scratch: Maybe = None) -> None:
     if device.type == 'cpu':
         C.run_on_cpu(problem, torch.get_num_threads())
         return
     with torch.cuda.device(device):
-        scratch = None
-        if lr_grad is not None:
-            scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=device)
         stream = torch.cuda.current_stream(device).cuda_stream
         C.run_on_cuda(problem, device.index, stream, 0 if scratch is None else scratch.data_ptr())
 
 
-def read(roles: Sequence[Role]) -> tuple[list[Role], list[list[int]]]:
-    """Return the roles, with copies in place of tensors that are not plain, and their addresses."""
-    roles = [*map(_plain, roles)]
-    return roles, [[0 if x is None else x.data_ptr() for x in role] for role in roles]
+def forward_at_once(
+    rule: OfRule, lr: Maybe, steps: Maybe, tensors: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, ...] | None:
+    """Read tensors and run the forward kernel, in one call.
 
+    Args:
+        rule: What the step has in common with others.
+        lr: The learning rate if it is a tensor: 0-dim, or one entry per leaf.
+        steps: Step counts after this step.
+        tensors: The flat list of tensors.
 
-def _plain(role: Role) -> Role:
-    """Return the tensors, with copies in place of tensors that are not plain.
-
-    In a plain tensor, memory holds the elements in their order, and with their sign. The gradient
-    of a real tensor that a complex one was made of may be a view whose elements torch negates when
-    it reads them.
+    Returns:
+        Updates and new states, role after role. None unless ``C.takes`` takes the tensors, and
+        ``lr`` and ``steps`` go with them: then they have to be looked at one by one.
     """
-    if all([x is None or (x.is_contiguous() and not x.is_neg()) for x in role]):
-        return role
-    return [None if x is None else x.resolve_neg().contiguous() for x in role]
+    if lr is not None:
+        lr = lr.double()
+    found: Any = C.forward_at_once(*rule, steps, lr, tuple(tensors), torch.get_num_threads())
+    results: tuple[torch.Tensor, ...] | None = found
+    return results
+
+
+def backward_at_once(
+    rule: OfRule,
+    lr: Maybe,
+    steps: Maybe,
+    cotangents: tuple[Maybe, ...],
+    tensors: tuple[torch.Tensor, ...],
+    wanted: tuple[bool, ...],
+    lr_wanted: bool,
+) -> tuple[Maybe, ...] | None:
+    """Read tensors and run the backward kernel, in one call.
+
+    Args:
+        rule: What the step has in common with others.
+        lr: The learning rate if it is a tensor.
+        steps: Step counts after this step.
+        cotangents: Cotangents of the step's results; None counts as zeros.
+        tensors: The flat list of tensors.
+        wanted: For each tensor, whether its cotangent is wanted.
+        lr_wanted: Whether the cotangent of ``lr`` is wanted.
+
+    Returns:
+        The cotangent of ``lr``, then the cotangents of the tensors, with None for what is not
+        wanted. None where :func:`forward_at_once` returns None.
+    """
+    rate = None if lr is None else lr.double()
+    found: Any = C.backward_at_once(
+        *rule, steps, rate, cotangents, tensors, wanted, lr_wanted, torch.get_num_threads()
+    )
+    if found is None:
+        return None
+    if lr is not None and lr_wanted:
+        lr_grad, *grads = found
+        return (lr_grad.to(lr.dtype), *grads)
+    results: tuple[Maybe, ...] = found
+    return results
 
 
 def overlap(layout: Layout, roles: Sequence[list[int]]) -> bool:
@@ -203,14 +264,15 @@ def overlap(layout: Layout, roles: Sequence[list[int]]) -> bool:
 
 
 def _allocate(layout: Layout) -> tuple[list[torch.Tensor], list[int]]:
-    """Return new contiguous tensors for one role of results, and their addresses.
+    """Return new tensors for one role of results, and their addresses.
 
     On the CPU they reuse the memory of results that have been freed: see ``csrc/cpu/pool.h``.
     """
     if layout.device.type == 'cpu':
-        capsules, addresses = C.allocate(DTYPES[layout.dtype], layout.shapes)
+        capsules, addresses = C.allocate(DTYPES[layout.dtype], layout.shapes, layout.strides)
         return list(map(from_dlpack, capsules)), addresses
     tensors = [
-        torch.empty(shape, dtype=layout.dtype, device=layout.device) for shape in layout.shapes
+        empty(shape, strides, layout.dtype, layout.device)
+        for shape, strides in zip(layout.shapes, layout.strides or [()] * len(layout.shapes))
     ]
     return tensors, [tensor.data_ptr() for tensor in tensors]

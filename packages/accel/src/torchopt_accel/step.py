@@ -1,0 +1,299 @@
+"""One step of an optimizer: its trees taken apart, its leaves grouped, its trees made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from numbers import Real
+from typing import Any
+
+import torch
+
+from torchopt import pytree
+from torchopt.authoring.inplace import must_not_write, overwrite
+from torchopt.authoring.per_tensor import flatten_like, unflatten_like
+from torchopt.authoring.shards import PLAIN
+from torchopt.authoring.steps import as_float, next_steps
+from torchopt.authoring.torch_internals import transforming
+from torchopt.authoring.update_marks import mark_update
+from torchopt.typing import OptState, Params
+from torchopt_accel.autograd import step
+from torchopt_accel.internals import forward_mode
+from torchopt_accel.kernels import DTYPES, Maybe
+from torchopt_accel.operators import prepare as prepare_call
+from torchopt_accel.platform import C, runs_on
+from torchopt_accel.roles import Call, Mismatch, gather, scatter
+from torchopt_accel.specs import Spec, StateParts
+from torchopt_accel.spread import Spread
+
+_PLAIN = {*PLAIN}
+
+# From here on new memory for results, which kernels reuse, takes longer than anything else.
+MANY_ELEMENTS = 1 << 20
+
+
+@dataclass(eq=False)
+class Step:
+    """One step of an optimizer, with its trees taken apart.
+
+    Attributes:
+        spec: The kernel and its numbers.
+        updates: The tree of gradients.
+        state: The optimizer's state.
+        parts: The parts of ``state`` that the step changes.
+        structure: The structure of all trees.
+        grads: Gradients, one entry per leaf.
+        params: No row, or one with a parameter per leaf.
+        columns: One row per state, with one entry per leaf.
+        groups: The leaves that go into one call, by position: one dtype, one device.
+        spread: How the leaves are spread over ranks, if they are; the rows hold local parts.
+        flat: The flat list of all leaves, if they go into one call.
+    """
+
+    spec: Spec
+    updates: Any
+    state: OptState
+    parts: StateParts
+    structure: pytree.PyTreeSpec
+    grads: list[Any]
+    params: list[list[Any]]
+    columns: list[list[Any]]
+    groups: Sequence[Sequence[int]]
+    spread: Spread | None = None
+    flat: tuple[torch.Tensor, ...] | None = None
+
+    def update(self, inplace: bool) -> tuple[Any, OptState]:
+        """Return updates and the next state.
+
+        Args:
+            inplace: Write them into the tensors of the trees, by core's rule: unless that would
+                cut a graph.
+
+        Raises:
+            Mismatch: the tensors do not fit together.
+        """
+        lr, parts = self._advanced()
+        if not inplace or must_not_write(self.grads, self.columns, lr):
+            new = self._computed(lr, parts)
+            mark_update(self.updates, new[0])
+            return new
+        with torch.no_grad():
+            try:
+                self._write(lr, parts)
+            except Mismatch:
+                # Kernels can't write these tensors where they lie. Core can.
+                written: tuple[Any, OptState] = overwrite(
+                    (self.updates, self.state), self._computed(lr, parts)
+                )
+                return written
+        return self.updates, self.state
+
+    def _write(self, lr: Maybe, parts: StateParts) -> None:
+        """Write updates and the next state into the tensors of the trees.
+
+        Raises:
+            Mismatch: the tensors do not fit together, or can't be written where they lie. Nothing
+                has been written then.
+        """
+        if any(tensor.grad_fn is not None for tensor in self._tensors()):
+            raise Mismatch('what is written must lose its graph')
+        self._prepared(lr, parts, apply=False)()
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        """Return all gradients and states that take part."""
+        for row in (self.grads, *self.columns):
+            for group in self.groups:
+                for leaf in group:
+                    yield row[leaf]
+
+    def _computed(self, lr: Maybe, parts: StateParts) -> tuple[Any, OptState]:
+        """Return new trees, differentiable."""
+        results: list[Sequence[Any]]
+        if self.flat is not None:
+            count = len(self.grads)
+            call = Call(self.spec, range(count), bool(self.params))
+            plain = lr is None or C.takes(1, (lr,))
+            new = step(call, lr, parts.steps, self.flat, plain=plain)
+            results = [new[at : at + count] for at in range(0, len(new), count)]
+        else:
+            results = [*self._computed_by_kind(lr, parts.steps)]
+        updates, *trees = self._trees(results, (self.updates, *parts.trees))
+        new_parts = StateParts(trees, parts.steps, parts.updates_seen)
+        return updates, self.spec.replace(self.state, new_parts)
+
+    def _trees(self, rows: Sequence[Any], old: Sequence[Any]) -> list[Any]:
+        """Return one tree per row, each in the container of an old tree."""
+        kind = self.structure.type
+        if all([type(tree) is kind for tree in old]):
+            return [self.structure.unflatten(row) for row in rows]
+        return unflatten_like(self.structure, rows, old)
+
+    def _computed_by_kind(self, lr: Maybe, steps: Maybe) -> list[list[Any]]:
+        """Return new rows, after one call for each group of leaves."""
+        rows = [self.grads, *self.params, *self.columns]
+        results = [list(self.grads), *map(list, self.columns)]
+        for group in self.groups:
+            call = Call(self.spec, group, bool(self.params))
+            scatter(step(call, lr, steps, gather(rows, group)), group, results)
+        return results if self.spread is None else [*map(self.spread.whole, results)]
+
+    def prepare(self) -> Callable[[], None]:
+        """Validate the step; return the function that writes parameters and state.
+
+        Raises:
+            Mismatch: the tensors do not fit together, or can't be written where they lie.
+        """
+        lr, parts = self._advanced()
+        return self._prepared(lr, parts, apply=True)
+
+    def _prepared(self, lr: Maybe, parts: StateParts, *, apply: bool) -> Callable[[], None]:
+        if forward_mode():
+            raise Mismatch('kernels write no tangents')
+        rows = [self.grads, *self.params, *self.columns]
+        commits = [
+            prepare_call(
+                Call(self.spec, group, bool(self.params)),
+                lr,
+                parts.steps,
+                gather(rows, group),
+                apply=apply,
+            )
+            for group in self.groups
+        ]
+
+        def commit() -> None:
+            for commit_group in commits:
+                commit_group()
+            if self.spread is not None:
+                self.spread.count_writes()
+            for old, new in (
+                (self.parts.steps, parts.steps),
+                (self.parts.updates_seen, parts.updates_seen),
+            ):
+                if old is not None and new is not None:
+                    old.copy_(new)
+
+        return commit
+
+    def _advanced(self) -> tuple[Maybe, StateParts]:
+        """Return the learning rate if it is a tensor, and the parts with this step counted.
+
+        Raises:
+            Mismatch: kernels can't take the learning rate.
+        """
+        trees, steps, seen = self.parts
+        if steps is not None:
+            known = self.flat is not None and steps.shape == (len(self.grads),)
+            steps = steps + 1 if known else next_steps(steps, self.grads)
+        lr = rate_of(self.spec, seen)
+        if seen is not None:
+            seen = seen + 1
+        if self.spread is not None and lr is not None:
+            self.spread.require_constant(lr)
+        return lr, StateParts(trees, steps, seen)
+
+
+def rate_of(spec: Spec, updates_seen: Maybe) -> Maybe:
+    """Return the learning rate of the next step, if it is a tensor.
+
+    Raises:
+        Mismatch: a schedule returns something that kernels don't take.
+    """
+    if spec.schedule is not None and updates_seen is not None:
+        return _rate(spec.schedule(as_float(updates_seen)), updates_seen.device)
+    return spec.lr if isinstance(spec.lr, torch.Tensor) else None
+
+
+def _rate(value: Any, device: torch.device) -> torch.Tensor:
+    """Return the value of a schedule as a tensor."""
+    if isinstance(value, Real):
+        # Filled on the device: a CUDA graph can't hold a copy from the host.
+        return torch.full((), float(value), dtype=torch.float64, device=device)
+    if not isinstance(value, torch.Tensor) or value.dim() != 0:
+        raise Mismatch('kernels take a number or a 0-dim tensor from a schedule')
+    return value if value.is_floating_point() else value.to(torch.float64)
+
+
+def read_step(
+    spec: Spec,
+    updates: Any,
+    state: OptState,
+    params: Params | None,
+    *,
+    apply: bool = False,
+    differentiable: bool = False,
+) -> Step | None:
+    """Take the trees apart; return None if they differ in structure or no kernel takes them.
+
+    With ``apply``, parameters are needed even where no weights decay. With ``differentiable``, the
+    result is None also where the composite rule is faster.
+    """
+    grads, structure = pytree.eager_flatten(updates, none_is_leaf=True)
+    if differentiable and len(grads) < spec.least and _are_small(grads):
+        return None
+    with_params = spec.decays or apply
+    if with_params and params is None:
+        return None
+    try:
+        parts = spec.read(state)
+        columns = [_row(structure, tree) for tree in parts.trees]
+        flat = [_row(structure, params)] if with_params else []
+    except ValueError:
+        return None
+    joined = (*chain(grads, *flat, *columns),)
+    if not transforming() and C.takes(1 + len(flat) + len(columns), joined):
+        everywhere = [range(len(grads))]
+        return Step(
+            spec, updates, state, parts, structure, grads, flat, columns, everywhere, None, joined
+        )
+    present = [leaf for leaf, grad in enumerate(grads) if grad is not None]
+    spread = None
+    if not {type(row[leaf]) for row in (grads, *columns, *flat) for leaf in present} <= _PLAIN:
+        spread = Spread.found_in((grads, *columns, *flat), present)
+        if spread is None:
+            return None
+        grads, *rows = (spread.local(row) for row in (grads, *columns, *flat))
+        columns, flat = rows[: len(columns)], rows[len(columns) :]
+    groups = by_kind(grads, present)
+    if not all(kernel_exists(dtype, device) for dtype, device in groups):
+        return None
+    return Step(
+        spec, updates, state, parts, structure, grads, flat, columns, [*groups.values()], spread
+    )
+
+
+def _row(structure: pytree.PyTreeSpec, tree: Any) -> list[Any]:
+    """Return the leaves of a tree.
+
+    Raises:
+        ValueError: it has another structure.
+    """
+    alike = type(tree) is structure.type
+    return structure.flatten_up_to(tree) if alike else flatten_like(structure, [('', tree)])[0]
+
+
+def _are_small(grads: Sequence[Any]) -> bool:
+    """Tell whether all gradients are plain tensors on the CPU, with few elements in all."""
+    present = [grad for grad in grads if grad is not None]
+    plain = all([type(grad) in _PLAIN and grad.is_cpu for grad in present])
+    return plain and sum([grad.numel() for grad in present]) < MANY_ELEMENTS
+
+
+def kernel_exists(dtype: torch.dtype, device: torch.device) -> bool:
+    """Tell whether kernels take tensors of this dtype, on this device."""
+    # The CPU's kernels are in every build.
+    return dtype in DTYPES and (device.type == 'cpu' or runs_on(device))
+
+
+def by_kind(
+    row: Sequence[torch.Tensor], leaves: Sequence[int]
+) -> dict[tuple[torch.dtype, torch.device], Sequence[int]]:
+    """Return the leaves that go into one call, by dtype and device."""
+    kinds = [(row[leaf].dtype, row[leaf].device) for leaf in leaves]
+    if len({*kinds}) == 1:
+        return {kinds[0]: leaves}
+    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for leaf, kind in zip(leaves, kinds):
+        groups.setdefault(kind, []).append(leaf)
+    return {**groups}
