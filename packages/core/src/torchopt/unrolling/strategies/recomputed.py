@@ -60,7 +60,7 @@ class Recomputed(Strategy):
         """Run ``loop``; return the trees ``(carry, ys)``."""
         schedule = _EveryStep(self.order if self.keep_gradients else None)
         storage = storage_named(self.storage)
-        engine = engine_for(loop, self.compile, storage)
+        engine = engine_for(loop, self.compile, keeps_layout=storage.keeps_layout)
         return run_checkpointed(loop, schedule, engine, storage, options_of(self))
 
 

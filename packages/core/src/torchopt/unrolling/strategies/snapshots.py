@@ -63,7 +63,7 @@ class Snapshots(Strategy):
         else:
             schedule = OfflineSchedule(loop.length, self.count or _about_root(loop.length))
         storage = storage_named(self.storage)
-        engine = engine_for(loop, self.compile, storage)
+        engine = engine_for(loop, self.compile, keeps_layout=storage.keeps_layout)
         return run_checkpointed(loop, schedule, engine, storage, options_of(self))
 
 
