@@ -1,4 +1,4 @@
-"""Plots of cost: lines against the number of inner steps, or a dot for each way of computing."""
+"""Plots of cost against the number of inner steps, each line labelled where it ends."""
 
 from __future__ import annotations
 
@@ -89,74 +89,6 @@ def save_plot(
         _label(axes, lines)
     figure.savefig(path, dpi=110, metadata={'Software': None})
     pyplot.close(figure)
-
-
-class Dot(NamedTuple):
-    """The cost of one way of computing a meta-gradient.
-
-    Attributes:
-        label: The name of the way.
-        cost: What it costs.
-        hollow: Whether it is another library's.
-    """
-
-    label: str
-    cost: float
-    hollow: bool = False
-
-
-def save_dots(
-    panels: Mapping[str, Sequence[Dot]],
-    path: Path,
-    *,
-    xlabel: str,
-    xformat: Callable[[float], str],
-) -> None:
-    """Draw one panel for each title, with the ways in the order of the first panel.
-
-    Args:
-        panels: The dots by title.
-        path: A PNG file.
-        xlabel: What the horizontal axes show.
-        xformat: Turns a cost into text.
-    """
-    import matplotlib
-
-    matplotlib.use('agg')
-    from matplotlib import pyplot, ticker
-
-    ways = list(dict.fromkeys(dot.label for dots in panels.values() for dot in dots))
-    figure, (row,) = pyplot.subplots(
-        1,
-        len(panels),
-        sharey=True,
-        squeeze=False,
-        figsize=(3 + PANEL * len(panels), 1 + 0.3 * len(ways)),
-        layout='constrained',
-    )
-    for axes, (title, dots), color in zip(row, panels.items(), COLORS):
-        for dot in dots:
-            place = dot.cost, ways.index(dot.label)
-            face = 'white' if dot.hollow else color
-            axes.plot(*place, 'o', color=color, markerfacecolor=face, markersize=7)
-            axes.annotate(
-                xformat(dot.cost),
-                place,
-                (8, 0),
-                textcoords='offset points',
-                va='center',
-                fontsize=9,
-            )
-        axes.set(xscale='log', title=title, xlabel=xlabel)
-        axes.margins(x=0.2, y=0.08)
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: xformat(x)))
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-        axes.spines[['top', 'right']].set_visible(False)
-    row[0].set_yticks(range(len(ways)), ways)
-    row[0].invert_yaxis()
-    figure.savefig(path, dpi=110, metadata={'Software': None})
 
 
 def _label(axes: Any, lines: Sequence[Line]) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 LR = 0.01
+TORCH_OPTIMIZERS = {'adam': torch.optim.Adam, 'sgd': torch.optim.SGD}
 
 Tensors = list[torch.Tensor]
 

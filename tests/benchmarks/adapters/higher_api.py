@@ -5,9 +5,7 @@ from __future__ import annotations
 import higher
 import torch
 
-from adapters import LR, Adapter, error, mean_gradient
-
-OPTIMIZERS = {'adam': torch.optim.Adam, 'sgd': torch.optim.SGD}
+from adapters import LR, TORCH_OPTIMIZERS, Adapter, error, mean_gradient
 
 
 class Higher(Adapter):
@@ -31,7 +29,7 @@ class Higher(Adapter):
         return step
 
     def meta_gradient(self, net, tasks, rule, eps_root, steps):
-        optimizer = OPTIMIZERS[rule](net.parameters(), LR)
+        optimizer = TORCH_OPTIMIZERS[rule](net.parameters(), LR)
 
         def run():
             losses = []

@@ -6,9 +6,7 @@ import torch
 from torch.func import functional_call
 from torch.optim.adam import adam
 
-from adapters import LR, Adapter, error, mean_gradient
-
-OPTIMIZERS = {'adam': torch.optim.Adam, 'sgd': torch.optim.SGD}
+from adapters import LR, TORCH_OPTIMIZERS, Adapter, error, mean_gradient
 
 
 class TorchOptim(Adapter):
@@ -43,7 +41,7 @@ class TorchOptim(Adapter):
             losses = []
             for task in tasks:
                 params = {name: param.clone() for name, param in net.named_parameters()}
-                optimizer = OPTIMIZERS[rule](params.values(), LR, differentiable=True)
+                optimizer = TORCH_OPTIMIZERS[rule](params.values(), LR, differentiable=True)
                 for _ in range(steps):
                     # The optimizer writes into parameters, which the graph of a loss must keep.
                     kept = {name: param.clone() for name, param in params.items()}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
+from dots import Dot, save_dots
 from libraries import PROJECT
 from meta_steps.problems import PROBLEMS
 from meta_steps.ways import WAYS
-from plots import COLORS, Dot, Line, save_dots, save_plot
+from plots import COLORS, Line, save_plot
 from problems import SINUSOIDS
 
 # {(way, problem): {number of steps: seconds}}

@@ -27,6 +27,8 @@ from processes import groups_of_cores
 from report import difference, store, stored
 
 COMPARED = ('small', 'Conv4, SGD', 'Conv4, Adam')
+# Both optimizers, both networks.
+QUICK = ('small', 'Conv4, SGD')
 ROUNDING = 1e-10
 
 
@@ -55,13 +57,16 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     made = parser(__doc__, stores=True)
     made.add_argument('--rounds', type=int, default=2, help='processes per time')
     made.add_argument('--limit', type=float, default=240, help='seconds that a process may take')
-    made.add_argument('--problems', nargs='+', choices=PROBLEMS, default=[*PROBLEMS], metavar='P')
+    names = ' | '.join(PROBLEMS)
+    made.add_argument(
+        '--problems', nargs='+', choices=PROBLEMS, metavar='NAME', help=f'default: {names}'
+    )
     made.add_argument('--steps', type=int, nargs='+', default=[1, 5, 20, 100])
     made.add_argument('--threads', type=int, nargs='+', default=[1, 2])
     options = parse(made, arguments, 'meta-steps.md')
     if options.quick:
         options.rounds, options.steps, options.threads = 1, [1], [1]
-        options.problems = [name for name in options.problems if name in COMPARED]
+    options.problems = options.problems or (QUICK if options.quick else [*PROBLEMS])
     options.steps.sort()
     options.threads.sort()
     return options

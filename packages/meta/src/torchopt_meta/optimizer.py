@@ -13,12 +13,11 @@ from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
 from torchopt.authoring.module_slots import ParameterSlot, write_params
-from torchopt.authoring.state import checked_like
 from torchopt.authoring.step_marks import next_number
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
 from torchopt.update import step_to
-from torchopt_meta.group import Group, moved_like, trained_groups
+from torchopt_meta.group import Group, fitted, trained_groups
 from torchopt_meta.members import members_of, require_frozen, require_replaceable
 
 
@@ -225,9 +224,7 @@ class MetaOptimizer:
             )
         for group in self._groups:
             group.read()
-        expected = self.state_dict()
-        states = checked_like(expected, moved_like(expected, state), 'state')
-        for group, group_state in zip(self._groups, states):
+        for group, group_state in zip(self._groups, fitted(self.state_dict(), state)):
             group.take_over(group_state)
 
     def __copy__(self) -> MetaOptimizer:

@@ -46,16 +46,30 @@ def mark_update(gradients: Any, updates: Any) -> None:
     """Mark the nodes of ``gradients``, or, where none has a graph, the nodes of ``updates``."""
     if not recording():
         return
-    nodes = nodes_of(gradients)
-    first = next((node for node in nodes if node is not None), None)
-    if first is not None:
-        if _GRADIENT not in first.metadata:
-            _mark_each(nodes, None)
-        # Otherwise the step that computed the gradients has marked them all.
-    elif not any([getattr(leaf, 'requires_grad', False) for leaf in pytree.tree_leaves(gradients)]):
+    recorded = _recorded(gradients)
+    for leaf in recorded:
+        node: Any = leaf.grad_fn
+        if node is not None:
+            # Otherwise the step that computed the gradients has marked them all.
+            if _GRADIENT not in node.metadata:
+                _mark_each(nodes_of(gradients), None)
+            return
+    if not recorded:
         for node in nodes_of(updates):
             if node is not None:
                 node.metadata[_CONSTANT] = True
+
+
+def _recorded(tree: Any) -> list[torch.Tensor]:
+    """Return the leaves that require grad."""
+    flat = tree.values() if type(tree) is dict else tree if type(tree) in (list, tuple) else None
+    if flat is not None:  # the most common trees, without a search for others
+        try:
+            return [leaf for leaf in flat if leaf.requires_grad]
+        except AttributeError:
+            pass  # a leaf is None, or a tree
+    leaves = pytree.tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
 
 
 def _mark_each(nodes: Iterable[Any], loss: int | None) -> None:
@@ -88,7 +102,7 @@ def mark_state(state: Any) -> None:
                     continue  # a fused update is one node
                 last, metadata = node, node.metadata
                 fields = metadata.setdefault(_STATE, alone)
-                if name not in fields:
+                if fields is not alone and name not in fields:
                     metadata[_STATE] = (*fields, name)
 
 
