@@ -25,7 +25,8 @@ def test_all_cases(rules: list[str], sanitizers: str, variants: int, tmp_path: P
 
 
 def test_fibers_without_assembly(tmp_path: Path) -> None:
-    library = build(tmp_path / 'built', ['adam'], 'address,undefined', portable=True)
-    status, output = solve_in_child(library, 'address,undefined', '--variants', '1')
+    # Without sanitizers: the address sanitizer cleans a whole stack at every switch.
+    library = build(tmp_path / 'built', ['adam'], portable=True)
+    status, output = solve_in_child(library, '', '--variants', '1', '--dtype', 'float64')
     print(output)
     assert status == 0
