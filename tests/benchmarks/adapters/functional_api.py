@@ -109,7 +109,11 @@ class Unrolled(Looped):
             return torch.vmap(loss)(params, x, y).mean()
 
         if self._compile:
-            outer_loss = torch.compile(outer_loss, fullgraph=True)
+            # As compile=True does with the steps.
+            fused = not any(isinstance(part, torch.nn.Conv2d) for part in net.modules())
+            outer_loss = torch.compile(
+                outer_loss, fullgraph=True, backend='inductor' if fused else 'aot_eager'
+            )
 
         start = {name: p.detach().requires_grad_() for name, p in net.named_parameters()}
 

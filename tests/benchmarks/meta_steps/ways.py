@@ -121,7 +121,7 @@ WAYS = (
         exact=True,
         plotted=True,
         note='the same with `Recomputed(compile=True)`. The first K compiles; '
-        'every later K in the same process uses the same graphs.',
+        'every later K in the same process uses the same graphs. Conv4 is traced and not fused.',
     ),
     _peer('torchopt 0.7.3', 'its composite path, `use_accelerated_op=False`.', plotted=True),
     _peer(
