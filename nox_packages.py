@@ -6,9 +6,11 @@ The noxfile imports this module; nox finds the sessions of both.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import nox
@@ -131,6 +133,11 @@ def build(session: nox.Session, package: str, *, wheel: bool = True) -> str:
     which = [] if wheel else ['--sdist']
     env = {'PIP_CONSTRAINT': str(CONSTRAINTS.resolve())}
     session.run('python', '-m', 'build', *which, '--outdir', str(folder), package, env=env)
+    (sdist,) = folder.glob('*.tar.gz')
+    with tarfile.open(sdist) as archive:
+        built = [name for name in archive.getnames() if re.search(r'/build/|\.(so|o|pyc)$', name)]
+    if built:
+        session.error(f'{sdist.name} has files that a build left behind, such as {built[0]}')
     if wheel and package in COMPILED:
         repair(session, package, folder)
     DIST.mkdir(exist_ok=True)

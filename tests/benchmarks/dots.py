@@ -67,11 +67,10 @@ def save_dots(
                 va='center',
                 fontsize=9,
             )
-        axes.set(xscale='log', title=title, xlabel=xlabel)
-        axes.margins(x=0.2, y=0.08)
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        most = max((dot.cost for dot in dots), default=1.0)
+        axes.set(xlim=(0, 1.25 * most), title=title, xlabel=xlabel)
+        axes.margins(y=0.08)
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: xformat(x)))
-        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
     row[0].set_yticks(range(len(ways)), ways)

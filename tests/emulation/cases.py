@@ -114,4 +114,5 @@ def every_case(
 def _long(rule: str, dtype: torch.dtype, direction: str, sizes: tuple[int, ...]) -> Case:
     """Return a case whose learning rates tell the launches apart."""
     case = draw(rule, dtype, direction, sizes, 0)
-    return replace(case, lr='each', lr_grad=direction == 'backward', special=False)
+    backward = direction == 'backward'
+    return replace(case, lr='each', lr_grad=backward, special=False, absent_roles=False)

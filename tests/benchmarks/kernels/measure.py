@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -35,44 +36,40 @@ def main() -> None:
     torch.set_num_threads(threads)
     seconds = 0.05 if quick else 1.5
     optimizers = ['adam'] if quick else list(OPTIMIZERS)
-    differentiated, unrolled = (
-        {
+
+    def over_steps(steps: int) -> Any:
+        return {
             size: {
                 name: _differentiated(name, size, device, seconds, steps)
                 for name in (*optimizers, *SHORT)
             }
             for size in SIZES
         }
-        for steps in (1, UNROLLED)
-    )
-    written = {
-        name: {
-            size: _medians(
-                {
-                    kind: in_place(kind, name, size, device)
-                    for kind in ('composite', 'accelerated', torch_best(name, device))
-                },
-                seconds,
-                device,
-            )
-            for size in SIZES
+
+    record = {'threads': threads, 'differentiated': over_steps(1)}
+    if threads == 1:
+        record |= {
+            'unrolled': over_steps(UNROLLED),
+            'in place': {name: _in_place(name, device, seconds) for name in optimizers},
+            'formats': {
+                kind: _medians({x: images(kind, f) for x, f in FORMATS.items()}, seconds, device)
+                for kind in ('in place', 'differentiable')
+            },
+            'bandwidth': _bandwidth(seconds, device),
+            'held': _held(device),
         }
-        for name in optimizers
-    }
-    formats = {
-        kind: _medians({name: images(kind, f) for name, f in FORMATS.items()}, seconds, device)
-        for kind in ('in place', 'differentiable')
-    }
-    record = {
-        'threads': threads,
-        'differentiated': differentiated,
-        'unrolled': unrolled,
-        'in place': written,
-        'formats': formats,
-        'bandwidth': _bandwidth(seconds, device),
-        'held': _held(device),
-    }
     print(json.dumps(record))
+
+
+def _in_place(name: str, device: str, seconds: float) -> dict[str, dict[str, float]]:
+    """Return the times of a plain optimizer's step, by size."""
+    kinds = ('composite', 'accelerated', torch_best(name, device))
+    return {
+        size: _medians(
+            {kind: in_place(kind, name, size, device) for kind in kinds}, seconds, device
+        )
+        for size in SIZES
+    }
 
 
 def _differentiated(

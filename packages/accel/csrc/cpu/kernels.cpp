@@ -61,7 +61,7 @@ double run(const Chunk& chunk) {
   for (int r = 0; r < I; ++r) in[r] = static_cast<const M*>(chunk.inputs[r]);
   for (int r = 0; r < O; ++r) out[r] = static_cast<M*>(chunk.outputs[r]);
 
-  const int64_t most = chunk.streamed ? kBlock : with_lr ? kSummed : kChunk;
+  const int64_t most = chunk.streamed ? kBlock : with_lr ? kSummed : kLongChunk;
   alignas(kStreamAlignment) M computed[O][kBlock];
   double sum = 0;
   for (int64_t start = 0; start < chunk.size; start += most) {

@@ -8,6 +8,7 @@
 #include "../problem.h"
 
 namespace torchopt {
+namespace {
 
 constexpr int kThreads = 256;
 // A list is cut into chunks of this many elements, which are distributed over the blocks.
@@ -54,4 +55,5 @@ struct Ranges {
 // `gather` takes two pointers beside the ranges.
 constexpr int kMostRanges = int((kArgumentBytes - 16) / sizeof(int64_t)) - 1;
 
+}  // namespace
 }  // namespace torchopt

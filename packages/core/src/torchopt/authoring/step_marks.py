@@ -87,9 +87,9 @@ def mark_step(
     """
     if not recording():
         return
-    names, befores, nodes = _named_nodes(old, new)
+    names, olds, nodes = _named_nodes(old, new)
     step = Step(next(_numbers) if number is None else number, by, first_order, len(nodes))
-    for position, (before, node) in enumerate(zip(befores, nodes)):
+    for position, (before, node) in enumerate(zip(olds, nodes)):
         if node is None or node is before:
             continue
         node.metadata[_STEP] = mark = (step, position, names)
@@ -194,8 +194,8 @@ def _named_nodes(old: Any, new: Any) -> tuple[_Names, list[Any], list[Any]]:
     if type(old) is kind:
         try:
             if kind is dict and all([type(name) is str for name in new]):
-                befores = [old[name].grad_fn for name in new]
-                return tuple(new), befores, [leaf.grad_fn for leaf in new.values()]
+                olds = [old[name].grad_fn for name in new]
+                return tuple(new), olds, [leaf.grad_fn for leaf in new.values()]
             if kind in _SEQUENCES:
                 return None, [leaf.grad_fn for leaf in old], [leaf.grad_fn for leaf in new]
         except AttributeError:

@@ -121,9 +121,9 @@ def standard_layout(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().as_strided(tensor.shape, _strides(tensor.shape))
 
 
-def has_standard_layout(tensor: torch.Tensor | None) -> bool:
+def has_standard_layout(tensor: torch.Tensor) -> bool:
     """Tell whether ``tensor`` is in the layout of :func:`standard_layout`."""
-    return tensor is not None and tensor.stride() == _strides(tensor.shape)
+    return tensor.stride() == _strides(tensor.shape)
 
 
 def _strides(shape: torch.Size) -> tuple[int, ...]:

@@ -57,6 +57,7 @@ class Compiled:
         self._vjp_shortcut = Shortcut()
         self._y_structure: pytree.PyTreeSpec | None = None
         self._selection: Selection | None = None
+        self._loose: list[int] = []
 
     def begin(self, loop: Loop, seen: Iterable[Any]) -> None:
         """Let the losses of modules among ``seen`` find out what they use."""
@@ -122,7 +123,7 @@ class Compiled:
         number = checkpoint.number
         arguments = [*_contiguous_carry(checkpoint), *x, *loop.consts]
         if self.is_direct(number, backward=True) and self._selection is not None:
-            dense = self._selection.again(cotangents)
+            dense = self._selection.following(cotangents, self._loose)
             return self._selection.placed(self._vjp_shortcut([*arguments, *dense]))
         if any(map(is_mapped_by_autograd, cotangents)):
             raise RuntimeError(
@@ -141,6 +142,7 @@ class Compiled:
             )
         if self._undisturbed and self._shortcut.knows(number):
             self._vjp_shortcut.note(-number, calls, [*arguments, *dense], found)
+            self._loose = selection.loose(found)
         return selection.placed(found)
 
 

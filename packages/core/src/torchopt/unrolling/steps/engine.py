@@ -13,8 +13,6 @@ from torchopt.unrolling.steps.compilation import Compilation as Compilation
 from torchopt.unrolling.steps.compilation import backend_of
 from torchopt.unrolling.steps.compiled import Compiled
 from torchopt.unrolling.steps.eager import Eager
-from torchopt.unrolling.storage.base import Storage
-from torchopt.unrolling.storage.device import OnDevice
 from torchopt.unrolling.vjp import Cotangents
 
 
@@ -70,11 +68,17 @@ class Engine(Protocol):
         ...
 
 
-def engine_for(loop: Loop, compile: Compilation, storage: Storage) -> Engine:
-    """Return the engine that runs the steps of ``loop``, whose carries are in ``storage``."""
+def engine_for(loop: Loop, compile: Compilation, *, keeps_layout: bool) -> Engine:
+    """Return the engine that runs the steps of ``loop``.
+
+    Args:
+        loop: The loop.
+        compile: Whether to compile the step.
+        keeps_layout: Whether carries come back from their storage in the layout that they had.
+    """
     backend = backend_of(compile)
     if backend is None:
         return Eager()
     callbacks = (loop.until, loop.progress, loop.data)
-    undisturbed = isinstance(storage, OnDevice) and all(fn is None for fn in callbacks)
+    undisturbed = keeps_layout and all(fn is None for fn in callbacks)
     return Compiled(loop, backend, undisturbed=undisturbed)

@@ -21,14 +21,14 @@ class Selection:
         needed: For every tensor of the carry, of ``x`` and of consts, whether a cotangent is
             returned.
         y_mask: For every tensor of ``y``, whether there is a cotangent.
-        taken: Positions of the cotangents that are taken.
-        loose: Which of these had another layout than the standard one.
+        taken: Positions of the cotangents that are taken, those of the carry first.
+        end: How many of these belong to the carry.
     """
 
     needed: list[bool]
     y_mask: tuple[bool, ...]
     taken: list[int]
-    loose: list[int]
+    end: int
 
     @classmethod
     def of(cls, carry: Leaves, cotangents: Cotangents, needed: Sequence[bool]) -> Selection:
@@ -44,12 +44,7 @@ class Selection:
         end = len(differentiable)
         y_mask = tuple(cotangent is not None for cotangent in cotangents[end:])
         taken = [number for number, take in enumerate([*differentiable, *y_mask]) if take]
-        loose = [
-            place
-            for place, number in enumerate(taken)
-            if not has_standard_layout(cotangents[number])
-        ]
-        return cls([*differentiable, *needed[end:]], y_mask, taken, loose)
+        return cls([*differentiable, *needed[end:]], y_mask, taken, sum(differentiable))
 
     def dense(self, carry: Leaves, cotangents: Cotangents) -> list[torch.Tensor]:
         """Return the cotangents that are taken, each a tensor of its own, in one layout.
@@ -63,10 +58,21 @@ class Selection:
             for number, cotangent in found
         ]
 
-    def again(self, cotangents: Cotangents) -> list[torch.Tensor]:
-        """Return the same for cotangents that have the same layouts, and are all there."""
+    def loose(self, found: Sequence[torch.Tensor]) -> list[int]:
+        """Return which cotangents of the carry, as a vjp returns them, have another layout."""
+        return [
+            place for place, value in enumerate(found[: self.end]) if not has_standard_layout(value)
+        ]
+
+    def following(self, cotangents: Cotangents, loose: Sequence[int]) -> list[torch.Tensor]:
+        """Return the same as :meth:`dense` for what the vjp of the step after has returned.
+
+        Args:
+            cotangents: One for every tensor of the next carry, then of ``y``.
+            loose: Which of those of the carry have another layout.
+        """
         dense: list[Any] = [cotangents[number] for number in self.taken]
-        for place in self.loose:
+        for place in (*loose, *range(self.end, len(dense))):
             dense[place] = standard_layout(dense[place])
         return dense
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -54,10 +54,9 @@ class Wiring(NamedTuple):
             inputs.append(places[id(value)])
         sources = _places([*call.outputs, *arguments])
         tensors = tensors_of(results)
-        used = set(map(id, tensors))
-        if any(id(tensor) not in sources or tensor.requires_grad for tensor in tensors) or any(
-            id(output) not in used for output in call.outputs
-        ):
+        if any(id(tensor) not in sources or tensor.requires_grad for tensor in tensors):
+            return None
+        if not set(map(id, call.outputs)) <= set(map(id, tensors)):
             return None
         found = [sources.get(id(result)) for result in results]
         return cls(inputs, len(call.outputs), found, template_of(results)), captured
@@ -82,7 +81,7 @@ class Shortcut:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[int, Graph, Wiring, list[int]] | None = None
+        self._last: _Guarded | None = None
         self._path: _Path | None = None
         self._graph: Graph | None = None
         self._first: int | None = None
@@ -114,14 +113,11 @@ class Shortcut:
             return
         wiring, captured = found
         graph = calls[0].graph
-        # By identity: what Dynamo makes for each call, such as one of Python's random numbers,
-        # differs.
-        now = number, graph, wiring, list(map(id, captured))
+        self._last = _Guarded(number, graph, wiring, captured)
         first = number
-        if last is not None and now == (last[0] + 1, *last[1:]):
+        if last is not None and self._last.follows(last):
             graph.chained = wiring
-            first = last[0]
-        self._last = now
+            first = last.number
         # Another graph than before may return other layouts.
         if graph.chained == wiring and self._graph in (None, graph):
             if self._first is None:
@@ -133,6 +129,24 @@ class Shortcut:
         """Call the graph; return the results."""
         assert self._path is not None
         return self._path(arguments)
+
+
+class _Guarded(NamedTuple):
+    """A call that has passed the guards: its number, and what it ran on."""
+
+    number: int
+    graph: Graph
+    wiring: Wiring
+    captured: list[Any]
+
+    def follows(self, last: _Guarded) -> bool:
+        """Tell whether it is the next call after ``last``, and differs in its arguments alone."""
+        # What Dynamo makes for each call is another object: one of Python's random numbers, say.
+        return (
+            (self.number, self.graph, self.wiring) == (last.number + 1, last.graph, last.wiring)
+            and len(self.captured) == len(last.captured)
+            and all(map(operator.is_, self.captured, last.captured))
+        )
 
 
 class _Path:
@@ -166,5 +180,5 @@ def _taking(positions: list[int]) -> Callable[[Leaves], Leaves]:
     """Return a function that picks the elements at ``positions`` of a list."""
     if len(positions) < 2:
         return lambda values: [values[position] for position in positions]
-    pick = itemgetter(*positions)
+    pick = operator.itemgetter(*positions)
     return lambda values: list(pick(values))
