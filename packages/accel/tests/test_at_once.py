@@ -207,6 +207,13 @@ class TestChoice:
             else []
         )
 
+    def test_trees_of_trees(self, launches: list[str]) -> None:
+        optimizer = torchopt.sgd(0.1, use_accelerated_op=True)
+        for count in (11, 12):
+            tree = {'a': [torch.ones(3)] * 5, 'b': {'c': (torch.ones(2),) * (count - 5), 'd': None}}
+            optimizer.update(tree, optimizer.init(tree), inplace=False)
+        assert launches == ['sgd']
+
     def test_large_tensors(self, launches: list[str]) -> None:
         optimizer = torchopt.sgd(0.1, use_accelerated_op=True)
         grads = [torch.ones(1 << 20), None]

@@ -13,7 +13,7 @@ from torchopt.typing import OptState, Params, TreeT
 from torchopt_accel.in_place import InPlace
 from torchopt_accel.roles import Mismatch
 from torchopt_accel.specs import spec_of
-from torchopt_accel.step import read_step
+from torchopt_accel.step import read_step, rule_is_faster
 
 
 def fuse(
@@ -57,8 +57,10 @@ def fuse(
         inplace: bool = True,
     ) -> tuple[TreeT, OptState]:
         found = None
-        if not torch.compiler.is_compiling():
-            found = read_step(spec, updates, state, params, differentiable=not inplace)
+        if not torch.compiler.is_compiling() and (
+            inplace or spec.least == 1 or not rule_is_faster(spec.least, updates)
+        ):
+            found = read_step(spec, updates, state, params)
         if found is not None:
             try:
                 return found.update(inplace)

@@ -222,16 +222,12 @@ def read_step(
     params: Params | None,
     *,
     apply: bool = False,
-    differentiable: bool = False,
 ) -> Step | None:
     """Take the trees apart; return None if they differ in structure or no kernel takes them.
 
-    With ``apply``, parameters are needed even where no weights decay. With ``differentiable``, the
-    result is None also where the composite rule is faster.
+    With ``apply``, parameters are needed even where no weights decay.
     """
     grads, structure = pytree.eager_flatten(updates, none_is_leaf=True)
-    if differentiable and len(grads) < spec.least and _are_small(grads):
-        return None
     with_params = spec.decays or apply
     if with_params and params is None:
         return None
@@ -273,11 +269,19 @@ def _row(structure: pytree.PyTreeSpec, tree: Any) -> list[Any]:
     return structure.flatten_up_to(tree) if alike else flatten_like(structure, [('', tree)])[0]
 
 
-def _are_small(grads: Sequence[Any]) -> bool:
-    """Tell whether all gradients are plain tensors on the CPU, with few elements in all."""
-    present = [grad for grad in grads if grad is not None]
-    plain = all([type(grad) in _PLAIN and grad.is_cpu for grad in present])
-    return plain and sum([grad.numel() for grad in present]) < MANY_ELEMENTS
+def rule_is_faster(least: int, updates: Any) -> bool:
+    """Tell whether the composite rule takes a differentiable step in less time than a kernel.
+
+    It does for fewer than ``least`` plain tensors on the CPU with few elements in all.
+    """
+    kind = type(updates)
+    leaves: Any = updates.values() if kind is dict else updates if kind in (list, tuple) else ()
+    if not leaves or not {*map(type, leaves)} <= _PLAIN:  # a tree of trees, or with None
+        leaves = pytree.tree_leaves(updates)
+    if len(leaves) >= least or not {*map(type, leaves)} <= _PLAIN:
+        return False
+    sizes = [leaf.numel() for leaf in leaves if leaf.is_cpu]
+    return len(sizes) == len(leaves) and sum(sizes) < MANY_ELEMENTS
 
 
 def kernel_exists(dtype: torch.dtype, device: torch.device) -> bool:
