@@ -8,21 +8,29 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nox
+
+# The folders of nox_packages and of support, wherever nox was installed.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / 'tests')]
+from nox_packages import (  # noqa: E402
+    ONE_ARCHITECTURE,
+    PACKAGES,
+    PURE,
+    build_wheels,
+    editable,
+    install,
+)
 
 nox.needs_version = '>=2024.4.15'
 nox.options.sessions = ['tests']
 nox.options.reuse_venv = 'yes'
 
-PACKAGES = sorted(path.parent.as_posix() for path in Path('packages').glob('*/pyproject.toml'))
 SOURCES = [f'{package}/src' for package in PACKAGES]
 TYPED = [*SOURCES, 'tests/typing']
 TESTS = [path.as_posix() for path in sorted(Path('packages').glob('*/tests'))] + ['tests']
-# The packages that need a compiler to build, and those that don't.
-COMPILED = [package for package in PACKAGES if Path(package, 'CMakeLists.txt').exists()]
-PURE = [package for package in PACKAGES if package not in COMPILED]
 
 # The site's tools, and where it is built.
 SITE = ['ipykernel', 'latex2mathml', 'myst-nb', 'pydata-sphinx-theme', 'sphinx']
@@ -33,29 +41,6 @@ BUILT = 'docs/_build'
 WORKERS = ('-n', '2')
 ONE_THREAD = {'OMP_NUM_THREADS': '1'}
 EVERYTHING = [*WORKERS, '--doctest-modules', *SOURCES, *TESTS]
-
-
-def install(session: nox.Session, *requirements: str) -> None:
-    """Install requirements in the versions of ``constraints.txt``."""
-    session.install('-c', 'constraints.txt', *requirements)
-
-
-def editable(packages: list[str]) -> list[str]:
-    """Return pip's arguments for editable installs of packages."""
-    return [argument for package in packages for argument in ('-e', package)]
-
-
-def build_wheels(session: nox.Session) -> dict[str, str]:
-    """Build every package's wheel in isolation; return the wheels by package."""
-    wheels = {}
-    for package in PACKAGES:
-        folder = f'{session.create_tmp()}/{package}'
-        session.run(
-            'pip', 'wheel', '-q', '--no-deps', '-c', 'constraints.txt', '-w', folder, f'./{package}'
-        )
-        newest = max(Path(folder).glob('*.whl'), key=lambda path: path.stat().st_mtime)
-        wheels[package] = str(newest)
-    return wheels
 
 
 @nox.session
@@ -127,7 +112,7 @@ def example(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, format and spelling; ``-- --fix`` mends, ``-- --hook`` also checks every commit."""
+    """Style, spelling, workflows; ``-- --fix`` mends, ``-- --hook`` also checks every commit."""
     root = Path(__file__).parent.resolve()
     git = ['git', '-C', str(root), 'rev-parse', '--show-toplevel']
     found = subprocess.run(git, capture_output=True, text=True)
@@ -136,7 +121,7 @@ def lint(session: nox.Session) -> None:
             f'lint checks the files that git tracks, and {root} is not the root of a git '
             'checkout. Run it in a clone, or make this folder one: git init && git add .'
         )
-    install(session, 'pre-commit', 'ruff', 'clang-format', 'codespell[toml]')
+    install(session, 'pre-commit', 'ruff', 'clang-format', 'codespell[toml]', 'check-jsonschema')
     if '--hook' in session.posargs:
         write_hook(session, root)
     check = ['pre-commit', 'run', '--all-files']
@@ -167,38 +152,6 @@ def types(session: nox.Session) -> None:
     session.run('pyright', *TYPED)
 
 
-@nox.session(reuse_venv=False)
-def isolated(session: nox.Session) -> None:
-    """Wheels in a clean environment: core alone, with each sibling, with all siblings."""
-    wheels = build_wheels(session)
-    core = wheels.pop('packages/core')
-    siblings = {f'torchopt-{Path(package).name}': wheel for package, wheel in wheels.items()}
-    check = ['python', '-I', str(Path('tests/packaging/check_installed.py').resolve())]
-
-    install(session, core)
-    session.run(*check)
-    for name, wheel in siblings.items():
-        install(session, wheel)
-        session.run(*check, name)
-        session.run('pip', 'uninstall', '-q', '-y', name)
-    install(session, *siblings.values())
-    session.run(*check, *siblings)
-
-
-@nox.session(reuse_venv=False)
-def wheels(session: nox.Session) -> None:
-    """The published wheels: accel's tags and symbols, and all wheels installed together."""
-    built = build_wheels(session)
-    for package in COMPILED:
-        session.run('python', 'tests/packaging/check_wheel.py', built[package])
-    install(session, *built.values())
-    siblings = [f'torchopt-{Path(package).name}' for package in built if package != 'packages/core']
-    session.run(
-        'python', '-I', str(Path('tests/packaging/check_installed.py').resolve()), *siblings
-    )
-    session.run('python', '-I', '-m', 'torchopt_accel')
-
-
 @nox.session
 def sanitize(session: nox.Session) -> None:
     """Accel's tests with its CPU kernels under the address and undefined-behaviour sanitizers."""
@@ -227,7 +180,8 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def emulate(session: nox.Session) -> None:
     """Accel's CUDA kernels on the CPU, as tests/emulation runs them: sanitizers, planted faults."""
-    install(session, '-e', 'packages/core', 'nanobind-backend', 'pytest', 'pytest-xdist')
+    install(session, '-e', 'packages/core', 'nanobind-backend', 'pytest', 'hypothesis')
+    install(session, 'pytest-xdist', 'numpy')
     # Where the CPU has such an instruction, compilers contract multiplications and additions.
     settings = ['build-dir=build/emulate', 'cmake.define.CMAKE_CXX_FLAGS=-ffp-contract=off']
     settings += ['cmake.define.TORCHOPT_CUDA=OFF']
@@ -239,7 +193,7 @@ def emulate(session: nox.Session) -> None:
 @nox.session
 def pins(session: nox.Session) -> None:
     """The packages' requirements of each other, their versions and their changelogs."""
-    session.install(*editable(PACKAGES), '--no-deps')
+    session.install(*editable(PACKAGES), '--no-deps', env=ONE_ARCHITECTURE)
     install(session, 'pytest', 'hypothesis', 'packaging')
     session.run('pytest', 'tests/packaging/test_pins.py')
 

@@ -83,7 +83,8 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 def test_sessions_that_pages_name_exist() -> None:
     functions = r'@nox\.session.*?\ndef (\w+)\('
-    sessions = set(re.findall(functions, (ROOT / 'noxfile.py').read_text()))
+    text = '\n'.join(path.read_text() for path in ROOT.glob('nox*.py'))
+    sessions = set(re.findall(functions, text))
     named = {
         (page.name, name)
         for page in PAGES

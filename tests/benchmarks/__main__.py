@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-PARTS = ('steps', 'kernels', 'meta-steps', 'unrolls', 'training-runs')
+PARTS = ('steps', 'small-steps', 'kernels', 'meta-steps', 'unrolls', 'training-runs')
 
 
 def main() -> None:

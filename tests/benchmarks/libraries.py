@@ -68,8 +68,7 @@ LIBRARIES = (
     Library(
         'torch.optim',
         'torch_optim:TorchOptim',
-        note='`torch.optim.adam.adam(..., differentiable=True)`, the function behind the class. '
-        'It has no `eps_root` and writes into its arguments, so they are cloned first. '
-        'Unrolling a module is left to the user.',
+        note='`differentiable=True`. It has no `eps_root` and writes into its arguments, here '
+        'clones. A single step is `torch.optim.adam.adam`, the function behind the class.',
     ),
 )

@@ -24,7 +24,7 @@ def parser(description: str, *, stores: bool = False) -> argparse.ArgumentParser
     made.add_argument(
         '--output',
         type=Path,
-        help='the page; default: in docs/benchmarks, or none with --quick and --only',
+        help='the page; default: in docs/benchmarks, or none if only a part is measured',
     )
     made.add_argument(
         '--environments',
@@ -45,10 +45,12 @@ def parse(
     """Return the options, with ``output`` None if nothing is to be written."""
     options = parser.parse_args(arguments)
     options.environments = options.environments.absolute()  # processes start in another folder
-    if options.output is None and not (options.quick or options.only):
+    # A benchmark may have an option to choose problems.
+    is_part = options.quick or options.only or getattr(options, 'problems', None)
+    if options.output is None and not is_part:
         options.output = PAGES / page
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
     elif getattr(options, 'redraw', False):
-        parser.error('--redraw reads all records of a page: give no --quick and no --only')
+        parser.error('--redraw reads all records of a page: choose no part of it')
     return options

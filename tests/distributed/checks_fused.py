@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,9 +24,9 @@ from distributed.sharded import (
 )
 from torchopt.registry import OPTIMIZERS
 from torchopt.unrolling import Recomputed, Stored, grad
+from torchopt_accel import step as accel_step
 
-# The package shows the function of the same name.
-FUSE: Any = importlib.import_module('torchopt_accel.fuse')
+STEP: Any = accel_step
 SHARD = Shard(0)
 FUSED = [entry for entry in OPTIMIZERS if entry.fused]
 
@@ -36,16 +35,16 @@ FUSED = [entry for entry in OPTIMIZERS if entry.fused]
 def _kernel_runs() -> Iterator[list[Any]]:
     """Note the calls of kernels, in and out of place."""
     calls: list[Any] = []
-    before = FUSE.step, FUSE.prepare_call
+    before = STEP.step, STEP.prepare_call
 
     def noted(fn: Any) -> Any:
         return lambda *args, **options: (calls.append(args), fn(*args, **options))[1]
 
-    FUSE.step, FUSE.prepare_call = map(noted, before)
+    STEP.step, STEP.prepare_call = map(noted, before)
     try:
         yield calls
     finally:
-        FUSE.step, FUSE.prepare_call = before
+        STEP.step, STEP.prepare_call = before
 
 
 def _meta_gradients(

@@ -37,9 +37,11 @@ def solve_all(library: Library, dtypes: Sequence[torch.dtype], variants: int) ->
         total.update(cases=1, numbers=outcome.numbers, **outcome.counts._asdict())
         if outcome.mistakes:
             total.update(wrong=1)
-            print(f'DIFFERENT: {case}', *outcome.mistakes, sep='\n  ', flush=True)
+            print(f'DIFFERENT: {str(case)[:500]}', *outcome.mistakes, sep='\n  ', flush=True)
             if total['wrong'] == 3:
                 break
+    if total['wrong']:
+        print('Are the CPU kernels older than the sources? Then install packages/accel again.')
     print(', '.join(f'{value:,} {name}' for name, value in total.items()))
     return int(bool(total['wrong']) or not total['cases'])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,14 +17,13 @@ LISTS: tuple[tuple[int, ...], ...] = (
     (3, 0, 255),
     (0, 256, 0, 1, 8191),
     (8192, 8193),
-    (70001,),
-    (8193, 1, 0, 70001, 255, 3),
+    (30001,),
+    (8193, 1, 0, 30001, 255, 3),
 )
 # More tensors than the arguments of a launch hold.
-LONG = (
-    tuple(1 + i % 3 if i % 5 else 0 for i in range(900)),
-    tuple(2 + 8190 * (i % 300 == 7) for i in range(700)),
-)
+LONG = tuple(0 if i % 5 == 0 else 8193 if i % 300 == 7 else 1 + i % 3 for i in range(900))
+# More learning rates than the arguments of a launch hold.
+LONGER = (1,) * 4100
 
 
 @dataclass(frozen=True)
@@ -108,5 +107,12 @@ def every_case(
                 for sizes in LISTS[direction == 'apply' :]:
                     for seed in range(variants):
                         yield draw(rule, dtype, direction, sizes, seed)
-                for sizes in LONG:
-                    yield draw(rule, dtype, direction, sizes, 0)
+                yield _long(rule, dtype, direction, LONG)
+    yield _long(rules[0], dtypes[0], 'backward', LONGER)
+
+
+def _long(rule: str, dtype: torch.dtype, direction: str, sizes: tuple[int, ...]) -> Case:
+    """Return a case whose learning rates tell the launches apart."""
+    case = draw(rule, dtype, direction, sizes, 0)
+    backward = direction == 'backward'
+    return replace(case, lr='each', lr_grad=backward, special=False, absent_roles=False)

@@ -13,7 +13,11 @@ _RUNTIMES = {'address': 'libasan.so', 'undefined': 'libubsan.so', 'thread': 'lib
 
 
 def solve_in_child(library: Path, sanitizers: str, *arguments: str) -> tuple[int, str]:
-    """Solve all cases with a library that was built with sanitizers; return status and output."""
+    """Solve all cases with a library that was built with sanitizers; return status and output.
+
+    Raises:
+        RuntimeError: the compiler has no runtime of a sanitizer.
+    """
     env = {
         **os.environ,
         'PYTHONPATH': os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
@@ -36,4 +40,7 @@ def solve_in_child(library: Path, sanitizers: str, *arguments: str) -> tuple[int
 
 def _file(runtime: str) -> str:
     command = [str(COMPILER), f'-print-file-name={runtime}']
-    return subprocess.check_output(command, text=True).strip()
+    file = subprocess.check_output(command, text=True).strip()
+    if not Path(file).is_absolute():
+        raise RuntimeError(f'{COMPILER} has no {runtime}: set CXX to a GCC that has its sanitizers')
+    return file

@@ -160,6 +160,12 @@ FAULTS = [
         sanitizers='address,undefined',
     ),
     Fault(
+        'a second launch takes the learning rates of the first',
+        'launch.cuh',
+        'lr_grads + begin',
+        'lr_grads',
+    ),
+    Fault(
         'more arguments than CUDA takes',
         'arguments.h',
         'kArgumentBytes = 32764',
@@ -169,8 +175,8 @@ FAULTS = [
     Fault(
         'another stream',
         'launch.cuh',
-        '<<<count, kThreads, 0, stream>>>',
-        '<<<count, kThreads, 0, nullptr>>>',
+        '<<<here, kThreads, 0, stream>>>',
+        '<<<here, kThreads, 0, nullptr>>>',
         found='that nobody asked for',
     ),
     Fault(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
-import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +19,8 @@ COMPILER = os.environ.get('CXX') or shutil.which('c++')
 
 # Contracted multiplications and additions round differently, and the compiler may choose where.
 _COMMON = ['-std=c++17', '-fPIC', '-O1', '-g1', '-ffp-contract=off', '-fvisibility=hidden']
-_COMMON += ['-Wall', '-Wextra', '-Werror']
 # As nvcc defines them. The second selects the device's half of code that is not the same on both.
-_DEVICE = ['-D__CUDACC__', '-D__CUDA_ARCH__=800', '-Wno-unknown-pragmas', '-Wno-unused-function']
+_DEVICE = ['-D__CUDACC__', '-D__CUDA_ARCH__=800']
 
 
 class Problem(NamedTuple):
@@ -91,7 +91,14 @@ def _roles(roles: Sequence[Sequence[int]]) -> tuple[Any, ...]:
     return len(roles), present, (ctypes.c_size_t * len(pointers))(*pointers)
 
 
-def build(folder: Path, rules: Collection[str], sanitizers: str = '', csrc: Path = CSRC) -> Path:
+def build(
+    folder: Path,
+    rules: Collection[str],
+    sanitizers: str = '',
+    *,
+    csrc: Path = CSRC,
+    portable: bool = False,
+) -> Path:
     """Compile some rules' kernels, together with the emulation, into a library.
 
     Args:
@@ -99,31 +106,39 @@ def build(folder: Path, rules: Collection[str], sanitizers: str = '', csrc: Path
         rules: Names of rules in ``rules.def``.
         sanitizers: The value of the compiler's ``-fsanitize``, for the kernels and the drivers.
         csrc: The sources.
+        portable: Switch fibers as it is done where there is no assembly for it.
 
     Raises:
         RuntimeError: the compiler failed; with what it said.
     """
     translated_tree(folder / 'csrc', rules, csrc)
-    include = [f'-I{CUDA}', f'-I{folder / "csrc/cuda"}']
     link = [f'-fsanitize={sanitizers}'] if sanitizers else []
     checked = [*link, '-fno-sanitize-recover=all'] if sanitizers else []
-    driver = ['-x', 'c++', str(folder / 'csrc/cuda/driver.cu')]
-    _compile(*include, *_DEVICE, *checked, '-c', *driver, '-o', str(folder / 'driver.o'))
-    # The emulation itself is not checked: for the thread sanitizer it would be one great race.
-    objects = ['driver.o']
-    for source in sorted(CUDA.glob('*.cpp')):
-        objects.append(f'{source.stem}.o')
-        _compile(*include, '-c', str(source), '-o', str(folder / objects[-1]))
+    driver, kernels = folder / 'csrc/cuda/driver.cu', folder / 'driver.o'
+    _compile(f'-I{CUDA}', *_DEVICE, *checked, '-c', '-x', 'c++', str(driver), '-o', str(kernels))
     library = folder / 'emulated.so'
-    _compile('-shared', *link, *(str(folder / name) for name in objects), '-o', str(library))
+    emulation = Path(_emulation(portable).name).glob('*.o')
+    _compile('-shared', *link, str(kernels), *map(str, emulation), '-o', str(library))
     return library
+
+
+@functools.cache
+def _emulation(portable: bool) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder with the object files of ``cuda/``, which are the same for all kernels.
+
+    They are compiled without sanitizers: for the thread sanitizer they would be one great race.
+    """
+    folder = tempfile.TemporaryDirectory(prefix='emulation-')
+    flags = [f'-I{CUDA}', f'-I{CSRC / "cuda"}', *(['-DEMULATION_PORTABLE'] if portable else [])]
+    for source in CUDA.glob('*.cpp'):
+        _compile(*flags, '-c', str(source), '-o', f'{folder.name}/{source.stem}.o')
+    return folder
 
 
 def _compile(*arguments: str) -> None:
     if not COMPILER:
         raise RuntimeError('no C++ compiler: put c++ on PATH, or set CXX')
-    extra = shlex.split(os.environ.get('CXXFLAGS', ''))
-    command = [COMPILER, *_COMMON, *extra, *arguments]
+    command = [COMPILER, *_COMMON, *arguments]
     # A sanitizer that is preloaded for the tests would slow the compiler down.
     env = {name: value for name, value in os.environ.items() if name != 'LD_PRELOAD'}
     finished = subprocess.run(command, capture_output=True, text=True, env=env)

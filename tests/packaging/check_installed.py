@@ -5,7 +5,9 @@ The ``isolated`` session runs it where nothing else of the repository can be imp
 
 import importlib
 import importlib.metadata
+import re
 import sys
+from pathlib import Path
 
 import torch
 
@@ -84,6 +86,15 @@ def check_accel() -> None:
         results.append(torch.autograd.grad(update.square().sum(), gradient)[0])
         assert ('Forward' in type(update.grad_fn).__name__) == accelerated
     torch.testing.assert_close(*results)
+    check_threads()
+
+
+def check_threads() -> None:
+    """The kernels take their threads from the OpenMP that torch has loaded: two would compete."""
+    maps = Path('/proc/self/maps')
+    if maps.exists():
+        loaded = set(re.findall(r'\S*/lib[gi]?omp\S*', maps.read_text()))
+        assert len(loaded) == 1 and '/torch/' in loaded.pop(), f'OpenMP was loaded from {loaded}'
 
 
 def check_utils() -> None:

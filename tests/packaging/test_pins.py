@@ -58,6 +58,14 @@ def test_version_attribute_is_that_of_the_metadata(name: str) -> None:
 
 
 @every_package
+def test_licence_is_a_copy(name: str) -> None:
+    """A link would lead out of the sdist, which pip refuses to unpack."""
+    licence = FOLDERS[name] / 'LICENSE'
+    assert not licence.is_symlink()
+    assert licence.read_bytes() == Path(__file__).parents[2].joinpath('LICENSE').read_bytes()
+
+
+@every_package
 def test_changelog_begins_with_the_version(name: str) -> None:
     text = (FOLDERS[name] / 'CHANGELOG.md').read_text()
     entries = re.findall(r'^## (\S+) - (\d{4}-\d\d-\d\d)$', text, flags=re.MULTILINE)

@@ -2,9 +2,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <stdexcept>
 
+#include "at_once.h"
 #include "cpu/driver.h"
 #include "cpu/pool.h"
 #ifdef TORCHOPT_WITH_CUDA
@@ -12,7 +12,9 @@
 #endif
 #include "dlpack.h"
 #include "exchange.h"
+#include "in_place.h"
 #include "problem.h"
+#include "tensors.h"
 
 namespace nb = nanobind;
 
@@ -20,29 +22,6 @@ namespace {
 
 using torchopt::Problem;
 using Pointers = std::vector<std::vector<uintptr_t>>;
-
-// Python has checked the tensors. These checks keep a mistake there from reading invalid memory.
-void check(const Problem& problem) {
-  if (problem.rule < 0 || problem.rule >= int(torchopt::rules().size()))
-    throw std::invalid_argument("no such rule");
-  if (problem.dtype < 0 || problem.dtype >= torchopt::kDtypes)
-    throw std::invalid_argument("no such dtype");
-  const torchopt::RuleInfo& rule = torchopt::rules()[problem.rule];
-  if (problem.inputs.size() != size_t(torchopt::input_roles(problem.backward, rule.states)) ||
-      problem.outputs.size() != size_t(torchopt::output_roles(problem.backward, rule.states)))
-    throw std::invalid_argument("wrong number of roles");
-  if (problem.hyper.size() != rule.hyper.size())
-    throw std::invalid_argument("wrong number of hyperparameters");
-  const size_t count = problem.sizes.size();
-  for (const auto* roles : {&problem.inputs, &problem.outputs})
-    for (const auto& pointers : *roles)
-      if (!pointers.empty() && pointers.size() != count)
-        throw std::invalid_argument("wrong number of pointers");
-  if (problem.steps && problem.positions.size() != count)
-    throw std::invalid_argument("wrong number of positions");
-  if (problem.apply && (problem.backward || problem.inputs[1].empty()))
-    throw std::invalid_argument("only a forward step with params can be applied");
-}
 
 void run_on_cpu(const Problem& problem, int threads) {
   check(problem);
@@ -97,13 +76,10 @@ nb::tuple allocate(int dtype, const Sizes& shapes, const Sizes& strides) {
 bool overlap(const std::vector<uintptr_t>& starts, const std::vector<int64_t>& bytes) {
   if (starts.size() != bytes.size())
     throw std::invalid_argument("starts and bytes differ in length");
-  std::vector<std::pair<uintptr_t, int64_t>> ranges;
+  std::vector<torchopt::Range> ranges;
   for (size_t i = 0; i < starts.size(); ++i)
-    if (bytes[i] > 0) ranges.emplace_back(starts[i], bytes[i]);
-  std::sort(ranges.begin(), ranges.end());
-  for (size_t i = 1; i < ranges.size(); ++i)
-    if (ranges[i - 1].first + uintptr_t(ranges[i - 1].second) > ranges[i].first) return true;
-  return false;
+    if (bytes[i] > 0) ranges.emplace_back(starts[i], starts[i] + uintptr_t(bytes[i]));
+  return torchopt::overlap(ranges);
 }
 
 }  // namespace
@@ -114,13 +90,28 @@ NB_MODULE(_C, m) {
       .def(nb::init<int, int, bool, bool, std::vector<int64_t>, Pointers, Pointers,
                     std::vector<double>, uintptr_t, std::vector<int64_t>, uintptr_t, int64_t,
                     uintptr_t>());
+  nb::class_<torchopt::InPlace, Problem>(m, "InPlace")
+      .def(nb::init<int, int, bool, int, std::vector<double>, std::vector<int64_t>>(),
+           nb::arg("rule"), nb::arg("dtype"), nb::arg("on_cpu"), nb::arg("device"),
+           nb::arg("hyper"), nb::arg("positions"))
+      .def_rw("hyper", &torchopt::InPlace::hyper)
+      .def("read", &torchopt::InPlace::read, nb::arg("types"), nb::arg("roles"))
+      .def("take", &torchopt::InPlace::take, nb::arg("steps"), nb::arg("lr"));
   m.def("run_on_cpu", &run_on_cpu, nb::arg("problem"), nb::arg("threads"));
-  m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"), nb::arg("strides"));
+  m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"), nb::arg("strides") = Sizes{});
   m.def("waiting_bytes", &torchopt::waiting_bytes);
   m.def("release_waiting", &torchopt::release_waiting, nb::call_guard<nb::gil_scoped_release>());
   m.attr("MOST_WAITING") = torchopt::kMostWaiting;
   m.def("overlap", &overlap, nb::arg("starts"), nb::arg("bytes"));
   m.def("addresses", &torchopt::addresses, nb::arg("type"), nb::arg("roles"));
+  m.def("takes", &torchopt::takes, nb::arg("roles"), nb::arg("tensors"));
+  m.def("forward_at_once", &torchopt::forward_at_once, nb::arg("rule"), nb::arg("with_params"),
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
+        nb::arg("tensors"), nb::arg("threads"));
+  m.def("backward_at_once", &torchopt::backward_at_once, nb::arg("rule"), nb::arg("with_params"),
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
+        nb::arg("cotangents"), nb::arg("tensors"), nb::arg("wanted"), nb::arg("lr_wanted"),
+        nb::arg("threads"));
   m.def("supported_isas", &torchopt::supported_isas);
   m.def("current_isa", &torchopt::current_isa);
   m.def("use_isa", &torchopt::use_isa, nb::arg("name"));

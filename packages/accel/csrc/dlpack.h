@@ -30,9 +30,23 @@ struct DLManagedTensor {
   void (*deleter)(DLManagedTensor*);
 };
 
+struct DLManagedTensorVersioned {
+  struct {
+    uint32_t major, minor;
+  } version;
+  void* context;
+  void (*deleter)(DLManagedTensorVersioned*);
+  uint64_t flags;
+  DLTensor tensor;
+};
+
 // Returns a tensor in memory of the pool, contiguous if there are no strides; strides must fill a
 // range of memory. Throws std::bad_alloc.
 DLManagedTensor* make_tensor(Dtype dtype, const std::vector<int64_t>& shape,
                              const std::vector<int64_t>& strides);
+
+// The same with a shape and strides of this length; contiguous if strides are null.
+DLManagedTensorVersioned* make_versioned(Dtype dtype, const int64_t* shape, const int64_t* strides,
+                                         int32_t ndim);
 
 }  // namespace torchopt

@@ -1,69 +1,15 @@
 #include "exchange.h"
 
-#include <algorithm>
-#include <utility>
 #include <vector>
 
-#include "dlpack.h"
+#include "tensors.h"
+#include "torch_table.h"
 
 namespace torchopt {
 
 namespace nb = nanobind;
 
 namespace {
-
-// The start of DLPackExchangeAPI. Versions with the same major number begin alike.
-struct ExchangeTable {
-  struct {
-    uint32_t major, minor;
-  } version;
-  ExchangeTable* older;
-  void* allocate;
-  void* managed_from_object;
-  void* object_from_managed;
-  int (*tensor_from_object)(void* object, void* tensor);
-};
-
-constexpr uint32_t kMajor = 1;
-constexpr const char* kTable = "dlpack_exchange_api";
-
-using Read = int (*)(void* object, void* tensor);
-
-// Returns the table's function that fills a DLTensor, or null.
-Read reader_of(nb::handle type) {
-  nb::object capsule = nb::getattr(type, "__dlpack_c_exchange_api__", nb::none());
-  if (!PyCapsule_IsValid(capsule.ptr(), kTable)) return nullptr;
-  auto* table = static_cast<ExchangeTable*>(PyCapsule_GetPointer(capsule.ptr(), kTable));
-  while (table && table->version.major > kMajor) table = table->older;
-  return table && table->version.major == kMajor ? table->tensor_from_object : nullptr;
-}
-
-bool is_empty(const DLTensor& tensor) {
-  return std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim;
-}
-
-bool is_contiguous(const DLTensor& tensor) {
-  int64_t expected = 1;
-  for (int32_t i = tensor.ndim; i-- > 0;) {
-    if (tensor.shape[i] != 1 && tensor.strides[i] != expected) return false;
-    expected *= tensor.shape[i];
-  }
-  return true;
-}
-
-// Tells whether the elements fill a range of memory, in any order of the dimensions.
-bool is_dense(const DLTensor& tensor) {
-  std::vector<std::pair<int64_t, int64_t>> dimensions;
-  for (int32_t i = 0; i < tensor.ndim; ++i)
-    if (tensor.shape[i] != 1) dimensions.emplace_back(tensor.strides[i], tensor.shape[i]);
-  std::sort(dimensions.begin(), dimensions.end());
-  int64_t expected = 1;
-  for (const auto& [stride, size] : dimensions) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return true;
-}
 
 // The layouts of the first role, in one vector because a tensor's own is lent only for a moment.
 class Layouts {
@@ -73,7 +19,7 @@ class Layouts {
     sizes_.insert(sizes_.end(), tensor.shape, tensor.shape + tensor.ndim);
     strides_.insert(strides_.end(), tensor.strides, tensor.strides + tensor.ndim);
     ends_.push_back(sizes_.size());
-    if (is_contiguous(tensor) || is_empty(tensor)) return true;
+    if (is_contiguous(tensor)) return true;
     contiguous_ = false;
     return is_dense(tensor);
   }
@@ -87,7 +33,7 @@ class Layouts {
       if (sizes_[begin + i] != tensor.shape[i]) return false;
       alike &= tensor.shape[i] == 1 || strides_[begin + i] == tensor.strides[i];
     }
-    return alike || is_empty(tensor);
+    return alike || elements(tensor) == 0;
   }
 
   bool contiguous() const { return contiguous_; }
@@ -99,17 +45,15 @@ class Layouts {
 };
 
 bool alike(const DLTensor& a, const DLTensor& b) {
-  return a.dtype.code == b.dtype.code && a.dtype.bits == b.dtype.bits &&
-         a.dtype.lanes == b.dtype.lanes && a.device.type == b.device.type &&
-         a.device.id == b.device.id;
+  return same_kind(a, b) && a.device.type == b.device.type && a.device.id == b.device.id;
 }
 
 }  // namespace
 
 nb::object addresses(nb::type_object type, nb::list roles) {
   // There is one type of tensors, which lives as long as the process.
-  static const Read read = reader_of(type);
-  if (!read) return nb::none();
+  static const TorchTable* const table = table_of(type);
+  if (!table) return nb::none();
   auto* tensor_type = reinterpret_cast<PyTypeObject*>(type.ptr());
   nb::list result;
   Layouts layouts;
@@ -127,7 +71,7 @@ nb::object addresses(nb::type_object type, nb::list roles) {
       }
       DLTensor tensor;
       if (!PyType_IsSubtype(Py_TYPE(object.ptr()), tensor_type)) return nb::none();
-      if (read(object.ptr(), &tensor)) {
+      if (table->tensor_from_object(object.ptr(), &tensor)) {
         // The caller finds out why, and says so.
         PyErr_Clear();
         return nb::none();
@@ -135,7 +79,7 @@ nb::object addresses(nb::type_object type, nb::list roles) {
       if (role == 0 && position == 0) first = tensor;
       const bool fits = role == 0 ? layouts.add(tensor) : layouts.matches(position, tensor);
       if (!fits || !alike(first, tensor)) return nb::none();
-      found.append(reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset);
+      found.append(address(tensor));
       ++position;
     }
     if (role == 0)

@@ -59,4 +59,8 @@ struct RuleInfo {
 
 const std::vector<RuleInfo>& rules();
 
+// Python has checked the tensors. This keeps a mistake there from reading invalid memory. Throws
+// std::invalid_argument.
+void check(const Problem& problem);
+
 }  // namespace torchopt

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from torchopt_accel import kernels as compiled
+from torchopt_accel import step
 from torchopt_accel.platform import C, obstacle
 
 _NO_CUDA = obstacle(torch.device('cuda'))
@@ -22,6 +23,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line('filterwarnings', r'ignore:`torch\.jit\.script` is:DeprecationWarning')
 
 
+# Session scope, because Hypothesis draws many examples.
+@pytest.fixture(scope='session', autouse=True)
+def kernels_take_small_steps() -> Iterator[None]:
+    """Let kernels take also the steps for which the composite rule is faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, 'MANY_ELEMENTS', 0)
+        yield
+
+
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the rules that are launched; backward kernels have the suffix ``_backward``."""
@@ -32,7 +42,28 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(rule + ('_backward' if backward else ''))
         launch(rule, *rest, backward=backward, **options)
 
+    launch_in_place = compiled.launch_in_place
+
+    def recorded_in_place(rule: str, *rest: Any) -> None:
+        seen.append(rule)
+        launch_in_place(rule, *rest)
+
     monkeypatch.setattr(compiled, 'launch', recorded)
+    monkeypatch.setattr(compiled, 'launch_in_place', recorded_in_place)
+
+    def counted(name: str, suffix: str) -> None:
+        run = getattr(compiled, name)
+
+        def at_once(rule: Any, *rest: Any) -> Any:
+            results = run(rule, *rest)
+            if results is not None:
+                seen.append(list(compiled.RULES)[rule[0]] + suffix)
+            return results
+
+        monkeypatch.setattr(compiled, name, at_once)
+
+    counted('forward_at_once', '')
+    counted('backward_at_once', '_backward')
     return seen
 
 

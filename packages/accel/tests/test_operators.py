@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchopt
 from support.trees import generator
-from torchopt_accel import specs
+from torchopt_accel import kernels, specs
 from torchopt_accel.kernels import RULES, arranged
 
 HYPER = {
@@ -148,8 +148,10 @@ def test_misfits_are_named_without_their_neighbours() -> None:
         operator('sgd', 'forward')(mixed, [], [], None, [0] * 100, None, hyper_of('sgd'))
 
 
-def test_scalars_are_waited_for_on_their_way_to_the_cpu() -> None:
+def test_scalars_are_waited_for_on_their_way_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy from a GPU that does not block would be read before it has arrived."""
+    # As if the learning rate were on a GPU.
+    monkeypatch.setattr(kernels, 'forward_at_once', lambda *given: None)
 
     class Copies(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):

@@ -224,3 +224,13 @@ def test_subnormal_halves_where_subnormal_floats_count_as_zero(isa: str) -> None
         torch.set_flush_denormal(False)
         C.use_isa(before)
     assert torch.equal(update.double(), -(2.0**10) * halves)
+
+
+def test_bias_corrections_keep_the_digits_that_a_subtraction_cancels(device: str) -> None:
+    """Every step of Adamax is -1 for a gradient of 1; with ``1 - 0.999**2`` it is off by 1e-14."""
+    gradient = torch.ones(1, dtype=torch.float64, device=device)
+    optimizer = torchopt.adamax(1.0, betas=(0.999, 0.999), eps=0.0, use_accelerated_op=True)
+    state = optimizer.init([gradient])
+    for _ in range(50):
+        (update,), state = optimizer.update([gradient], state, params=[gradient], inplace=False)
+        torch.testing.assert_close(update, -gradient, rtol=2e-15, atol=0)

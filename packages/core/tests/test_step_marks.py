@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -37,6 +38,37 @@ def test_apply_updates_marks_its_results(options: dict[str, bool]) -> None:
     old, update = new['a'].grad_fn.next_functions
     assert step_of(old[0]).step.number < a.step.number
     assert step_of(update[0]) is None
+
+
+@pytest.mark.parametrize(
+    ('names', 'container'),
+    [
+        (['0', '1'], lambda a, b: [a, b]),
+        (['0', '1'], lambda a, b: (a, b)),
+        (['b', 'a'], lambda a, b: {'b': a, 'a': b}),
+        (['b', 'a'], lambda a, b: OrderedDict(b=a, a=b)),
+        (['0', '2'], lambda a, b: [a, None, b]),
+        (['0.w', '1'], lambda a, b: [{'w': a}, b]),
+        (['x.0', 'x.1'], lambda a, b: {'x': (a, b)}),
+        (['3', '2'], lambda a, b: {3: a, 2: b}),
+    ],
+)
+def test_names_are_where_the_parameters_are(names: list[str], container: Any) -> None:
+    a, b = torch.ones(2, requires_grad=True), torch.zeros(3, requires_grad=True)
+    new = torchopt.apply_updates(container(a, b), container(a * 2, b * 3), inplace=False)
+    made = {len(leaf): leaf.grad_fn for leaf in torchopt.pytree.tree_leaves(new)}
+    assert [step_of(made[2]).name, step_of(made[3]).name] == names
+    assert {step_of(made[2]).position, step_of(made[3]).position} == {0, 1}
+    for leaf, name in zip((a, b), names):
+        assert last_step_from(torch.autograd.graph.get_gradient_edge(leaf).node).name == name
+
+
+def test_gradients_in_another_order_than_the_parameters() -> None:
+    params = {'a': torch.ones(2, requires_grad=True) * 1, 'b': torch.ones(3)}
+    updates = {'b': torch.ones(3, requires_grad=True), 'a': torch.ones(2)}
+    new = torchopt.apply_updates(params, updates, inplace=False)
+    assert {name: step_of(new[name].grad_fn).name for name in 'ab'} == {'a': 'a', 'b': 'b'}
+    assert last_step_from(params['a'].grad_fn) == step_of(new['a'].grad_fn)
 
 
 @pytest.mark.parametrize('first_order', [False, True])

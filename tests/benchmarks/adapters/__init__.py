@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import mse_loss as mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 LR = 0.01
+TORCH_OPTIMIZERS = {'adam': torch.optim.Adam, 'sgd': torch.optim.SGD}
 
 Tensors = list[torch.Tensor]
 
@@ -69,6 +70,11 @@ class Adapter:
             return self.batched_meta_gradient(net, tasks, rule, eps_root, steps)
         each = [Task(*task) for task in zip(*tasks)]
         return self.meta_gradient(net, each, rule, eps_root, steps)
+
+
+def error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the loss: the cross-entropy of labels, or the mean squared error of numbers."""
+    return (mse_loss if target.is_floating_point() else cross_entropy)(prediction, target)
 
 
 def mean_gradient(losses: Tensors, net: nn.Module) -> Tensors:

@@ -24,6 +24,9 @@ class Looped(TorchOpt):
             [task_loss(params, *task) for task in zip(*tasks)]
         ).mean()
 
+    def inner_gradient(self, loss):
+        return torchopt.unrolling.grad(loss)
+
 
 class Batched(Looped):
     """All tasks at once."""
@@ -34,11 +37,17 @@ class Batched(Looped):
 
 
 class ByHand(Batched):
-    """All tasks at once, with a handwritten Adam in place of the library."""
+    """All tasks at once, with torch alone in place of the library."""
+
+    def inner_gradient(self, loss):
+        return torch.func.grad(loss)
 
     def inner_optimizer(self, rule, eps_root):
-        if rule != 'adam':
-            raise NotImplementedError
+        if rule == 'sgd':
+            return dict, lambda params, grads, state: (
+                {name: p - LR * grads[name] for name, p in params.items()},
+                state,
+            )
 
         def init(params):
             zeros = {name: torch.zeros_like(p) for name, p in params.items()}
@@ -76,25 +85,35 @@ class Compiled(Batched):
         return lambda: list(meta_gradient(start, *tasks).values())
 
 
-class Unrolled(TorchOpt):
-    """One compiled step, for any number of steps and all tasks at once."""
+class Unrolled(Looped):
+    """One step, for any number of steps and all tasks at once, whose memory is kept small."""
 
     eps_roots = (1e-8,)
 
+    def __init__(self, *, compile: bool = False) -> None:
+        super().__init__()
+        self._compile = compile
+
     def batched_meta_gradient(self, net, tasks, rule, eps_root, steps):
         loss = functional_loss(net)
-        inner_gradient = torch.vmap(torch.func.grad(loss))
+        inner_gradient = torch.vmap(self.inner_gradient(loss))
         init, inner_step = self.inner_optimizer(rule, eps_root)
-        backward = torchopt.unrolling.Recomputed(compile=True)
+        backward = torchopt.unrolling.Recomputed(compile=self._compile)
 
         def step(carry, _, consts):
             params, state = carry
             # The rule is elementwise, so it applies to the stacked parameters of all tasks.
             return inner_step(params, inner_gradient(params, *consts), state), None
 
-        @torch.compile(fullgraph=True)
         def outer_loss(params, x, y):
             return torch.vmap(loss)(params, x, y).mean()
+
+        if self._compile:
+            # As compile=True does with the steps.
+            fused = not any(isinstance(part, torch.nn.Conv2d) for part in net.modules())
+            outer_loss = torch.compile(
+                outer_loss, fullgraph=True, backend='inductor' if fused else 'aot_eager'
+            )
 
         start = {name: p.detach().requires_grad_() for name, p in net.named_parameters()}
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import higher
 import torch
 
-from adapters import LR, Adapter, mean_gradient, mse_loss
-
-OPTIMIZERS = {'adam': torch.optim.Adam, 'sgd': torch.optim.SGD}
+from adapters import LR, TORCH_OPTIMIZERS, Adapter, error, mean_gradient
 
 
 class Higher(Adapter):
@@ -31,7 +29,7 @@ class Higher(Adapter):
         return step
 
     def meta_gradient(self, net, tasks, rule, eps_root, steps):
-        optimizer = OPTIMIZERS[rule](net.parameters(), LR)
+        optimizer = TORCH_OPTIMIZERS[rule](net.parameters(), LR)
 
         def run():
             losses = []
@@ -39,8 +37,8 @@ class Higher(Adapter):
                 with higher.innerloop_ctx(net, optimizer, copy_initial_weights=False) as inner:
                     fast_net, fast_optimizer = inner
                     for _ in range(steps):
-                        fast_optimizer.step(mse_loss(fast_net(task.x), task.y))
-                    losses.append(mse_loss(fast_net(task.outer_x), task.outer_y))
+                        fast_optimizer.step(error(fast_net(task.x), task.y))
+                    losses.append(error(fast_net(task.outer_x), task.outer_y))
             return mean_gradient(losses, net)
 
         return run

@@ -8,6 +8,7 @@ import optax
 import torch
 
 from adapters import LR, Adapter
+from adapters.jax_layers import predict
 
 
 class JaxOptax(Adapter):
@@ -17,20 +18,18 @@ class JaxOptax(Adapter):
         self._scan = scan
 
     def batched_meta_gradient(self, net, tasks, rule, eps_root, steps):
-        if rule != 'adam':
-            raise NotImplementedError
         jax.config.update('jax_enable_x64', tasks.x.dtype == torch.float64)
-        optimizer = optax.adam(LR, eps_root=eps_root)
+        optimizer = optax.adam(LR, eps_root=eps_root) if rule == 'adam' else optax.sgd(LR)
         start, tasks = jax.tree.map(
             lambda tensor: jnp.asarray(tensor.detach().numpy()),
             (list(net.parameters()), tuple(tasks)),
         )
 
         def loss(params, x, y):
-            *hidden, (weight, bias) = zip(params[::2], params[1::2])
-            for w, b in hidden:
-                x = jax.nn.relu(x @ w.T + b)
-            return jnp.mean((x @ weight.T + bias - y) ** 2)
+            prediction = predict(net, params, x)
+            if jnp.issubdtype(y.dtype, jnp.integer):
+                return optax.softmax_cross_entropy_with_integer_labels(prediction, y).mean()
+            return jnp.mean((prediction - y) ** 2)
 
         def outer_loss(params, x, y, outer_x, outer_y):
             def step(carry, _):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from adapters import LR, Adapter, mean_gradient, mse_loss
+from adapters import LR, Adapter, error, mean_gradient
 
 # The package's __init__ imports gym, torchvision and others, which its algorithms don't need. A
 # module that was created but not executed lets Python find the submodules.
@@ -26,8 +26,8 @@ class Learn2Learn(Adapter):
             for task in tasks:
                 learner = maml.clone()
                 for _ in range(steps):
-                    learner.adapt(mse_loss(learner(task.x), task.y))
-                losses.append(mse_loss(learner(task.outer_x), task.outer_y))
+                    learner.adapt(error(learner(task.x), task.y))
+                losses.append(error(learner(task.outer_x), task.outer_y))
             return mean_gradient(losses, net)
 
         return run

@@ -8,12 +8,12 @@ import torch
 from torch.func import functional_call
 
 import torchopt
-from adapters import LR, Adapter, mean_gradient, mse_loss
+from adapters import LR, Adapter, error, mean_gradient
 
 
 def functional_loss(net):
     """Return the loss as a function of ``params, x, y``."""
-    return lambda params, x, y: mse_loss(functional_call(net, params, (x,)), y)
+    return lambda params, x, y: error(functional_call(net, params, (x,)), y)
 
 
 class TorchOpt(Adapter):
@@ -50,8 +50,8 @@ class TorchOpt(Adapter):
             losses = []
             for task in tasks:
                 for _ in range(steps):
-                    optimizer.step(mse_loss(net(task.x), task.y))
-                losses.append(mse_loss(net(task.outer_x), task.outer_y))
+                    optimizer.step(error(net(task.x), task.y))
+                losses.append(error(net(task.outer_x), task.outer_y))
                 torchopt.recover_state_dict(net, net_start)
                 torchopt.recover_state_dict(optimizer, optimizer_start)
             return mean_gradient(losses, net)
@@ -73,15 +73,20 @@ class TorchOpt(Adapter):
     def task_loss(self, net, rule, eps_root, steps):
         """Return the outer loss of one task as a function of parameters and ``Task``."""
         loss = functional_loss(net)
+        inner_gradient = self.inner_gradient(loss)
         init, step = self.inner_optimizer(rule, eps_root)
 
         def outer_loss(params, x, y, outer_x, outer_y):
             state = init(params)
             for _ in range(steps):
-                params, state = step(params, torch.func.grad(loss)(params, x, y), state)
+                params, state = step(params, inner_gradient(params, x, y), state)
             return loss(params, outer_x, outer_y)
 
         return outer_loss
+
+    def inner_gradient(self, loss):
+        """Return the gradient of ``loss`` as a function of its arguments."""
+        return torch.func.grad(loss)
 
     def inner_optimizer(self, rule, eps_root):
         """Return functions ``init(params)`` and ``step(params, grads, state)``."""

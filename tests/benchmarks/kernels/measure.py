@@ -7,22 +7,27 @@ import sys
 import time
 from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 import torch
 
 from kernels.problems import (
     LARGEST,
     OPTIMIZERS,
+    SHORT,
     SIZES,
+    UNROLLED,
     Run,
     copying,
     differentiable,
+    images,
     in_place,
     normal,
+    torch_best,
 )
 from memory import PeakMemory
 
-IN_PLACE = ('composite', 'accelerated', 'torch.optim.Adam(fused=True)')
+FORMATS = {'contiguous': torch.contiguous_format, 'channels last': torch.channels_last}
 
 
 def main() -> None:
@@ -31,32 +36,52 @@ def main() -> None:
     torch.set_num_threads(threads)
     seconds = 0.05 if quick else 1.5
     optimizers = ['adam'] if quick else list(OPTIMIZERS)
-    differentiated = {
-        size: {
-            name: _medians(
-                {
-                    kind: differentiable(name, size, device, accelerated=kind == 'accelerated')[1]
-                    for kind in ('composite', 'accelerated')
-                },
-                seconds,
-                device,
-            )
-            for name in optimizers
+
+    def over_steps(steps: int) -> Any:
+        return {
+            size: {
+                name: _differentiated(name, size, device, seconds, steps)
+                for name in (*optimizers, *SHORT)
+            }
+            for size in SIZES
         }
-        for size in SIZES
-    }
-    written = {
-        size: _medians({kind: in_place(kind, size, device) for kind in IN_PLACE}, seconds, device)
-        for size in SIZES
-    }
-    record = {
-        'threads': threads,
-        'differentiated': differentiated,
-        'in place': written,
-        'bandwidth': _bandwidth(seconds, device),
-        'held': _held(device),
-    }
+
+    record = {'threads': threads, 'differentiated': over_steps(1)}
+    if threads == 1:
+        record |= {
+            'unrolled': over_steps(UNROLLED),
+            'in place': {name: _in_place(name, device, seconds) for name in optimizers},
+            'formats': {
+                kind: _medians({x: images(kind, f) for x, f in FORMATS.items()}, seconds, device)
+                for kind in ('in place', 'differentiable')
+            },
+            'bandwidth': _bandwidth(seconds, device),
+            'held': _held(device),
+        }
     print(json.dumps(record))
+
+
+def _in_place(name: str, device: str, seconds: float) -> dict[str, dict[str, float]]:
+    """Return the times of a plain optimizer's step, by size."""
+    kinds = ('composite', 'accelerated', torch_best(name, device))
+    return {
+        size: _medians(
+            {kind: in_place(kind, name, size, device) for kind in kinds}, seconds, device
+        )
+        for size in SIZES
+    }
+
+
+def _differentiated(
+    name: str, size: str, device: str, seconds: float, steps: int
+) -> dict[str, float]:
+    """Return the time of one step and its derivative."""
+    kinds = ('composite', 'accelerated')
+    runs = {
+        kind: differentiable(name, size, device, accelerated=kind == 'accelerated', steps=steps)[1]
+        for kind in kinds
+    }
+    return {kind: time / steps for kind, time in _medians(runs, seconds, device).items()}
 
 
 def _medians(runs: Mapping[str, Run], seconds: float, device: str) -> dict[str, float]:

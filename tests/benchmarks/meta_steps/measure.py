@@ -27,7 +27,7 @@ def main() -> None:
     import torch
 
     from adapters import fingerprint, load
-    from problems import SINUSOIDS, sinusoids
+    from meta_steps.problems import PROBLEMS
 
     torch.set_num_threads(options.threads)
     (way,) = (way for way in WAYS if way.name == options.way)
@@ -37,16 +37,11 @@ def main() -> None:
         if not torchopt.accelerated_op_available('cpu'):
             return
     adapter = load(way.adapter, way.options)
-    dtype = getattr(torch, options.dtype)
+    problem = PROBLEMS[options.problem]
+    net, tasks = problem.make(getattr(torch, options.dtype))
 
     def make(eps_root: float, steps: int) -> Callable[[], list[torch.Tensor]]:
-        return adapter.meta_step(
-            *sinusoids(SINUSOIDS[options.problem], dtype),
-            'adam',
-            eps_root,
-            steps,
-            batched=way.batched,
-        )
+        return adapter.meta_step(net, tasks, problem.rule, eps_root, steps, batched=way.batched)
 
     for steps in options.steps:
         record: dict = {'steps': steps}

@@ -22,7 +22,8 @@ class Way:
         compiled: Whether its first call compiles.
         any_length: Whether one compilation serves every number of steps. If not, each number of
             steps has its own processes.
-        plotted: Whether the plot shows it; the tables show all ways.
+        exact: Whether its gradient must be the reference's, up to rounding in float64.
+        plotted: Whether the plot of sinusoids shows it; the tables show all ways.
         note: What a reader of the page should know about it.
     """
 
@@ -33,6 +34,7 @@ class Way:
     batched: bool = True
     compiled: bool = False
     any_length: bool = False
+    exact: bool = False
     plotted: bool = False
     note: str = ''
 
@@ -56,7 +58,13 @@ JAX = Library(
     installs=('jax==0.10.2 jaxlib==0.10.2 optax==0.2.8',),
 )
 
-REFERENCE = Way('object-oriented', PROJECT.adapter, batched=False, note='`torchopt.MetaAdam`.')
+REFERENCE = Way(
+    'object-oriented',
+    PROJECT.adapter,
+    batched=False,
+    exact=True,
+    note='`torchopt.MetaAdam`, or `MetaSGD`.',
+)
 
 WAYS = (
     REFERENCE,
@@ -65,40 +73,71 @@ WAYS = (
         PROJECT.adapter,
         {'use_accelerated_op': True},
         batched=False,
+        exact=True,
         plotted=True,
         note='the same with `use_accelerated_op=True`.',
     ),
-    Way('functional, task by task', 'functional_api:Looped', note='`torch.func.grad` of a loop.'),
+    Way(
+        'functional, task by task',
+        'functional_api:Looped',
+        exact=True,
+        note='`torch.func.grad` of a loop, whose steps take `torchopt.unrolling.grad`.',
+    ),
     Way(
         'functional, vmap',
         'functional_api:Batched',
+        exact=True,
         plotted=True,
-        note='`torch.func.grad` of `torch.vmap`.',
+        note='`torch.func.grad` of `torch.vmap`; the steps are the same.',
     ),
-    Way('by hand, vmap', 'functional_api:ByHand', note='the same with a handwritten Adam.'),
+    Way(
+        'by hand, vmap',
+        'functional_api:ByHand',
+        note='the same with torch alone: a handwritten rule, and `torch.func.grad` in the steps. '
+        'Through Conv4 its gradient is wrong, because [a layer that normalizes is under vmap]'
+        '(../my-meta-gradient.md#a-layer-that-normalizes-is-under-vmap).',
+    ),
     Way(
         'functional, vmap, compiled',
         'functional_api:Compiled',
         compiled=True,
+        exact=True,
         plotted=True,
         note='`torch.compile(..., fullgraph=True)` around "functional, vmap".',
     ),
     Way(
+        'unroll',
+        'functional_api:Unrolled',
+        exact=True,
+        note='`torchopt.unroll(..., backward=Recomputed())`, which computes every step a second '
+        'time and needs little memory.',
+    ),
+    Way(
         'unroll, compiled',
         'functional_api:Unrolled',
+        {'compile': True},
         compiled=True,
         any_length=True,
+        exact=True,
         plotted=True,
-        note='`torchopt.unroll(..., backward=Recomputed(compile=True))`. The first K compiles; '
-        'every later K in the same process uses the same graphs.',
+        note='the same with `Recomputed(compile=True)`. The first K compiles; '
+        'every later K in the same process uses the same graphs. Conv4 is traced and not fused.',
     ),
     _peer('torchopt 0.7.3', 'its composite path, `use_accelerated_op=False`.', plotted=True),
     _peer(
         'higher 0.2.1',
         'has no `eps_root`, so its gradient depends on how the root is differentiated at 0.',
     ),
-    _peer('learn2learn 0.2.0', 'has SGD as its only inner optimizer; see [steps.md](steps.md).'),
-    Way('jax.jit, optax', JAX.adapter, library=JAX, compiled=True, note='a loop over the steps.'),
+    _peer('learn2learn 0.2.0', 'has SGD as its only inner optimizer.'),
+    _peer('torch.optim', '`differentiable=True`; it has no `eps_root` either.'),
+    Way(
+        'jax.jit, optax',
+        JAX.adapter,
+        library=JAX,
+        compiled=True,
+        note='a loop over the steps, batched by `jax.vmap`. Convolutions are matrix products: with '
+        '`jax.lax.conv`, Conv4 takes nine times as long on one core.',
+    ),
     Way(
         'jax.jit, optax, scan',
         JAX.adapter,

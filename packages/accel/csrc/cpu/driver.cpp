@@ -74,15 +74,33 @@ bool can_stream(const Problem& problem, uintptr_t output, int64_t tensor) {
 }
 
 struct Piece {
-  int64_t tensor, start;
+  int64_t tensor, start, size;
 };
 
-std::vector<Piece> cut(const std::vector<int64_t>& sizes) {
+std::vector<Piece> cut(const std::vector<int64_t>& sizes, int64_t length) {
   std::vector<Piece> pieces;
   for (size_t tensor = 0; tensor < sizes.size(); ++tensor)
-    for (int64_t start = 0; start < sizes[tensor]; start += kChunk)
-      pieces.push_back({int64_t(tensor), start});
+    for (int64_t start = 0; start < sizes[tensor]; start += length)
+      pieces.push_back({int64_t(tensor), start, std::min(length, sizes[tensor] - start)});
   return pieces;
+}
+
+// Tells whether no tensor is absent, whose place the zeros or the scratch memory would take.
+bool is_complete(const Problem& problem) {
+  for (const auto* lists : {&problem.inputs, &problem.outputs})
+    for (const auto& pointers : *lists) {
+      if (pointers.empty()) return false;
+      for (size_t tensor = 0; tensor < pointers.size(); ++tensor)
+        if (problem.sizes[tensor] > 0 && !pointers[tensor]) return false;
+    }
+  return true;
+}
+
+// Returns the length of the pieces: several for each thread, as long as that allows.
+int64_t length_of_pieces(const Problem& problem, int64_t elements, int threads) {
+  if (!problem.apply || !is_complete(problem)) return kChunk;
+  const int64_t share = elements / (4 * std::max(threads, 1)) / kChunk * kChunk;
+  return std::clamp(share, kChunk, kLongChunk);
 }
 
 std::vector<std::string> names_in(const std::string& list) {
@@ -112,7 +130,7 @@ double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece, bool s
     if (streamed && can_stream(problem, base, piece.tensor)) chunk.streamed |= 1u << role;
     chunk.outputs[role] = base ? reinterpret_cast<void*>(base + offset) : scratch;
   }
-  chunk.size = std::min(kChunk, problem.sizes[piece.tensor] - piece.start);
+  chunk.size = piece.size;
   chunk.hyper = problem.hyper.data();
   const auto* steps = reinterpret_cast<const int64_t*>(problem.steps);
   chunk.step = steps ? steps[problem.positions[piece.tensor]] : 1;
@@ -129,7 +147,10 @@ void run_on_cpu(const Problem& problem, int threads) {
   ChunkKernel kernel = (!problem.backward ? rule.forward
                         : problem.lr_grad ? rule.backward_with_lr
                                           : rule.backward)[problem.dtype];
-  const std::vector<Piece> pieces = cut(problem.sizes);
+  int64_t elements = 0;
+  for (int64_t size : problem.sizes) elements += size;
+  const std::vector<Piece> pieces =
+      cut(problem.sizes, length_of_pieces(problem, elements, threads));
   const int64_t count = int64_t(pieces.size());
   const bool streamed = outgrows_caches(problem);
   std::vector<double> lr_grads(problem.lr_grad ? pieces.size() : 0);
@@ -137,8 +158,6 @@ void run_on_cpu(const Problem& problem, int threads) {
     double lr_grad = run_piece(problem, kernel, pieces[i], streamed);
     if (problem.lr_grad) lr_grads[i] = lr_grad;
   };
-  int64_t elements = 0;
-  for (int64_t size : problem.sizes) elements += size;
   const int64_t team = std::min<int64_t>({threads, count, elements / kGrain});
   if (team > 1 && !forked) {
 #pragma omp parallel for num_threads(int(team)) schedule(static)

@@ -36,7 +36,7 @@ TORCHOPT_FN double loop(const Kernel& step, const M* const* inputs, M* const* ou
   for (int r = 0; r < O; ++r) out[r] = outputs[r];
   // Summed in a second loop: a reduction in the first would keep it from vectorising.
   T scale_grad[with_lr ? kSummed : 1];
-TORCHOPT_INDEPENDENT
+  TORCHOPT_INDEPENDENT
   for (int64_t i = 0; i < size; ++i) {
     M x[I], y[O];
     for (int r = 0; r < I; ++r) x[r] = in[r][i];
@@ -61,7 +61,7 @@ double run(const Chunk& chunk) {
   for (int r = 0; r < I; ++r) in[r] = static_cast<const M*>(chunk.inputs[r]);
   for (int r = 0; r < O; ++r) out[r] = static_cast<M*>(chunk.outputs[r]);
 
-  const int64_t most = chunk.streamed ? kBlock : with_lr ? kSummed : kChunk;
+  const int64_t most = chunk.streamed ? kBlock : with_lr ? kSummed : kLongChunk;
   alignas(kStreamAlignment) M computed[O][kBlock];
   double sum = 0;
   for (int64_t start = 0; start < chunk.size; start += most) {

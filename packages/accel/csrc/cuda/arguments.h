@@ -8,6 +8,7 @@
 #include "../problem.h"
 
 namespace torchopt {
+namespace {
 
 constexpr int kThreads = 256;
 // A list is cut into chunks of this many elements, which are distributed over the blocks.
@@ -46,10 +47,13 @@ struct Arguments {
 };
 
 // The chunks that belong to each learning rate: from first[i] up to first[i + 1].
+template <int kRanges>
 struct Ranges {
-  // `gather` takes two pointers beside the ranges.
-  static constexpr int kRanges = int((kArgumentBytes - 16) / sizeof(int64_t)) - 1;
   int64_t first[kRanges + 1];
 };
 
+// `gather` takes two pointers beside the ranges.
+constexpr int kMostRanges = int((kArgumentBytes - 16) / sizeof(int64_t)) - 1;
+
+}  // namespace
 }  // namespace torchopt

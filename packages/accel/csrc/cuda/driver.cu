@@ -50,7 +50,8 @@ std::string cuda_obstacle(int device) {
     const OnDevice guard(device);
     // Makes the runtime load or compile the code for the device, or say why it cannot.
     cudaFuncAttributes attributes;
-    require(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather)), "kernels");
+    require(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(gather<1>)),
+            "kernels");
     return "";
   } catch (const std::runtime_error& error) {
     // Clears the error, which the next launch would report otherwise.
@@ -75,7 +76,7 @@ void run_on_cuda(const Problem& problem, int device, uintptr_t stream, uintptr_t
   auto* const on = reinterpret_cast<cudaStream_t>(stream);
   auto* const partials = problem.lr_grad ? reinterpret_cast<double*>(scratch) : nullptr;
   by_rule[problem.rule](problem, on, partials);
-  if (partials) launch_gather(problem, on, partials);
+  if (partials) gather_lr_grads(problem, on, partials);
 }
 
 }  // namespace torchopt

@@ -142,8 +142,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // Sums the chunks' cotangents of -lr, in a fixed order, into the cotangents of the learning rates,
 // one per block.
-__global__ void __launch_bounds__(kThreads)
-    gather(const __grid_constant__ Ranges ranges, const double* partials, double* lr_grads) {
+template <int kRanges>
+__global__ void __launch_bounds__(kThreads) gather(const __grid_constant__ Ranges<kRanges> ranges,
+                                                   const double* partials, double* lr_grads) {
   double sum = 0;
   for (int64_t i = ranges.first[blockIdx.x] + threadIdx.x; i < ranges.first[blockIdx.x + 1];
        i += kThreads)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -68,29 +69,30 @@ void launch_steps(const Problem& problem, cudaStream_t stream, double* partials)
   flush();
 }
 
-void launch_gather(const Problem& problem, cudaStream_t stream, const double* partials) {
-  auto* lr_grads = reinterpret_cast<double*>(problem.lr_grad);
-  Ranges ranges{};
-  int count = 0;
-  auto flush = [&] {
-    if (count == 0) return;
-    gather<<<count, kThreads, 0, stream>>>(ranges, partials, lr_grads);
+// Sums the chunks' cotangents for learning rates with these numbers of chunks.
+template <int kRanges>
+void launch_gather(const std::vector<int64_t>& counts, cudaStream_t stream, const double* partials,
+                   double* lr_grads) {
+  auto* function = gather<kRanges>;
+  Ranges<kRanges> ranges{};
+  for (size_t begin = 0; begin < counts.size(); begin += kRanges) {
+    const int here = int(std::min(counts.size() - begin, size_t(kRanges)));
+    for (int i = 0; i < here; ++i) ranges.first[i + 1] = ranges.first[i] + counts[begin + i];
+    function<<<here, kThreads, 0, stream>>>(ranges, partials, lr_grads + begin);
     require(cudaGetLastError(), "launch");
-    lr_grads += count;
-    ranges.first[0] = ranges.first[count];
-    count = 0;
-  };
-  // A learning rate that all tensors share has one range.
-  if (problem.lr_stride == 0) count = 1;
-  for (int64_t size : problem.sizes) {
-    if (problem.lr_stride == 0) {
-      ranges.first[1] += chunks(size);
-      continue;
-    }
-    ranges.first[count + 1] = ranges.first[count] + chunks(size);
-    if (++count == Ranges::kRanges) flush();
+    ranges.first[0] = ranges.first[here];
   }
-  flush();
+}
+
+void gather_lr_grads(const Problem& problem, cudaStream_t stream, const double* partials) {
+  auto* lr_grads = reinterpret_cast<double*>(problem.lr_grad);
+  std::vector<int64_t> counts;
+  for (int64_t size : problem.sizes) counts.push_back(chunks(size));
+  if (problem.lr_stride == 0)
+    launch_gather<1>({std::accumulate(counts.begin(), counts.end(), int64_t(0))}, stream, partials,
+                     lr_grads);
+  else
+    launch_gather<kMostRanges>(counts, stream, partials, lr_grads);
 }
 
 }  // namespace

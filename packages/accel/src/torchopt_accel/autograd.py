@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 from torchopt.authoring.torch_internals import transforming
-from torchopt_accel import operators, reference
+from torchopt_accel import kernels, operators, reference
 from torchopt_accel.batching import Batch
-from torchopt_accel.internals import forward_mode, old_vmap
+from torchopt_accel.internals import apply_plainly, dispatching, forward_mode, old_vmap
 from torchopt_accel.kernels import Maybe
 from torchopt_accel.roles import Call, Tensors
 
 Outputs = tuple[torch.Tensor, ...]
 
 
-def step(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors) -> Tensors:
+def step(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors, *, plain: bool = False) -> Tensors:
     """Return updates, then new states role after role, differentiable to any order.
 
     Args:
@@ -31,14 +31,16 @@ def step(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors) -> Tensors:
         lr: The learning rate if it is a tensor: 0-dim, or one entry per leaf.
         steps: Step counts after this step, for the kernels that need them.
         tensors: Gradients, parameters if weights decay, and states, role after role.
+        plain: Whether ``C.takes`` takes all of them, and no transform is active.
     """
     if forward_mode():
         return reference.forward(call, lr, steps, tensors)
-    function: Any = TransformedForward if transforming() else Forward
-    if function is TransformedForward or _differentiated(lr, *tensors):
-        outputs: Outputs = function.apply(call, lr, steps, *tensors)
-        return outputs
-    return operators.forward(call, lr, steps, tensors)
+    transformed = not plain and transforming()
+    if not transformed and not _differentiated(lr, *tensors):
+        return operators.forward(call, lr, steps, tensors)
+    apply: Any = _apply_forward if plain else (TransformedForward if transformed else Forward).apply
+    outputs: Outputs = apply(call, lr, steps, *tensors)
+    return outputs
 
 
 class Forward(torch.autograd.Function):
@@ -54,15 +56,25 @@ class Forward(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Maybe) -> tuple[Any, ...]:
         """Run the backward kernel if only the first derivative is needed."""
         call: Call = ctx.call
-        lr, steps, *tensors = ctx.saved_tensors
-        _, needs_lr, _, *needs = ctx.needs_input_grad
+        saved, needed = ctx.saved_tensors, ctx.needs_input_grad
+        lr, steps, tensors = saved[0], saved[1], saved[2:]
+        lr_wanted, needs = needed[1], needed[3:]
+        by_rule = forward_mode() or old_vmap()
+        recorded = transforming() or torch.is_grad_enabled()
+        if not by_rule and not recorded and not dispatching():
+            found = kernels.backward_at_once(
+                call.of_rule, lr, steps, cotangents, tensors, needs, lr_wanted
+            )
+            if found is not None:
+                lr_grad, *grads = found
+                return (None, lr_grad, None, *grads)
         # A parameter that is used as an embedding may have a sparse cotangent.
         cotangents = tuple(c if c is None or _is_dense(c) else c.to_dense() for c in cotangents)
-        wanted = call.wanted(needs, needs_lr)
+        wanted = call.wanted(needs, lr_wanted)
         results: Sequence[Maybe]
-        if forward_mode() or old_vmap():
+        if by_rule:
             results = reference.pullback(call, wanted, lr, steps, cotangents, tensors)
-        elif transforming() or torch.is_grad_enabled():
+        elif recorded:
             results = Backward.apply(  # type: ignore[no-untyped-call]
                 call, wanted, lr, steps, *cotangents, *tensors
             )
@@ -70,6 +82,9 @@ class Forward(torch.autograd.Function):
             results = operators.backward(call, wanted, lr, steps, cotangents, tensors)
         grads, lr_grad = call.spread(results, wanted)
         return (None, lr_grad, None, *grads)
+
+
+_apply_forward = apply_plainly(Forward)
 
 
 class TransformedForward(Forward):

@@ -12,6 +12,9 @@ from torchopt_accel.platform import C
 from torchopt_accel.strides import Strides, empty
 
 Maybe = torch.Tensor | None
+# Number of a rule, whether it gets parameters, its hyperparameters, and the positions of counts:
+# what all steps of one call have in common. No positions mean that leaf i has the count at i.
+OfRule = tuple[int, bool, Sequence[float], Sequence[int]]
 # One entry per leaf, or none at all: an input that counts as zeros, an output nobody wants.
 Role = Sequence[Any]
 
@@ -173,16 +176,83 @@ def launch(
         0 if lr is None or lr.dim() == 0 else 1,
         0 if lr_grad is None else lr_grad.data_ptr(),
     )
-    device = layout.device
+    scratch = None
+    if lr_grad is not None and layout.device.type == 'cuda':
+        scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=layout.device)
+    _run(problem, layout.device, scratch)
+
+
+def launch_in_place(rule: str, problem: Any, device: torch.device) -> None:
+    """Run a kernel of ``rule`` on a problem that has been read (``C.InPlace``)."""
+    _run(problem, device)
+
+
+def _run(problem: Any, device: torch.device, scratch: Maybe = None) -> None:
     if device.type == 'cpu':
         C.run_on_cpu(problem, torch.get_num_threads())
         return
     with torch.cuda.device(device):
-        scratch = None
-        if lr_grad is not None:
-            scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=device)
         stream = torch.cuda.current_stream(device).cuda_stream
         C.run_on_cuda(problem, device.index, stream, 0 if scratch is None else scratch.data_ptr())
+
+
+def forward_at_once(
+    rule: OfRule, lr: Maybe, steps: Maybe, tensors: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, ...] | None:
+    """Read tensors and run the forward kernel, in one call.
+
+    Args:
+        rule: What the step has in common with others.
+        lr: The learning rate if it is a tensor: 0-dim, or one entry per leaf.
+        steps: Step counts after this step.
+        tensors: The flat list of tensors.
+
+    Returns:
+        Updates and new states, role after role. None unless ``C.takes`` takes the tensors, and
+        ``lr`` and ``steps`` go with them: then they have to be looked at one by one.
+    """
+    if lr is not None:
+        lr = lr.double()
+    found: Any = C.forward_at_once(*rule, steps, lr, tuple(tensors), torch.get_num_threads())
+    results: tuple[torch.Tensor, ...] | None = found
+    return results
+
+
+def backward_at_once(
+    rule: OfRule,
+    lr: Maybe,
+    steps: Maybe,
+    cotangents: tuple[Maybe, ...],
+    tensors: tuple[torch.Tensor, ...],
+    wanted: tuple[bool, ...],
+    lr_wanted: bool,
+) -> tuple[Maybe, ...] | None:
+    """Read tensors and run the backward kernel, in one call.
+
+    Args:
+        rule: What the step has in common with others.
+        lr: The learning rate if it is a tensor.
+        steps: Step counts after this step.
+        cotangents: Cotangents of the step's results; None counts as zeros.
+        tensors: The flat list of tensors.
+        wanted: For each tensor, whether its cotangent is wanted.
+        lr_wanted: Whether the cotangent of ``lr`` is wanted.
+
+    Returns:
+        The cotangent of ``lr``, then the cotangents of the tensors, with None for what is not
+        wanted. None where :func:`forward_at_once` returns None.
+    """
+    rate = None if lr is None else lr.double()
+    found: Any = C.backward_at_once(
+        *rule, steps, rate, cotangents, tensors, wanted, lr_wanted, torch.get_num_threads()
+    )
+    if found is None:
+        return None
+    if lr is not None and lr_wanted:
+        lr_grad, *grads = found
+        return (lr_grad.to(lr.dtype), *grads)
+    results: tuple[Maybe, ...] = found
+    return results
 
 
 def overlap(layout: Layout, roles: Sequence[list[int]]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from torchopt_accel import running
+from torchopt_accel import kernels, running
 from torchopt_accel.internals import dispatching
 from torchopt_accel.kernels import RULES, Maybe, StepArgs
 from torchopt_accel.platform import HAS_CUDA
@@ -34,11 +34,16 @@ _SCHEMAS = {
 }
 
 
-def forward(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors) -> list[torch.Tensor]:
+def forward(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors) -> Tensors:
     """Return updates and new states, as one flat list."""
+    seen = dispatching()
+    if not seen:
+        found = kernels.forward_at_once(call.of_rule, lr, steps, tensors)
+        if found is not None:
+            return found
     rule, args = call.spec.rule, call.args(lr, steps, tensors)
-    if dispatching():
-        results: list[torch.Tensor] = _OPERATORS[f'{rule}_forward'](*_joined(args))
+    if seen:
+        results: Tensors = _OPERATORS[f'{rule}_forward'](*_joined(args))
         return results
     return running.forward(rule, args)
 
@@ -92,7 +97,7 @@ def prepare(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors, *, apply: boo
 
 
 def _joined(args: StepArgs) -> tuple[Any, ...]:
-    return args._replace(states=join(args.states))
+    return args._replace(states=join(args.states), positions=[*args.positions])
 
 
 def _implementations(rule: str) -> dict[str, tuple[Callable[..., Any], Callable[..., Any]]]:

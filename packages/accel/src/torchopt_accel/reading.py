@@ -62,14 +62,9 @@ def read(args: StepArgs, *cotangents: Role, apply: bool = False) -> Read:
             raise ValueError(
                 f'each of the {count} tensors needs its position in the int64 vector steps'
             )
-        steps = _moved(steps, layout.device, torch.int64)
+        steps = steps_on(layout.device, steps)
     if lr is not None:
-        if lr.shape not in ((), (count,)) or not lr.is_floating_point():
-            raise ValueError(
-                f'lr must be a floating-point scalar or vector of {count}, '
-                f'got {lr.dtype} of shape {tuple(lr.shape)}'
-            )
-        lr = _moved(lr, layout.device, torch.float64)
+        lr = rate_on(layout.device, lr, count)
     args = StepArgs(grads, params, states, steps, positions, lr, hyper)
     return Read(layout, args, roles, addresses)
 
@@ -137,6 +132,25 @@ def _misfit(grads: Role, *roles: Role) -> Mismatch:
         f'gradients of one step differ in dtype or device: {describe(other)}, against the first, '
         f'{describe(grads[0])}'
     )
+
+
+def steps_on(device: torch.device, steps: torch.Tensor) -> torch.Tensor:
+    """Return step counts, contiguous and on the device."""
+    return _moved(steps, device, torch.int64)
+
+
+def rate_on(device: torch.device, lr: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the learning rate of ``count`` leaves in float64, contiguous and on the device.
+
+    Raises:
+        ValueError: it is neither a floating-point scalar nor a vector with one entry per leaf.
+    """
+    if lr.shape not in ((), (count,)) or not lr.is_floating_point():
+        raise ValueError(
+            f'lr must be a floating-point scalar or vector of {count}, '
+            f'got {lr.dtype} of shape {tuple(lr.shape)}'
+        )
+    return _moved(lr, device, torch.float64)
 
 
 def _moved(scalars: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

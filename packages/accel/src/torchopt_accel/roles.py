@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.kernels import Maybe, Role, StepArgs
+from torchopt_accel.kernels import RULES, Maybe, OfRule, Role, StepArgs
 from torchopt_accel.specs import Spec
 
 Tensors = Sequence[torch.Tensor]
@@ -24,7 +24,7 @@ class Mismatch(ValueError):
     """Tensors of one step don't fit together."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Call:
     """One step over a flat list: what to compute, and how the list is laid out.
 
@@ -37,6 +37,14 @@ class Call:
     spec: Spec
     positions: Sequence[int]
     with_params: bool
+
+    @property
+    def of_rule(self) -> OfRule:
+        """What steps over any tensors have in common, as ``kernels.forward_at_once`` takes it."""
+        spec, positions = self.spec, self.positions
+        everywhere = positions == range(len(positions))
+        number = RULES[spec.rule].number
+        return number, self.with_params, spec.hyper, () if everywhere else positions
 
     @property
     def count(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +18,14 @@ from torchopt.rules.adam import ScaleByAdamState
 from torchopt.rules.adamax import ScaleByAdamaxState
 from torchopt.rules.radam import ScaleByRadamState
 from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
-from torchopt_accel.kernels import arranged
+from torchopt_accel.kernels import RULES, arranged
 
 Arguments = Mapping[str, Any]
 Column = tuple[type, str]
+# A state among the states of a chain, and a field of it, by position.
+_Place = tuple[int, int]
+# The trees; the vector of step counts and the number of updates.
+_Places = tuple[list[_Place], tuple[_Place | None, _Place | None]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Kernel:
         columns: The state trees that it takes, as (class of the state, attribute).
         counted: Class of the state whose ``steps`` it needs.
         decoupled: Weight decay bypasses the rule.
+        least: See :class:`Spec`.
     """
 
     rule: str
@@ -41,6 +46,7 @@ class Kernel:
     columns: tuple[Column, ...] = ()
     counted: type | None = None
     decoupled: bool = False
+    least: int = 1
 
 
 class StateParts(NamedTuple):
@@ -70,6 +76,9 @@ class Spec:
         columns: The state trees that the kernel takes, as (class of the state, attribute).
         counted: Class of the state whose ``steps`` the kernel needs.
         factory: Makes the composite rule from a learning rate.
+        least: The number of leaves from which on a small differentiable step takes less time by the
+            kernel than by the composite rule.
+        places: Where the parts are in the states that were read last, by the classes of these.
     """
 
     rule: str
@@ -80,6 +89,14 @@ class Spec:
     columns: tuple[Column, ...]
     counted: type | None
     factory: Callable[[Any], GradientTransformation]
+    least: int
+    places: dict[Any, _Places] = field(default_factory=dict)
+
+    def with_lr(self, lr: float) -> Spec:
+        """Return the spec with another learning rate, where it was a number before."""
+        named = zip(RULES[self.rule].hyper, self.hyper)
+        hyper = tuple(lr if name == 'lr' else value for name, value in named)
+        return replace(self, lr=lr, hyper=hyper)
 
     def trees(self, state: Any) -> list[Any]:
         """Return the state trees that the kernel takes.
@@ -87,7 +104,8 @@ class Spec:
         Raises:
             ValueError: a part of the state is missing.
         """
-        return [getattr(_member(state, owner), field) for owner, field in self.columns]
+        members = _members(state)
+        return [members[place][entry] for place, entry in self._places(members)[0]]
 
     def read(self, state: Any) -> StateParts:
         """Return the parts of ``state`` that a step changes.
@@ -95,24 +113,43 @@ class Spec:
         Raises:
             ValueError: a part of the state is missing.
         """
-        steps = None if self.counted is None else _member(state, self.counted).steps
-        seen = None if self.schedule is None else _member(state, ScaleByScheduleState).steps
-        return StateParts(self.trees(state), steps, seen)
+        members = _members(state)
+        trees, counts = self._places(members)
+        steps, seen = [None if at is None else members[at[0]][at[1]] for at in counts]
+        return StateParts([members[place][entry] for place, entry in trees], steps, seen)
 
     def replace(self, state: Any, parts: StateParts) -> Any:
         """Return ``state`` with new parts; a count that is None stays."""
-        changes: dict[type | None, dict[str, Any]] = {}
-        for (owner, field), tree in zip(self.columns, parts.trees):
-            changes.setdefault(owner, {})[field] = tree
-        if parts.steps is not None:
-            changes.setdefault(self.counted, {})['steps'] = parts.steps
-        if parts.updates_seen is not None:
-            changes[ScaleByScheduleState] = {'steps': parts.updates_seen}
-        members = [
-            member._replace(**changes[type(member)]) if type(member) in changes else member
-            for member in _members(state)
-        ]
+        members = [*_members(state)]
+        trees, counts = self._places(members)
+        new: dict[int, list[Any]] = {}
+        for at, part in zip((*trees, *counts), (*parts.trees, parts.steps, parts.updates_seen)):
+            if at is not None and part is not None:
+                place, entry = at
+                if place not in new:
+                    new[place] = [*members[place]]
+                new[place][entry] = part
+        for place, fields in new.items():
+            members[place] = members[place]._make(fields)
         return tuple(members) if type(state) is tuple else members[0]
+
+    def _places(self, members: Sequence[Any]) -> _Places:
+        """Find the parts in the states of a chain's transformations.
+
+        Raises:
+            ValueError: a part is missing.
+        """
+        kinds = (*map(type, members),)
+        if kinds not in self.places:
+            self.places.clear()  # a state changes its classes seldom
+            self.places[kinds] = (
+                [_place(kinds, owner, name) for owner, name in self.columns],
+                (
+                    None if self.counted is None else _place(kinds, self.counted, 'steps'),
+                    None if self.schedule is None else _place(kinds, ScaleByScheduleState, 'steps'),
+                ),
+            )
+        return self.places[kinds]
 
 
 def spec_of(name: str, arguments: Arguments) -> Spec | None:
@@ -152,7 +189,17 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         return made
 
     decays = decay != 0
-    return Spec(kernel.rule, hyper, lr, schedule, decays, kernel.columns, kernel.counted, factory)
+    return Spec(
+        kernel.rule,
+        hyper,
+        lr,
+        schedule,
+        decays,
+        kernel.columns,
+        kernel.counted,
+        factory,
+        kernel.least,
+    )
 
 
 def _members(state: Any) -> Sequence[Any]:
@@ -160,12 +207,12 @@ def _members(state: Any) -> Sequence[Any]:
     return state if type(state) is tuple else (state,)
 
 
-def _member(state: Any, kind: type) -> Any:
-    for member in _members(state):
-        if isinstance(member, kind):
-            return member
+def _place(kinds: Sequence[type], owner: Any, name: str) -> _Place:
+    for place, kind in enumerate(kinds):
+        if issubclass(kind, owner):
+            return place, owner._fields.index(name)
     raise ValueError(
-        f'state has no {kind.__name__}: pass the state that init or the last update returned'
+        f'state has no {owner.__name__}: pass the state that init or the last update returned'
     )
 
 
@@ -215,7 +262,7 @@ def _rmsprop(a: Arguments) -> Kernel | None:
     if a['centered']:
         rule += '_centered'
         columns = ((ScaleByStddevState, 'mu'), (ScaleByStddevState, 'nu'))
-    if _moves(a['momentum']):
+    if _acts(a['momentum']):
         rule += '_momentum'
         columns += ((TraceState, 'trace'),)
         numbers |= {'momentum': a['momentum'], 'dampening': 0.0, 'nesterov': a['nesterov']}
@@ -223,20 +270,21 @@ def _rmsprop(a: Arguments) -> Kernel | None:
 
 
 def _sgd(a: Arguments) -> Kernel | None:
-    if not _moves(a['momentum']):
-        return Kernel('sgd', {})
+    if not _acts(a['momentum']):
+        # Without weight decay, one product per leaf.
+        return Kernel('sgd', {}, least=2 if _acts(a['weight_decay']) else 12)
     numbers = {name: a[name] for name in ('momentum', 'dampening', 'nesterov')}
     damped = isinstance(a['dampening'], torch.Tensor) or a['dampening'] != 0
     counted = TraceState if damped else None
-    return Kernel('sgd_momentum', numbers, ((TraceState, 'trace'),), counted)
+    return Kernel('sgd_momentum', numbers, ((TraceState, 'trace'),), counted, least=2)
 
 
 def _betas(a: Arguments) -> dict[str, Any]:
     return dict(zip(('beta1', 'beta2'), a['betas']))
 
 
-def _moves(momentum: Any) -> bool:
-    return isinstance(momentum, torch.Tensor) or momentum != 0
+def _acts(number: Any) -> bool:
+    return isinstance(number, torch.Tensor) or number != 0
 
 
 _KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -14,18 +15,22 @@ from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.inplace import must_not_write, overwrite
 from torchopt.authoring.shards import PLAIN
 from torchopt.authoring.steps import as_float, next_steps
+from torchopt.authoring.torch_internals import transforming
 from torchopt.authoring.update_marks import mark_update
 from torchopt.typing import OptState, Params
 from torchopt_accel.autograd import step
 from torchopt_accel.internals import forward_mode
 from torchopt_accel.kernels import DTYPES, Maybe
 from torchopt_accel.operators import prepare as prepare_call
-from torchopt_accel.platform import runs_on
+from torchopt_accel.platform import C, runs_on
 from torchopt_accel.roles import Call, Mismatch, gather, scatter
 from torchopt_accel.specs import Spec, StateParts
 from torchopt_accel.spread import Spread
 
 _PLAIN = {*PLAIN}
+
+# From here on new memory for results, which kernels reuse, takes longer than anything else.
+MANY_ELEMENTS = 1 << 20
 
 
 @dataclass(eq=False)
@@ -43,6 +48,7 @@ class Step:
         columns: One row per state, with one entry per leaf.
         groups: The leaves that go into one call, by position: one dtype, one device.
         spread: How the leaves are spread over ranks, if they are; the rows hold local parts.
+        flat: The flat list of all leaves, if they go into one call.
     """
 
     spec: Spec
@@ -53,8 +59,9 @@ class Step:
     grads: list[Any]
     params: list[list[Any]]
     columns: list[list[Any]]
-    groups: list[list[int]]
+    groups: Sequence[Sequence[int]]
     spread: Spread | None = None
+    flat: tuple[torch.Tensor, ...] | None = None
 
     def update(self, inplace: bool) -> tuple[Any, OptState]:
         """Return updates and the next state.
@@ -91,16 +98,7 @@ class Step:
         """
         if any(tensor.grad_fn is not None for tensor in self._tensors()):
             raise Mismatch('what is written must lose its graph')
-        for commit in self._prepared(lr, parts.steps, self.columns, apply=False):
-            commit()
-        if self.spread is not None:
-            self.spread.count_writes()
-        for old, new in (
-            (self.parts.steps, parts.steps),
-            (self.parts.updates_seen, parts.updates_seen),
-        ):
-            if old is not None and new is not None:
-                old.copy_(new)
+        self._prepared(lr, parts, apply=False)()
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         """Return all gradients and states that take part."""
@@ -111,62 +109,72 @@ class Step:
 
     def _computed(self, lr: Maybe, parts: StateParts) -> tuple[Any, OptState]:
         """Return new trees, differentiable."""
+        results: list[Sequence[Any]]
+        if self.flat is not None:
+            count = len(self.grads)
+            call = Call(self.spec, range(count), bool(self.params))
+            plain = lr is None or C.takes(1, (lr,))
+            new = step(call, lr, parts.steps, self.flat, plain=plain)
+            results = [new[at : at + count] for at in range(0, len(new), count)]
+        else:
+            results = [*self._computed_by_kind(lr, parts.steps)]
+        updates, *trees = self._trees(results, (self.updates, *parts.trees))
+        new_parts = StateParts(trees, parts.steps, parts.updates_seen)
+        return updates, self.spec.replace(self.state, new_parts)
+
+    def _trees(self, rows: Sequence[Any], old: Sequence[Any]) -> list[Any]:
+        """Return one tree per row, each in the container of an old tree."""
+        kind = self.structure.type
+        if all([type(tree) is kind for tree in old]):
+            return [self.structure.unflatten(row) for row in rows]
+        return unflatten_like(self.structure, rows, old)
+
+    def _computed_by_kind(self, lr: Maybe, steps: Maybe) -> list[list[Any]]:
+        """Return new rows, after one call for each group of leaves."""
         rows = [self.grads, *self.params, *self.columns]
         results = [list(self.grads), *map(list, self.columns)]
         for group in self.groups:
             call = Call(self.spec, group, bool(self.params))
-            scatter(step(call, lr, parts.steps, gather(rows, group)), group, results)
-        if self.spread is not None:
-            results = [*map(self.spread.whole, results)]
-        updates, *trees = unflatten_like(self.structure, results, [self.updates, *parts.trees])
-        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
+            scatter(step(call, lr, steps, gather(rows, group)), group, results)
+        return results if self.spread is None else [*map(self.spread.whole, results)]
 
-    def prepare(self, keep_state: bool) -> Callable[[], OptState]:
-        """Validate the step; return the closure that writes it and returns the next state.
-
-        Args:
-            keep_state: Write the new state into copies.
+    def prepare(self) -> Callable[[], None]:
+        """Validate the step; return the function that writes parameters and state.
 
         Raises:
             Mismatch: the tensors do not fit together, or can't be written where they lie.
         """
         lr, parts = self._advanced()
-        columns = self.columns
-        if keep_state:
-            columns = [list(column) for column in columns]
-            for column in columns:
-                for group in self.groups:
-                    for leaf in group:
-                        column[leaf] = column[leaf].clone()
-            whole = columns if self.spread is None else [*map(self.spread.whole, columns)]
-            parts = parts._replace(trees=unflatten_like(self.structure, whole, parts.trees))
-        commits = self._prepared(lr, parts.steps, columns, apply=True)
+        return self._prepared(lr, parts, apply=True)
 
-        def commit() -> OptState:
-            for commit_group in commits:
-                commit_group()
-            if self.spread is not None:
-                self.spread.count_writes()
-            return self.spec.replace(self.state, parts)
-
-        return commit
-
-    def _prepared(
-        self, lr: Maybe, steps: Maybe, columns: Sequence[list[Any]], *, apply: bool
-    ) -> list[Callable[[], None]]:
+    def _prepared(self, lr: Maybe, parts: StateParts, *, apply: bool) -> Callable[[], None]:
         if forward_mode():
             raise Mismatch('kernels write no tangents')
-        rows = [self.grads, *self.params, *columns]
-        return [
+        rows = [self.grads, *self.params, *self.columns]
+        commits = [
             prepare_call(
                 Call(self.spec, group, bool(self.params)),
                 lr,
-                steps,
+                parts.steps,
                 gather(rows, group),
                 apply=apply,
             )
             for group in self.groups
         ]
+
+        def commit() -> None:
+            for commit_group in commits:
+                commit_group()
+            if self.spread is not None:
+                self.spread.count_writes()
+            for old, new in (
+                (self.parts.steps, parts.steps),
+                (self.parts.updates_seen, parts.updates_seen),
+            ):
+                if old is not None and new is not None:
+                    old.copy_(new)
+
+        return commit
 
     def _advanced(self) -> tuple[Maybe, StateParts]:
         """Return the learning rate if it is a tensor, and the parts with this step counted.
@@ -175,15 +183,26 @@ class Step:
             Mismatch: kernels can't take the learning rate.
         """
         trees, steps, seen = self.parts
-        lr = self.spec.lr if isinstance(self.spec.lr, torch.Tensor) else None
         if steps is not None:
-            steps = next_steps(steps, self.grads)
-        if seen is not None and self.spec.schedule is not None:
-            lr = _rate(self.spec.schedule(as_float(seen)), seen.device)
+            known = self.flat is not None and steps.shape == (len(self.grads),)
+            steps = steps + 1 if known else next_steps(steps, self.grads)
+        lr = rate_of(self.spec, seen)
+        if seen is not None:
             seen = seen + 1
         if self.spread is not None and lr is not None:
             self.spread.require_constant(lr)
         return lr, StateParts(trees, steps, seen)
+
+
+def rate_of(spec: Spec, updates_seen: Maybe) -> Maybe:
+    """Return the learning rate of the next step, if it is a tensor.
+
+    Raises:
+        Mismatch: a schedule returns something that kernels don't take.
+    """
+    if spec.schedule is not None and updates_seen is not None:
+        return _rate(spec.schedule(as_float(updates_seen)), updates_seen.device)
+    return spec.lr if isinstance(spec.lr, torch.Tensor) else None
 
 
 def _rate(value: Any, device: torch.device) -> torch.Tensor:
@@ -197,23 +216,33 @@ def _rate(value: Any, device: torch.device) -> torch.Tensor:
 
 
 def read_step(
-    spec: Spec, updates: Any, state: OptState, params: Params | None, *, apply: bool = False
+    spec: Spec,
+    updates: Any,
+    state: OptState,
+    params: Params | None,
+    *,
+    apply: bool = False,
 ) -> Step | None:
     """Take the trees apart; return None if they differ in structure or no kernel takes them.
 
     With ``apply``, parameters are needed even where no weights decay.
     """
-    grads, structure = pytree.tree_flatten(updates, none_is_leaf=True)
-    needed: list[Any] = [params] if spec.decays or apply else []
-    if None in needed:
+    grads, structure = pytree.eager_flatten(updates, none_is_leaf=True)
+    with_params = spec.decays or apply
+    if with_params and params is None:
         return None
     try:
         parts = spec.read(state)
-        given = [*(('state', tree) for tree in parts.trees), *(('params', p) for p in needed)]
-        flat = flatten_like(structure, given)
-        columns, flat = flat[: len(parts.trees)], flat[len(parts.trees) :]
+        columns = [_row(structure, tree) for tree in parts.trees]
+        flat = [_row(structure, params)] if with_params else []
     except ValueError:
         return None
+    joined = (*chain(grads, *flat, *columns),)
+    if not transforming() and C.takes(1 + len(flat) + len(columns), joined):
+        everywhere = [range(len(grads))]
+        return Step(
+            spec, updates, state, parts, structure, grads, flat, columns, everywhere, None, joined
+        )
     present = [leaf for leaf, grad in enumerate(grads) if grad is not None]
     spread = None
     if not {type(row[leaf]) for row in (grads, *columns, *flat) for leaf in present} <= _PLAIN:
@@ -222,32 +251,53 @@ def read_step(
             return None
         grads, *rows = (spread.local(row) for row in (grads, *columns, *flat))
         columns, flat = rows[: len(columns)], rows[len(columns) :]
-    groups = _by_kind(grads, present)
-    # The CPU's kernels are in every build.
-    if not all(dtype in DTYPES and (d.type == 'cpu' or runs_on(d)) for dtype, d in groups):
+    groups = by_kind(grads, present)
+    if not all(kernel_exists(dtype, device) for dtype, device in groups):
         return None
     return Step(
-        spec,
-        updates,
-        state,
-        parts,
-        structure,
-        grads,
-        flat,
-        columns,
-        list(groups.values()),
-        spread,
+        spec, updates, state, parts, structure, grads, flat, columns, [*groups.values()], spread
     )
 
 
-def _by_kind(
-    grads: list[Any], present: list[int]
-) -> dict[tuple[torch.dtype, torch.device], list[int]]:
+def _row(structure: pytree.PyTreeSpec, tree: Any) -> list[Any]:
+    """Return the leaves of a tree.
+
+    Raises:
+        ValueError: it has another structure.
+    """
+    alike = type(tree) is structure.type
+    return structure.flatten_up_to(tree) if alike else flatten_like(structure, [('', tree)])[0]
+
+
+def rule_is_faster(least: int, updates: Any) -> bool:
+    """Tell whether the composite rule takes a differentiable step in less time than a kernel.
+
+    It does for fewer than ``least`` plain tensors on the CPU with few elements in all.
+    """
+    kind = type(updates)
+    leaves: Any = updates.values() if kind is dict else updates if kind in (list, tuple) else ()
+    if not leaves or not {*map(type, leaves)} <= _PLAIN:  # a tree of trees, or with None
+        leaves = pytree.tree_leaves(updates)
+    if len(leaves) >= least or not {*map(type, leaves)} <= _PLAIN:
+        return False
+    sizes = [leaf.numel() for leaf in leaves if leaf.is_cpu]
+    return len(sizes) == len(leaves) and sum(sizes) < MANY_ELEMENTS
+
+
+def kernel_exists(dtype: torch.dtype, device: torch.device) -> bool:
+    """Tell whether kernels take tensors of this dtype, on this device."""
+    # The CPU's kernels are in every build.
+    return dtype in DTYPES and (device.type == 'cpu' or runs_on(device))
+
+
+def by_kind(
+    row: Sequence[torch.Tensor], leaves: Sequence[int]
+) -> dict[tuple[torch.dtype, torch.device], Sequence[int]]:
     """Return the leaves that go into one call, by dtype and device."""
-    kinds = [(grads[leaf].dtype, grads[leaf].device) for leaf in present]
+    kinds = [(row[leaf].dtype, row[leaf].device) for leaf in leaves]
     if len({*kinds}) == 1:
-        return {kinds[0]: present}
+        return {kinds[0]: leaves}
     groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for leaf, kind in zip(present, kinds):
+    for leaf, kind in zip(leaves, kinds):
         groups.setdefault(kind, []).append(leaf)
-    return groups
+    return {**groups}

@@ -45,6 +45,7 @@ def accelerable(
     factory's name, the composite transformation as its fallback, and all arguments by name.
     """
     signature = inspect.signature(factory)
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
 
     @recorded
     @functools.wraps(factory)
@@ -53,12 +54,10 @@ def accelerable(
         # Under torch.compile the composite rule is as good: the compiler fuses it.
         if not kwargs.get('use_accelerated_op', False) or torch.compiler.is_compiling():
             return composite
-        arguments = signature.bind(*args, **kwargs)
-        arguments.apply_defaults()
-        del arguments.arguments['use_accelerated_op']
-        fused: GradientTransformation = _accel().fuse(
-            factory.__name__, composite, arguments.arguments
-        )
+        given = signature.bind(*args, **kwargs).arguments if args else kwargs
+        arguments = {**defaults, **given}
+        del arguments['use_accelerated_op']
+        fused: GradientTransformation = _accel().fuse(factory.__name__, composite, arguments)
         return fused
 
     return make

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import torch
 
 from torchopt.authoring.inplace import functional, lower_inplace
 from torchopt.authoring.origin import origin_of
 from torchopt.authoring.state import saveable
-from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn, Updates
+from torchopt.typing import InitFn, OptState, Params, TreeT, UpdateFn
 
 __all__ = [
     'ChainedGradientTransformation',
@@ -17,6 +19,7 @@ __all__ = [
     'FusedTransformation',
     'GradientTransformation',
     'IdentityGradientTransformation',
+    'StepInPlace',
     'UninitializedState',
     'chain',
     'identity',
@@ -73,30 +76,55 @@ class GradientTransformation(NamedTuple):
         return self
 
 
-Prepare: TypeAlias = Callable[[Updates, OptState, Params, bool], Callable[[], OptState] | None]
+Maybe: TypeAlias = torch.Tensor | None
+Commit: TypeAlias = Callable[[], None]
+
+
+class StepInPlace(Protocol):
+    """The steps of one list of parameters, each in one pass over memory."""
+
+    def __call__(
+        self, gradients: list[Maybe], state: OptState, params: list[torch.Tensor]
+    ) -> Commit | None:
+        """Validate a step; return the function that takes it.
+
+        Args:
+            gradients: One entry per parameter; None where there is no gradient.
+            state: The state of these parameters.
+            params: The parameters.
+
+        Returns:
+            ``commit``, which writes the new parameters and the next state into the tensors that
+            were given. It only writes: all validation has happened. None if one pass cannot take
+            this step.
+        """
+        ...
+
+    def set_lr(self, lr: float) -> None:
+        """Take another learning rate, where it was a number before."""
+        ...
 
 
 class FusedTransformation(GradientTransformation):
     """A transformation that can compute and apply its updates in one pass over memory.
 
     Attributes:
-        prepare: ``prepare(updates, state, params, keep_state)`` returns ``commit``, which writes
-            the new parameters into the tensors of ``params`` and returns the next state. Unless
-            ``keep_state`` is true, the next state is written into the old one. ``prepare`` returns
-            None if one pass cannot take this step. All validation happens in ``prepare``;
-            ``commit`` only writes.
+        in_place: ``in_place()`` returns a :class:`StepInPlace` for one list of parameters. Another
+            list needs another one: it may keep memory from validation until the step is taken.
     """
 
-    prepare: Prepare
+    in_place: Callable[[], StepInPlace]
 
-    def __new__(cls, init: InitFn, update: UpdateFn, prepare: Prepare) -> FusedTransformation:
+    def __new__(
+        cls, init: InitFn, update: UpdateFn, in_place: Callable[[], StepInPlace]
+    ) -> FusedTransformation:
         """Make the transformation from its three functions."""
         self = super().__new__(cls, init, update)
-        self.prepare = prepare
+        self.in_place = in_place
         return self
 
     def _new_arguments(self) -> tuple[Any, ...]:
-        return self.init, self.update, self.prepare
+        return self.init, self.update, self.in_place
 
 
 class IdentityGradientTransformation(GradientTransformation):

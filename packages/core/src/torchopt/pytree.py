@@ -65,6 +65,8 @@ def unflatten_columns(structure: PyTreeSpec, columns: Iterable[Iterable[Any]]) -
     return [_unflatten(structure, column) for column in columns]
 
 
+# For code that is never traced, to which the question whether it is costs time.
+eager_flatten = optree.tree_flatten
 tree_flatten = _of_held_leaves(optree.tree_flatten)
 tree_leaves = _of_held_leaves(optree.tree_leaves)
 tree_unflatten = cast(Any, functools.wraps(optree.tree_unflatten)(_unflatten))

@@ -68,7 +68,8 @@ def step_to(
         number: Number that several trees of one step share; None takes the next one.
     """
     new: TreeT = add_updates(params, updates)
-    mark_state(state)
+    if state:
+        mark_state(state)
     mark_step(params, new, by, first_order=first_order, number=number)
     return new
 

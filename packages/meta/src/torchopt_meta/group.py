@@ -10,10 +10,12 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring.arguments import Recipe
+from torchopt.authoring.describe import alike
 from torchopt.authoring.from_torch import state_from_torch
 from torchopt.authoring.inplace import functional
 from torchopt.authoring.module_slots import ParameterSlot, read_params
 from torchopt.authoring.origin import shown
+from torchopt.authoring.state import checked_like
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
 
@@ -144,10 +146,27 @@ def trained_groups(
 
 def moved_like(expected: OptState, state: OptState) -> Any:
     """Return ``state`` with the dtypes and devices of ``expected``, where the structures agree."""
-    structure = pytree.tree_structure(expected, none_is_leaf=True)
-    if structure != pytree.tree_structure(state, none_is_leaf=True):
+    like, structure = pytree.tree_flatten(expected, none_is_leaf=True)
+    leaves, given = pytree.tree_flatten(state, none_is_leaf=True)
+    if structure != given:
         return state
-    return pytree.tree_map(_moved, expected, state, none_is_leaf=True)
+    return pytree.tree_unflatten(given, map(_moved, like, leaves))
+
+
+def fitted(expected: OptState, state: OptState) -> Any:
+    """Return ``state``, in new containers, with the dtypes and devices of ``expected``.
+
+    Raises:
+        ValueError: the two differ in structure, or a tensor in shape; the message says where.
+    """
+    like, structure = pytree.tree_flatten(expected, none_is_leaf=True)
+    leaves, given = pytree.tree_flatten(state, none_is_leaf=True)
+    if structure == given:
+        leaves = list(map(_moved, like, leaves))
+        state = pytree.tree_unflatten(given, leaves)
+        if all(map(alike, like, leaves)):
+            return state
+    return checked_like(expected, state, 'state')
 
 
 def _moved(like: Any, leaf: Any) -> Any:

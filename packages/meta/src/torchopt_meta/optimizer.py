@@ -10,17 +10,15 @@ import torch
 from torch import nn
 
 from torchopt.authoring.arguments import Recipe
-from torchopt.authoring.describe import describe
 from torchopt.authoring.from_torch import entry_of
 from torchopt.authoring.gradients import gradients_of
-from torchopt.authoring.module_slots import ParameterSlot, gone, parameter_slots, write_params
-from torchopt.authoring.state import checked_like
+from torchopt.authoring.module_slots import ParameterSlot, write_params
 from torchopt.authoring.step_marks import next_number
-from torchopt.authoring.wrappers import require_no_wrapper
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState
 from torchopt.update import step_to
-from torchopt_meta.group import Group, Slots, moved_like, trained_groups
+from torchopt_meta.group import Group, fitted, trained_groups
+from torchopt_meta.members import members_of, require_frozen, require_replaceable
 
 
 class MetaOptimizer:
@@ -154,46 +152,28 @@ class MetaOptimizer:
             ValueError: there is nothing new to optimise.
             RuntimeError: ``fully_shard`` or DDP has wrapped a part of ``module``.
         """
-        if not isinstance(module, nn.Module):
-            raise TypeError(
-                'a meta-optimizer takes a torch.nn.Module, such as net and not net.parameters(), '
-                f'got {describe(module)}; use torchopt.FuncOptimizer for a tree of tensors'
-            )
-        if any(isinstance(member, torch.jit.ScriptModule) for member in module.modules()):
-            raise TypeError(
-                'the parameters of a TorchScript module cannot be replaced: use the module that it '
-                'was made from'
-            )
-        require_no_wrapper(module, type(self).__name__)
+        require_replaceable(module, type(self).__name__)
         source = self._source(impl, hyperparameters)
 
-        known = {id(tensor): slots for tensor, slots in self._current()}
-        added: Slots = {}
-        again: list[tuple[list[ParameterSlot], ParameterSlot]] = []
-        frozen: dict[ParameterSlot, str] = {}
-        for name, slot in parameter_slots(module).items():
-            tensor = slot.read()
-            if tensor is None:
-                continue
-            if id(tensor) in known:
-                again.append((known[id(tensor)], slot))
-            elif tensor.requires_grad:
-                added[name] = known[id(tensor)] = [slot]
-            else:
-                frozen[slot] = name
-        if not added:
+        known = {
+            id(tensor): group.slots[name]
+            for group in self._groups
+            for name, tensor in group.read().items()
+        }
+        members = members_of(module, known)
+        if not members.added:
             raise ValueError(
                 f'{type(module).__name__} has no parameter that requires grad'
-                + (' and is not optimised already' if again else '')
+                + (' and is not optimised already' if members.again else '')
             )
-        group = Group(source, added)
+        group = Group(source, members.added)
 
-        for slots, slot in again:
+        for slots, slot in members.again:
             if slot not in slots:
                 slots.append(slot)
-        for slot in (slot for slots in added.values() for slot in slots):
+        for slot in (slot for slots in members.added.values() for slot in slots):
             self._frozen.pop(slot, None)
-        self._frozen.update(frozen)
+        self._frozen.update(members.frozen)
         self._groups.append(group)
 
     def step(self, loss: torch.Tensor, *, first_order: bool = False) -> None:
@@ -211,7 +191,7 @@ class MetaOptimizer:
                 since its module was added, a parameter was removed, is no longer shared, or began
                 to require grad; or a parameter that carries a graph was converted.
         """
-        self._require_frozen()
+        require_frozen(self._frozen)
         params = [group.read() for group in self._groups]
         tensors = [tensor for old in params for tensor in old.values()]
         gradients = iter(gradients_of(loss, tensors, create_graph=not first_order))
@@ -244,9 +224,7 @@ class MetaOptimizer:
             )
         for group in self._groups:
             group.read()
-        expected = self.state_dict()
-        states = checked_like(expected, moved_like(expected, state), 'state')
-        for group, group_state in zip(self._groups, states):
+        for group, group_state in zip(self._groups, fitted(self.state_dict(), state)):
             group.take_over(group_state)
 
     def __copy__(self) -> MetaOptimizer:
@@ -281,22 +259,3 @@ class MetaOptimizer:
                 'rule, such as torchopt.MetaAdam; pass a transformation of its own instead'
             )
         return chosen
-
-    def _current(self) -> list[tuple[torch.Tensor, list[ParameterSlot]]]:
-        return [
-            (tensor, group.slots[name])
-            for group in self._groups
-            for name, tensor in group.read().items()
-        ]
-
-    def _require_frozen(self) -> None:
-        for slot, name in self._frozen.items():
-            try:
-                tensor = slot.read()
-            except KeyError:
-                raise gone(name) from None
-            if tensor is not None and tensor.requires_grad:
-                raise RuntimeError(
-                    f'parameter {name!r} did not require grad when its module was added, but does '
-                    'now: call add_param_group with the module again to optimise it too'
-                )

@@ -34,7 +34,7 @@ def gradients_of(
             create_graph=create_graph,
             allow_unused=True,
         )
-    if all(gradient is None for gradient in found):
+    if all([gradient is None for gradient in found]):
         raise ValueError(
             'the loss does not depend on any parameter that requires grad: '
             'compute it from the current parameters, without detaching them'

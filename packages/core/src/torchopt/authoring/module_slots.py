@@ -71,7 +71,7 @@ def read_params(slots: Mapping[str, Sequence[ParameterSlot]]) -> dict[str, torch
     for name, (first, *others) in slots.items():
         try:
             tensor = first.read()
-            shared = all(slot.read() is tensor for slot in others)
+            shared = not others or all([slot.read() is tensor for slot in others])
         except KeyError:
             raise gone(name) from None
         if tensor is None:

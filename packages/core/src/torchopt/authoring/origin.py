@@ -14,10 +14,16 @@ Made = TypeVar('Made')
 
 
 class Origin(NamedTuple):
-    """A factory and the arguments that it was called with, by name."""
+    """A factory and the arguments that it was called with."""
 
     factory: Callable[..., Any]
-    arguments: dict[str, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return inspect.signature(self.factory).bind(*self.args, **self.kwargs).arguments
 
     def __str__(self) -> str:
         defaults = inspect.signature(self.factory).parameters
@@ -31,13 +37,12 @@ class Origin(NamedTuple):
 
 def recorded(factory: Callable[P, Made]) -> Callable[P, Made]:
     """Let the transformations of a factory be printed and pickled as a call of the factory."""
-    signature = inspect.signature(factory)
 
     @functools.wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> Made:
         made: Any = factory(*args, **kwargs)
         if not torch.compiler.is_compiling() and inspect.isfunction(made.init):
-            made.init.__dict__['origin'] = Origin(make, signature.bind(*args, **kwargs).arguments)
+            made.init.__dict__['origin'] = Origin(make, args, kwargs)
         return made  # type: ignore[no-any-return]
 
     return make

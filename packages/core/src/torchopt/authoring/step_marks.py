@@ -8,7 +8,7 @@ numbers and strings alone, so that it keeps nothing alive.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,11 @@ from torchopt import pytree
 from torchopt.authoring.torch_internals import transforming
 
 _STEP, _LAST, _LOOP, _CUT = (f'torchopt.{name}' for name in ('step', 'last', 'loop', 'cut'))
+_SEQUENCES = (list, tuple)
 _numbers = itertools.count()
+
+_Names = tuple[str, ...] | None
+"""Names of all leaves of a tree: None where their positions are their names, () without names."""
 
 
 class Step(NamedTuple):
@@ -83,14 +87,14 @@ def mark_step(
     """
     if not recording():
         return
-    named = _named(new)
-    step = Step(next(_numbers) if number is None else number, by, first_order, len(named))
-    for position, ((_, source), (name, leaf)) in enumerate(zip(_named(old), named)):
-        node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
-        if node is None or leaf is source:
+    names, olds, nodes = _named_nodes(old, new)
+    step = Step(next(_numbers) if number is None else number, by, first_order, len(nodes))
+    for position, (before, node) in enumerate(zip(olds, nodes)):
+        if node is None or node is before:
             continue
-        node.metadata[_STEP] = mark = (step, position, name)
-        before = node.next_functions[0][0]
+        node.metadata[_STEP] = mark = (step, position, names)
+        if before is None:  # a leaf, or a constant
+            before = node.next_functions[0][0]
         if before is not None:
             before.metadata[_LAST] = mark
 
@@ -119,7 +123,7 @@ def mark_loop(outputs: Iterable[Any], mode: str, length: int, carried: int) -> N
         node.metadata[_LOOP] = LoopMark(mode, length)
         for position, (source, _) in enumerate(node.next_functions[:carried]):
             if source is not None:
-                source.metadata[_LAST] = (step, position, '')
+                source.metadata[_LAST] = (step, position, ())
 
 
 def mark_cut(tensors: Iterable[Any], steps: int) -> None:
@@ -142,8 +146,7 @@ def any_since(tensors: Iterable[Any], number: int) -> bool:
 
 def step_of(node: Any) -> StepMark | None:
     """Return the mark of an inner step at a node of the graph (a ``grad_fn``), if it has one."""
-    mark = node.metadata.get(_STEP)
-    return None if mark is None else StepMark(*mark)
+    return _read(node.metadata.get(_STEP))
 
 
 def loop_of(node: Any) -> LoopMark | None:
@@ -158,8 +161,7 @@ def last_step_from(node: Any) -> StepMark | None:
     The node is the ``grad_fn`` of the parameter; if it is a leaf, the node that accumulates its
     gradient, which is the same object only as long as the graph of the step lives.
     """
-    mark = node.metadata.get(_LAST)
-    return None if mark is None else StepMark(*mark)
+    return _read(node.metadata.get(_LAST))
 
 
 def cut_of(node: Any) -> int:
@@ -168,22 +170,56 @@ def cut_of(node: Any) -> int:
     return steps
 
 
+def nodes_of(tree: Any) -> list[Any]:
+    """Return the nodes that made the leaves of a tree; None for what has no graph.
+
+    Autograd makes a Python object for each node that it is asked for, which is most of what a mark
+    costs. The leaves of a dictionary are in its own order.
+    """
+    if isinstance(tree, torch.Tensor):
+        return [tree.grad_fn]
+    flat = tree.values() if type(tree) is dict else tree if type(tree) in _SEQUENCES else None
+    if flat is not None:  # the most common trees, without a search for others
+        try:
+            return [leaf.grad_fn for leaf in flat]
+        except AttributeError:
+            pass  # a leaf is None, or a tree
+    whole: Any = tree
+    return [getattr(leaf, 'grad_fn', None) for leaf in pytree.tree_leaves(whole)]
+
+
+def _named_nodes(old: Any, new: Any) -> tuple[_Names, list[Any], list[Any]]:
+    """Return names, nodes of ``old`` and nodes of ``new`` for the leaves of two like trees."""
+    kind = type(new)
+    if type(old) is kind:
+        try:
+            if kind is dict and all([type(name) is str for name in new]):
+                olds = [old[name].grad_fn for name in new]
+                return tuple(new), olds, [leaf.grad_fn for leaf in new.values()]
+            if kind in _SEQUENCES:
+                return None, [leaf.grad_fn for leaf in old], [leaf.grad_fn for leaf in new]
+        except AttributeError:
+            pass
+    paths, leaves, _ = pytree.tree_flatten_with_path(new)
+    names = tuple(map(_joined, paths))
+    return names, nodes_of(pytree.tree_leaves(old)), nodes_of(leaves)
+
+
+def _joined(path: Iterable[Any]) -> str:
+    # A key of another type is not kept alive.
+    return '.'.join(str(key) if isinstance(key, (str, int)) else type(key).__name__ for key in path)
+
+
+def _read(mark: tuple[Step, int, _Names] | None) -> StepMark | None:
+    if mark is None:
+        return None
+    step, position, names = mark
+    if names is None:
+        return StepMark(step, position, str(position))
+    return StepMark(step, position, names[position] if names else '')
+
+
 def _note(tensor: Any, key: str, value: Any) -> None:
     node: Any = tensor.grad_fn if isinstance(tensor, torch.Tensor) else None
     if node is not None:
         node.metadata[key] = value
-
-
-def _named(params: Any) -> Sequence[tuple[str, Any]]:
-    """Return the leaves in order, with names; a key of another type than str is not kept."""
-    if type(params) is dict:  # the most common tree, without the search for others
-        flat = list(params.items())
-        if all([type(name) is str and isinstance(leaf, torch.Tensor) for name, leaf in flat]):
-            return flat
-    tree: Any = params
-    paths, leaves, _ = pytree.tree_flatten_with_path(tree)
-    names = (
-        '.'.join(str(key) if isinstance(key, (str, int)) else type(key).__name__ for key in path)
-        for path in paths
-    )
-    return list(zip(names, leaves))

@@ -48,6 +48,14 @@ def next_steps(steps: torch.Tensor, gradients: Sequence[torch.Tensor | None]) ->
     return steps + torch.tensor(taken).to(steps.device, non_blocking=True)
 
 
+def count_steps(steps: torch.Tensor, gradients: Sequence[torch.Tensor | None]) -> None:
+    """Write :func:`next_steps` into ``steps``."""
+    if all([leaf is not None for leaf in gradients]):
+        steps.add_(1)
+    else:
+        steps.copy_(next_steps(steps, gradients))
+
+
 def advance(
     steps: torch.Tensor, gradients: Sequence[torch.Tensor | None]
 ) -> tuple[torch.Tensor, torch.Tensor]:

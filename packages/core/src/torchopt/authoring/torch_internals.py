@@ -6,6 +6,7 @@ right, or torch or ``unroll`` raises.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -205,3 +206,16 @@ def holds_tensors(node: Any) -> bool:
         return False
     flat = [each for value in saved for each in (value if isinstance(value, tuple) else (value,))]
     return any(isinstance(value, torch.Tensor) for value in flat)
+
+
+def compiler_named(name: str) -> Callable[..., Any] | None:
+    """Return the function behind the name of a backend of ``torch.compile``.
+
+    Where it is unknown the answer is None, and the function cannot be watched.
+    """
+    if name == 'inductor':
+        # This one takes options; see :func:`torch.compile`.
+        module = importlib.import_module('torch._inductor.compile_fx')
+        return getattr(module, 'compile_fx', None)
+    lookup = getattr(importlib.import_module('torch._dynamo'), 'lookup_backend', None)
+    return None if lookup is None else lookup(name)

@@ -82,6 +82,7 @@ class StateLayout:
         shapes: For each parameter, the shapes of its tensors by key: these keys its entry must
             have. A rule for some parameters leaves out the others.
         shared_names: The keys whose value is the same in all entries.
+        counts: Whether the state counts the steps of each parameter.
         is_from_construction: Whether torch needs the entries of parameters that have taken no step.
     """
 
@@ -109,6 +110,7 @@ class StateLayout:
                 elif column.kind == 'numbers':
                     of_param[column.names[0]] = torch.Size()
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
+        self.counts = any(column.kind == 'steps' for column in every)
         self.is_from_construction = any(kind in _FROM_CONSTRUCTION for kind, _ in self._members)
 
     def read(self, entries: Sequence[Entry], steps: torch.Tensor) -> OptState:
@@ -118,6 +120,16 @@ class StateLayout:
             values = [_read(column, entries, steps) for column in columns]
             members.append(values[0] if kind is None else kind(*values))
         return pytree.tree_unflatten(self._structure, members)
+
+    def copy(self, entries: Sequence[Entry], gradients: Sequence[torch.Tensor | None]) -> None:
+        """Replace the tensors that a step of ``gradients`` changes by copies of them."""
+        own = [name for name in self.names if name not in self.shared_names]
+        for entry, gradient in zip(entries, gradients):
+            if gradient is not None:
+                entry.update({name: entry[name].clone() for name in own})
+        shared = {name: _copied(entries[0][name]) for name in self.shared_names}
+        for entry in entries:
+            entry.update(shared)
 
     def write(self, state: OptState, entries: Sequence[Entry]) -> torch.Tensor | None:
         """Store ``state`` in ``entries``; return its step counts, or None if it has none."""
@@ -197,6 +209,10 @@ def _read(column: _Column, entries: Sequence[Entry], steps: torch.Tensor) -> Any
         for leaf, dtype in zip((entries[0][name] for name in column.names), dtypes)
     ]
     return pytree.tree_unflatten(structure, leaves)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def counts_of(entries: Iterable[Entry], device: torch.device) -> torch.Tensor:

@@ -8,16 +8,15 @@ alive.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.step_marks import recording
+from torchopt.authoring.step_marks import nodes_of, recording
 from torchopt.authoring.torch_internals import sequence_number
 
 _GRADIENT, _STATE, _CONSTANT = 'torchopt.gradient', 'torchopt.state', 'torchopt.constant'
-_LEAF = (torch.Tensor, type(None))
 
 
 class GradientMark(NamedTuple):
@@ -38,36 +37,52 @@ def mark_gradients(gradients: Any, loss: torch.Tensor | None = None) -> None:
         gradients: Tree of gradients, with None where a parameter has none.
         loss: What they are the gradients of, if it is at hand.
     """
-    if not recording():
-        return
-    end = None if loss is None or loss.grad_fn is None else sequence_number(loss.grad_fn)
-    for leaf in _leaves_of(gradients):
-        node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
-        if node is not None:
-            if _GRADIENT in node.metadata:
-                return  # the step that computed them has marked them all
-            node.metadata[_GRADIENT] = end
+    if recording():
+        end: Any = None if loss is None else loss.grad_fn
+        _mark_each(nodes_of(gradients), None if end is None else sequence_number(end))
 
 
 def mark_update(gradients: Any, updates: Any) -> None:
     """Mark the nodes of ``gradients``, or, where none has a graph, the nodes of ``updates``."""
     if not recording():
         return
-    for gradient in _leaves_of(gradients):
-        if isinstance(gradient, torch.Tensor) and gradient.requires_grad:
-            mark_gradients(gradients)
-            return
-    for update in _leaves_of(updates):
-        node: Any = update.grad_fn if isinstance(update, torch.Tensor) else None
+    recorded = _recorded(gradients)
+    for leaf in recorded:
+        node: Any = leaf.grad_fn
         if node is not None:
-            node.metadata[_CONSTANT] = True
+            # Otherwise the step that computed the gradients has marked them all.
+            if _GRADIENT not in node.metadata:
+                _mark_each(nodes_of(gradients), None)
+            return
+    if not recorded:
+        for node in nodes_of(updates):
+            if node is not None:
+                node.metadata[_CONSTANT] = True
+
+
+def _recorded(tree: Any) -> list[torch.Tensor]:
+    """Return the leaves that require grad."""
+    flat = tree.values() if type(tree) is dict else tree if type(tree) in (list, tuple) else None
+    if flat is not None:  # the most common trees, without a search for others
+        try:
+            return [leaf for leaf in flat if leaf.requires_grad]
+        except AttributeError:
+            pass  # a leaf is None, or a tree
+    leaves = pytree.tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+
+
+def _mark_each(nodes: Iterable[Any], loss: int | None) -> None:
+    for node in nodes:
+        if node is not None:
+            node.metadata[_GRADIENT] = loss
 
 
 def mark_state(state: Any) -> None:
     """Mark the nodes that made the tensors of an optimizer's state with the fields they are in.
 
-    Optimizers that hold their state do this. The functional ``update`` does not: it would make a
-    small step a tenth slower, for nothing but labels in a drawing.
+    Optimizers that hold their state do this. The functional ``update`` does not: it would double
+    what marks cost, for nothing but labels in a drawing.
     """
     if not recording():
         return
@@ -76,16 +91,19 @@ def mark_state(state: Any) -> None:
         found = pending.pop()
         if not isinstance(found, tuple):
             continue
-        fields_of_state = getattr(found, '_fields', None)
-        if fields_of_state is None:
+        names = getattr(found, '_fields', None)
+        if names is None:
             pending.extend(found)
             continue
-        for field, tree in zip(fields_of_state, found):
-            for leaf in _leaves_of(tree):
-                node: Any = leaf.grad_fn if isinstance(leaf, torch.Tensor) else None
-                if node is not None:
-                    fields = node.metadata.get(_STATE, ())
-                    node.metadata[_STATE] = (*fields, field) if field not in fields else fields
+        for name, tree in zip(names, found):
+            alone, last = (name,), None
+            for node in nodes_of(tree):
+                if node is None or node is last:
+                    continue  # a fused update is one node
+                last, metadata = node, node.metadata
+                fields = metadata.setdefault(_STATE, alone)
+                if fields is not alone and name not in fields:
+                    metadata[_STATE] = (*fields, name)
 
 
 def gradient_of(node: Any) -> GradientMark | None:
@@ -106,13 +124,3 @@ def state_fields_of(node: Any) -> tuple[str, ...]:
     """
     fields: tuple[str, ...] = node.metadata.get(_STATE, ())
     return fields
-
-
-def _leaves_of(tree: Any) -> Iterable[Any]:
-    """Return the leaves of a tree in any order; of the most common trees without a search."""
-    kind: Any = type(tree)
-    flat: Any = tree.values() if kind is dict else tree
-    if kind in (dict, list, tuple) and all([isinstance(leaf, _LEAF) for leaf in flat]):
-        return cast(Iterable[Any], flat)
-    whole: Any = tree
-    return pytree.tree_leaves(whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -10,10 +11,9 @@ import torch
 
 from torchopt.authoring.arguments import Recipe
 from torchopt.authoring.describe import describe
-from torchopt.authoring.steps import next_steps, shared_device
+from torchopt.authoring.steps import count_steps, shared_device
 from torchopt.authoring.torch_state import STEP, Entry, StateLayout, counts_of
-from torchopt.base import FusedTransformation, GradientTransformation
-from torchopt.typing import OptState
+from torchopt.base import FusedTransformation, GradientTransformation, StepInPlace
 from torchopt.update import prepare_addition
 
 Group = Mapping[str, Any]
@@ -36,6 +36,7 @@ class GroupStep:
         self._layout: StateLayout | None = None
         self._steps = torch.zeros(0, dtype=torch.int64)
         self._counts: list[torch.Tensor] = []
+        self._in_place: StepInPlace | None = None
 
     def transformation(self, group: Group) -> GradientTransformation:
         """Return the transformation with the group's current hyperparameters.
@@ -46,7 +47,7 @@ class GroupStep:
         """
         if isinstance(self._impl, GradientTransformation):
             return self._impl
-        if self._transformation is None or self._have_changed(group):
+        if self._transformation is None or self._changed(group):
             values = {name: group[name] for name in self._impl.names}
             self._transformation = self._impl.make(values)
             # Lists are copied, because a user may write into them.
@@ -54,7 +55,7 @@ class GroupStep:
                 name: list(value) if isinstance(value, list) else value
                 for name, value in values.items()
             }
-            self._layout = None
+            self._layout = self._in_place = None
         return self._transformation
 
     def layout(self, group: Group) -> StateLayout:
@@ -71,8 +72,10 @@ class GroupStep:
 
     def entries(self, group: Group, state: Entries) -> list[Entry]:
         """Return the entries of the group's parameters; new entries hold initial values."""
+        return self._entries(group, state, self.layout(group))
+
+    def _entries(self, group: Group, state: Entries, layout: StateLayout) -> list[Entry]:
         params = group['params']
-        layout = self.layout(group)
         entries = [state.get(param, {}) for param in params]
         if not all(entries) or not all(
             [name in e for e, names in zip(entries, layout.shapes) for name in names]
@@ -98,38 +101,58 @@ class GroupStep:
         Returns:
             The function that writes the parameters and the new state.
         """
-        transformation = self.transformation(group)
+        in_place = self._steps_in_place(group)
         params = group['params']
         gradients = [param.grad if param.requires_grad else None for param in params]
-        entries = self.entries(group, state)
-        layout = self.layout(group)
+        layout = self._layout or self.layout(group)
+        entries = self._entries(group, state, layout)
+        if in_place is not None:
+            if keep_state:
+                layout.copy(entries, gradients)
+            commit = in_place(gradients, layout.read(entries, self._steps), params)
+            if commit is not None:
+                return commit if layout.counts else self._counting(commit, gradients)
+        transformation = self.transformation(group)
         old = layout.read(entries, self._steps)
-        if isinstance(transformation, FusedTransformation):
-            fused = transformation.prepare(gradients, old, params, keep_state)
-            if fused is not None:
-                return lambda: self._write(layout, entries, fused(), gradients)
         try:
             updates, new = transformation.update(gradients, old, params=params, inplace=False)
         except (TypeError, RuntimeError) as error:
             raise _naming_sparse(group, gradients, error) from error
         add = prepare_addition(params, updates)
 
-        def commit() -> None:
+        def write() -> None:
             add()
-            self._write(layout, entries, new, gradients)
+            steps = layout.write(new, entries)
+            if steps is not None:
+                self._steps.copy_(steps)
 
-        return commit
+        return write if layout.counts else self._counting(write, gradients)
 
-    def _write(
-        self, layout: StateLayout, entries: list[Entry], state: OptState, gradients: list[Any]
-    ) -> None:
-        steps = layout.write(state, entries)
-        if steps is not None:
-            self._steps.copy_(steps)
-        elif all([gradient is not None for gradient in gradients]):
-            self._steps.add_(1)
-        else:
-            self._steps.copy_(next_steps(self._steps, gradients))
+    def _steps_in_place(self, group: Group) -> StepInPlace | None:
+        """Return what takes the group's steps in one pass, if its transformation can do that."""
+        changed = self._changed(group)
+        if self._in_place is not None and changed == ['lr']:
+            # A scheduler sets a new learning rate before every step. To make the transformation
+            # again would take as long as a small step; it waits until somebody asks for it.
+            rate = group['lr']
+            if _is_rate(rate) and _is_rate(self._hyperparameters['lr']):
+                self._in_place.set_lr(rate)
+                self._hyperparameters['lr'], self._transformation = rate, None
+                return self._in_place
+        if self._in_place is None or changed:
+            transformation = self.transformation(group)
+            if isinstance(transformation, FusedTransformation):
+                self._in_place = transformation.in_place()
+        return self._in_place
+
+    def _counting(self, commit: Callable[[], None], gradients: list[Any]) -> Callable[[], None]:
+        """Return ``commit`` for a state that counts no steps itself."""
+
+        def counted() -> None:
+            commit()
+            count_steps(self._steps, gradients)
+
+        return counted
 
     def _filled(self, group: Group, layout: StateLayout, entries: Sequence[Entry]) -> list[Entry]:
         """Return complete entries, with initial values for what ``entries`` lack."""
@@ -143,11 +166,13 @@ class GroupStep:
             new.update(old)
         return first
 
-    def _have_changed(self, group: Group) -> bool:
-        return any(
-            group[name] is not value and not _equal(group[name], value)
+    def _changed(self, group: Group) -> list[str]:
+        """Return the names of the hyperparameters that have changed."""
+        return [
+            name
             for name, value in self._hyperparameters.items()
-        )
+            if group[name] is not value and not _equal(group[name], value)
+        ]
 
 
 def _equal(new: Any, old: Any) -> bool:
@@ -155,6 +180,11 @@ def _equal(new: Any, old: Any) -> bool:
     if type(new) is type(old) and isinstance(new, (tuple, list)):
         return len(new) == len(old) and all(a is b or _equal(a, b) for a, b in zip(new, old))
     return type(new) is type(old) and isinstance(new, plain) and new == old
+
+
+def _is_rate(value: Any) -> bool:
+    """Tell whether a value is a number that all rules take as their learning rate, but 0."""
+    return type(value) is float and 0 < value < math.inf
 
 
 def _layout_key(value: Any) -> Any:

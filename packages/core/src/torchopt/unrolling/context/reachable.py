@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import itertools
 import sys
 import types
@@ -13,6 +14,8 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+
+from torchopt.authoring.origin import Origin
 
 # Objects that are looked at before the search ends, and elements of one container.
 _MOST_OBJECTS = 10_000
@@ -37,6 +40,9 @@ _SKIPPED = (
     types.MemberDescriptorType,
     types.WrapperDescriptorType,
     types.MethodDescriptorType,
+    # Descriptions: a function that they hold is not called, and what it uses is found otherwise.
+    inspect.Signature,
+    Origin,
 )
 _BUILT_IN = {dict, OrderedDict, list, tuple, set, frozenset}
 _PARTS_OF_MODULES = {'_parameters', '_buffers', '_modules'}
@@ -193,4 +199,9 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
 
 
 def _is_of_a_library(module: Any) -> bool:
-    return isinstance(module, str) and module.partition('.')[0] in _LIBRARIES
+    return isinstance(module, str) and _is_library(module)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_library(module: str) -> bool:
+    return module.partition('.')[0] in _LIBRARIES

@@ -72,6 +72,11 @@ class Surroundings:
         return [(name, tensor) for name, tensor in found if not name.startswith(_OF_DATA)]
 
     @property
+    def modules(self) -> list[nn.Module]:
+        """The modules that the step sees, submodules included."""
+        return [watched.module for watched in self._modules]
+
+    @property
     def attributes(self) -> PlainAttributes:
         """The plain attributes of the modules that the step sees."""
         return self._attributes

@@ -99,7 +99,10 @@ class Template:
         """Return ``fn(*tensors)`` for a derivative of a block, compiled for all such blocks."""
         own: FlatFunction[Any] = fn.on(self)
         if (own, backend) not in self._compiled:
-            self._compiled[own, backend] = own, RenewableCompilation(cast(Any, _call), backend)
+            self._compiled[own, backend] = (
+                own,
+                RenewableCompilation(cast(Any, _call), backend, 'a derivative of a block of remat'),
+            )
         # The function that Dynamo has seen first, whose guards hold.
         first, compiled = self._compiled[own, backend]
         results: Results = compiled(first, *tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,10 +12,10 @@ import torch
 from torchopt import pytree
 from torchopt.authoring.describe import describe, unlike
 from torchopt.unrolling.inner_gradients.normalization import separate_affine
-from torchopt.unrolling.leaves import IMMUTABLE, Leaves, flatten
+from torchopt.unrolling.leaves import IMMUTABLE, Leaves, flatten, tensors_of
 from torchopt.unrolling.loop import Loop
 
-# A checkpoint may hold a reference to such a value, because nothing can change it.
+_READ_VERSION = operator.attrgetter('_version')
 
 
 class StepResult(NamedTuple):
@@ -86,11 +87,11 @@ def _written(loop: Loop, before: list[int], arguments: Leaves) -> str:
 
 def versions(leaves: Sequence[Any]) -> list[int]:
     """Return how often each tensor among ``leaves`` has been written to."""
-    return [
-        leaf._version
-        for leaf in leaves
-        if isinstance(leaf, torch.Tensor) and not leaf.is_inference()
-    ]
+    tensors = tensors_of(leaves)
+    try:
+        return list(map(_READ_VERSION, tensors))
+    except RuntimeError:  # An inference tensor does not count.
+        return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
 
 def require_storable(leaves: Leaves, structure: pytree.PyTreeSpec) -> None:

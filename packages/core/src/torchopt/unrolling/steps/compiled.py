@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,10 @@ import torch
 from torchopt import pytree
 from torchopt.authoring.torch_internals import is_mapped_by_autograd
 from torchopt.unrolling.context.random_state import preserved
-from torchopt.unrolling.context.reachable import captured_state
 from torchopt.unrolling.functional_loss import FunctionalLoss
 from torchopt.unrolling.leaves import (
     Leaves,
     flatten,
-    is_differentiable,
     map_tensors,
     template_of,
     tensors_of,
@@ -26,6 +24,9 @@ from torchopt.unrolling.steps.call import StepResult
 from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.steps.compilation import Backend, compiled_for, standard_layout
 from torchopt.unrolling.steps.eager import Eager
+from torchopt.unrolling.steps.recording import recorded
+from torchopt.unrolling.steps.selection import Selection
+from torchopt.unrolling.steps.shortcut import Shortcut
 from torchopt.unrolling.vjp import Cotangents
 
 
@@ -33,14 +34,48 @@ class Compiled:
     """The engine with two graphs, a step and its vjp, that serve every step.
 
     The graphs are kept with the code of the step and serve later loops, too, as long as Dynamo's
-    guards hold: the same closure, structures, shapes and dtypes.
+    guards hold: the same closure, structures, shapes and dtypes. Where only steps run between
+    steps, the guards are asked only where a pass begins; see :class:`.Shortcut`.
     """
 
-    def __init__(self, loop: Loop, backend: Backend) -> None:
-        _let_losses_find_unused(loop)
+    compares = False
+
+    def __init__(self, loop: Loop, backend: Backend, *, undisturbed: bool) -> None:
+        """Compile for a loop.
+
+        Args:
+            loop: The loop.
+            backend: What compiles.
+            undisturbed: Whether only steps run between steps, and carries come back from their
+                storage in the layout that they had.
+        """
         self._template = template_of(loop.carry)
         self._run = compiled_for(loop.step, _run, backend)
-        self._vjp = compiled_for(loop.step, _vjp, backend)
+        self._vjp = compiled_for(loop.step, _vjp, backend, 'the derivative of ')
+        self._was_undisturbed = self._undisturbed = undisturbed
+        self._shortcut = Shortcut()
+        self._vjp_shortcut = Shortcut()
+        self._y_structure: pytree.PyTreeSpec | None = None
+        self._selection: Selection | None = None
+        self._loose: list[int] = []
+
+    def begin(self, loop: Loop, seen: Iterable[Any]) -> None:
+        """Let the losses of modules among ``seen`` find out what they use."""
+        if any(isinstance(part, FunctionalLoss) for part in seen):
+            _let_losses_find_unused(loop)
+
+    def turn_back(self, *, observed: bool) -> None:
+        """Ask the guards again; the layouts of the carries stay known."""
+        self._shortcut.close()
+        self._vjp_shortcut = Shortcut()
+        self._selection = None
+        self._undisturbed = self._was_undisturbed and not observed
+
+    def is_direct(self, number: int, *, backward: bool) -> bool:
+        """Tell whether Dynamo's guards and bytecode are passed by."""
+        if backward:
+            return self._shortcut.knows(number) and self._vjp_shortcut.serves(-number)
+        return self._shortcut.serves(number)
 
     def run(self, loop: Loop, checkpoint: Checkpoint, x: Leaves) -> StepResult:
         """Run a step without a graph.
@@ -49,9 +84,14 @@ class Compiled:
             TypeError: a leaf of the carry that is not a tensor has changed, which would make
                 another graph.
         """
+        number, end = checkpoint.number, len(checkpoint.carry)
+        if self.is_direct(number, backward=False) and self._y_structure is not None:
+            with torch.enable_grad():  # as in Eager.run
+                results = self._shortcut([*_contiguous_carry(checkpoint), *x, *loop.consts])
+            return StepResult(results[:end], results[end:], self._y_structure)
         if template_of(checkpoint.carry) != self._template:
             raise TypeError(
-                f'the carry before step {loop.first + checkpoint.number} holds other numbers than '
+                f'the carry before step {loop.first + number} holds other numbers than '
                 'the first carry: compiled steps need counters that are tensors'
             )
         step, compiled = loop.step, self._run
@@ -60,7 +100,12 @@ class Compiled:
             return compiled(step, carry, x, consts)
 
         checkpoint = checkpoint._replace(carry=_contiguous_carry(checkpoint))
-        return Eager().run(loop._replace(step=compiled_step), checkpoint, x)
+        with recorded() as calls:
+            call = Eager().call(loop._replace(step=compiled_step), checkpoint, x)
+        if self._undisturbed:
+            carry, y, self._y_structure = call.result
+            self._shortcut.note(number, calls, call.arguments, [*carry, *y])
+        return call.detached()
 
     def vjp(
         self,
@@ -75,44 +120,39 @@ class Compiled:
         Raises:
             RuntimeError: several vjps are wanted at once.
         """
+        number = checkpoint.number
+        arguments = [*_contiguous_carry(checkpoint), *x, *loop.consts]
+        if self.is_direct(number, backward=True) and self._selection is not None:
+            dense = self._selection.following(cotangents, self._loose)
+            return self._selection.placed(self._vjp_shortcut([*arguments, *dense]))
         if any(map(is_mapped_by_autograd, cotangents)):
             raise RuntimeError(
                 'a compiled step takes one cotangent at a time: leave out compile=..., or '
                 'is_grads_batched=True and vectorize=True'
             )
-        arguments = [*_contiguous_carry(checkpoint), *x, *loop.consts]
-        carry = tensors_of(checkpoint.carry)
-        # Differentiate the first step by its whole carry, too: another choice is another graph.
-        differentiable = [is_differentiable(tensor) for tensor in carry]
-        needed = [*differentiable, *needed[len(carry) :]]
-        # One layout, too: the first cotangent is often expanded, with strides of 0.
-        dense = [
-            standard_layout(torch.zeros_like(tensor) if cotangent is None else cotangent)
-            for tensor, cotangent, is_needed in zip(carry, cotangents, differentiable)
-            if is_needed
-        ]
-        y_cotangents = cotangents[len(carry) :]
-        dense += [standard_layout(cotangent) for cotangent in y_cotangents if cotangent is not None]
-        found = iter(
-            self._vjp(
+        self._selection = selection = Selection.of(checkpoint.carry, cotangents, needed)
+        dense = selection.dense(checkpoint.carry, cotangents)
+        with recorded() as calls:
+            found = self._vjp(
                 loop.step,
                 pytree.tree_unflatten(loop.structure, arguments),
-                pytree.tree_unflatten(loop.structure, _places(arguments, needed)),
-                tuple(cotangent is not None for cotangent in y_cotangents),
+                pytree.tree_unflatten(loop.structure, _places(arguments, selection.needed)),
+                selection.y_mask,
                 dense,
             )
-        )
-        return [next(found) if need else None for need in needed]
+        if self._undisturbed and self._shortcut.knows(number):
+            self._vjp_shortcut.note(-number, calls, [*arguments, *dense], found)
+            self._loose = selection.loose(found)
+        return selection.placed(found)
 
 
 def _let_losses_find_unused(loop: Loop) -> None:
-    """Run the first step eagerly if it has a loss of a module.
+    """Run the first step eagerly.
 
     Which parameters the loss depends on shows in a graph of autograd, which a traced step does not
     have. Every loop does this anew, because the answer may depend on what the step captures.
     """
-    found = captured_state(loop.step)
-    if loop.length == 0 or not any(isinstance(part, FunctionalLoss) for _, part in found):
+    if loop.length == 0:
         return
     tensors = loop.tensors()
     checkpoint = Checkpoint.capture(0, loop.carry, tensors, None)

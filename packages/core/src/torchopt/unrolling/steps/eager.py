@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,8 +20,37 @@ from torchopt.unrolling.steps.checkpoint import Checkpoint
 from torchopt.unrolling.vjp import Cotangents, vjp
 
 
+class Call(NamedTuple):
+    """One call of a step.
+
+    Attributes:
+        arguments: Leaves of ``(carry, x, consts)``.
+        result: What it returned.
+    """
+
+    arguments: Leaves
+    result: StepResult
+
+    def detached(self) -> StepResult:
+        """Return the result without its history."""
+        carry, y, structure = self.result
+        return StepResult(detached(carry), detached(y), structure)
+
+
 class Eager:
     """The engine that calls the step as it is; see :class:`~.engine.Engine`."""
+
+    compares = True
+
+    def begin(self, loop: Loop, seen: Iterable[Any]) -> None:
+        """Do nothing."""
+
+    def turn_back(self, *, observed: bool) -> None:
+        """Do nothing."""
+
+    def is_direct(self, number: int, *, backward: bool) -> bool:
+        """Tell that a step runs as Python code."""
+        return False
 
     def run(self, loop: Loop, checkpoint: Checkpoint, x: Leaves) -> StepResult:
         """Run a step without a graph.
@@ -29,6 +59,10 @@ class Eager:
             RuntimeError: the step depends on a tensor that requires grad, or has a tangent, and is
                 not an argument.
         """
+        return self.call(loop, checkpoint, x).detached()
+
+    def call(self, loop: Loop, checkpoint: Checkpoint, x: Leaves) -> Call:
+        """Do the same; return what the step has received and returned."""
         arguments = detached([*checkpoint.carry, *x, *loop.consts])
         # Grad mode is on, as in the backward pass, so that a captured tensor shows in the graph.
         # The arguments are detached: nothing else is recorded.
@@ -41,8 +75,7 @@ class Eager:
         if not loop.constant and any(output.requires_grad for output in outputs):
             require_no_captures(loop.step, outputs, arguments, place=place)
         require_no_tangents(loop.step, outputs, place=place)
-        results = detached([*carry, *y])
-        return StepResult(results[: len(carry)], results[len(carry) :], y_structure)
+        return Call(arguments, StepResult(carry, y, y_structure))
 
     def vjp(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from torchopt.unrolling.leaves import Leaves
 from torchopt.unrolling.loop import Loop
@@ -17,7 +17,29 @@ from torchopt.unrolling.vjp import Cotangents
 
 
 class Engine(Protocol):
-    """Runs and differentiates steps."""
+    """Runs and differentiates steps.
+
+    Attributes:
+        compares: Whether a second run of a step is compared with the first.
+    """
+
+    compares: bool
+
+    def begin(self, loop: Loop, seen: Iterable[Any]) -> None:
+        """Prepare for a loop, whose step can see the modules and tensors ``seen``."""
+        ...
+
+    def turn_back(self, *, observed: bool) -> None:
+        """Prepare for a backward pass, before which anything may have run.
+
+        Args:
+            observed: Whether something beside steps runs between the steps, too.
+        """
+        ...
+
+    def is_direct(self, number: int, *, backward: bool) -> bool:
+        """Tell whether a step, or its vjp, runs without any Python code of the step."""
+        ...
 
     def run(self, loop: Loop, checkpoint: Checkpoint, x: Leaves) -> StepResult:
         """Run a step without a graph."""
@@ -46,7 +68,17 @@ class Engine(Protocol):
         ...
 
 
-def engine_for(loop: Loop, compile: Compilation) -> Engine:
-    """Return the engine that runs the steps of ``loop``."""
+def engine_for(loop: Loop, compile: Compilation, *, keeps_layout: bool) -> Engine:
+    """Return the engine that runs the steps of ``loop``.
+
+    Args:
+        loop: The loop.
+        compile: Whether to compile the step.
+        keeps_layout: Whether carries come back from their storage in the layout that they had.
+    """
     backend = backend_of(compile)
-    return Eager() if backend is None else Compiled(loop, backend)
+    if backend is None:
+        return Eager()
+    callbacks = (loop.until, loop.progress, loop.data)
+    undisturbed = keeps_layout and all(fn is None for fn in callbacks)
+    return Compiled(loop, backend, undisturbed=undisturbed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torchopt.unrolling.context.attributes import AttributeChanges
 from torchopt.unrolling.context.random_state import RandomState
@@ -178,6 +178,9 @@ class Session(NamedTuple):
 
 class Storage(ABC):
     """A place for checkpoints; the argument ``storage=`` of a strategy."""
+
+    keeps_layout: ClassVar[bool] = False
+    """Whether tensors come back with the strides that they had."""
 
     @abstractmethod
     def open(self, loop: Loop, circumstances: Circumstances) -> Session:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torchopt.unrolling.loop import Loop
 from torchopt.unrolling.steps.call import StepResult
 from torchopt.unrolling.steps.checkpoint import Checkpoint
@@ -11,6 +13,8 @@ from torchopt.unrolling.storage.identity import Circumstances
 
 class OnDevice(Storage):
     """Every tensor of a carry stays on its device: no copy, the fastest, the most memory."""
+
+    keeps_layout: ClassVar[bool] = True
 
     def open(self, loop: Loop, circumstances: Circumstances) -> Session:
         """Return a store that holds references."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from torchopt.unrolling.leaves import Leaves, is_differentiable, tensors_of
@@ -25,6 +27,7 @@ def vjp_step_by_step(
 ) -> Cotangents:
     """Return the cotangents of the loop's inputs, from one step's vjp after the other."""
     engine, row = record.engine, loop.rows()
+    engine.turn_back(observed=record.observer is not None)
     inputs = loop.tensors()
     carry_end = len(tensors_of(loop.carry))
     xs_end = carry_end + len(tensors_of(loop.xs))
@@ -44,7 +47,8 @@ def vjp_step_by_step(
     consts_cotangents: Cotangents = [None] * (len(inputs) - xs_end)
     surroundings = record.surroundings
     changed = surroundings.changes()
-    compared = comparable(loop.carry) if record.schedule.keeps_all else []
+    is_compared = record.schedule.keeps_all and engine.compares
+    compared = comparable(loop.carry) if is_compared else []
     outcome: Outcome | None = None
 
     def advance(checkpoint: Checkpoint) -> Checkpoint:
@@ -76,7 +80,8 @@ def vjp_step_by_step(
             with surroundings.replayed(number, changed):
                 Eager().run(loop, checkpoint._replace(cache=None), row(number))
         checkpoint.random.restore()
-        with surroundings.replayed(number):
+        is_direct = engine.is_direct(number, backward=True)
+        with nullcontext() if is_direct else surroundings.replayed(number):
             found = engine.vjp(
                 loop,
                 checkpoint._replace(outcome=outcome),
@@ -85,7 +90,7 @@ def vjp_step_by_step(
                 needed_later if number else needed_first,
             )
         found = [*found[:carry_end], *found[carry_end + len(constants) :]]
-        outcome = Outcome.of(compared, checkpoint.carry)
+        outcome = Outcome.of(compared, checkpoint.carry) if compared else None
         carry_cotangents = found[:carry_end]
         for total, cotangent in zip(xs_cotangents, found[carry_end:xs_end]):
             if total is not None and cotangent is not None:

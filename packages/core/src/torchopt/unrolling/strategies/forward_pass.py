@@ -8,6 +8,7 @@ import torch
 
 from torchopt.unrolling.context.generators import require_no_draws
 from torchopt.unrolling.context.random_state import RandomState
+from torchopt.unrolling.context.reachable import captured_state
 from torchopt.unrolling.context.surroundings import Surroundings
 from torchopt.unrolling.inner_gradients.cache import GradientCache
 from torchopt.unrolling.leaves import Leaves
@@ -23,6 +24,7 @@ from torchopt.unrolling.sweep import Start, Sweep, stacked, sweep
 
 def run_keeping_nothing(record: Record, loop: Loop, tensors: list[torch.Tensor]) -> Sweep:
     """Run all steps for their results alone."""
+    record.engine.begin(loop, (part for _, part in captured_state(loop.step)))
     random: RandomState | None = None
 
     def advance(number: int, carry: Leaves, x: Leaves) -> StepResult:
@@ -40,6 +42,7 @@ def run_keeping_checkpoints(
     """Run all steps, and keep what the backward pass needs."""
     schedule, order = record.schedule, record.schedule.gradient_order
     surroundings = record.surroundings = Surroundings(loop.step, loop.consts, loop.data_fn)
+    record.engine.begin(loop, surroundings.modules)
     circumstances = Circumstances(record.options, order, needed, record.autocast, surroundings)
     store, journal = record.storage.open(loop, circumstances)
     try:
@@ -86,7 +89,8 @@ def _run_all(
         if record.random is None:
             record.random = random
         is_kept = tape.offer(checkpoint, schedule.keep)
-        surroundings.observe(number)
+        if not record.engine.is_direct(number, backward=False):
+            surroundings.observe(number)
         result = record.engine.run(loop, checkpoint, x)
         if number == start.number:
             surroundings.require_not_written(loop.first + number)
