@@ -123,8 +123,7 @@ class StateLayout:
 
     def copy(self, entries: Sequence[Entry], gradients: Sequence[torch.Tensor | None]) -> None:
         """Replace the tensors that a step of ``gradients`` changes by copies of them."""
-        own = [name for name in self.names if name not in self.shared_names]
-        for entry, gradient in zip(entries, gradients):
+        for entry, gradient, own in zip(entries, gradients, self.shapes):
             if gradient is not None:
                 entry.update({name: entry[name].clone() for name in own})
         shared = {name: _copied(entries[0][name]) for name in self.shared_names}
