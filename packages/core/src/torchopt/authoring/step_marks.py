@@ -178,14 +178,24 @@ def nodes_of(tree: Any) -> list[Any]:
     """
     if isinstance(tree, torch.Tensor):
         return [tree.grad_fn]
-    flat = tree.values() if type(tree) is dict else tree if type(tree) in _SEQUENCES else None
-    if flat is not None:  # the most common trees, without a search for others
+    flat = held_by(tree)
+    if flat is not None:
         try:
             return [leaf.grad_fn for leaf in flat]
         except AttributeError:
             pass  # a leaf is None, or a tree
     whole: Any = tree
     return [getattr(leaf, 'grad_fn', None) for leaf in pytree.tree_leaves(whole)]
+
+
+def held_by(tree: Any) -> Iterable[Any] | None:
+    """Return what a dictionary, a list or a tuple holds; None for any other tree.
+
+    These are the most common trees, which need no search.
+    """
+    if type(tree) is dict:
+        return tree.values()
+    return tree if type(tree) in _SEQUENCES else None
 
 
 def _named_nodes(old: Any, new: Any) -> tuple[_Names, list[Any], list[Any]]:
