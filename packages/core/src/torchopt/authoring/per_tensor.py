@@ -13,6 +13,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.common_trees import SEQUENCES
 from torchopt.authoring.describe import describe
 from torchopt.authoring.initial import filled_like
 from torchopt.authoring.steps import advance, zero_steps
@@ -24,7 +25,6 @@ State = TypeVar('State', bound='tuple[Any, ...]')
 Rule = Callable[..., tuple[torch.Tensor, ...]]
 
 _SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
-_SEQUENCES = (list, tuple)
 
 
 def pointwise(fn: Callable[[torch.Tensor], torch.Tensor]) -> GradientTransformation:
@@ -240,7 +240,7 @@ def flatten_like(
     columns = []
     for name, tree in trees:
         # torch.autograd.grad returns a tuple, even if parameters and states are in a list.
-        if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
+        if type(tree) in SEQUENCES and structure.type in SEQUENCES:
             tree = structure.type(tree)
         given: Any = tree
         try:
@@ -263,7 +263,7 @@ def unflatten_like(
 def in_container_of(old: TensorTree, new: TensorTree) -> Any:
     """Return ``new``; if both are lists or tuples, convert it to the type of ``old``."""
     kind: Any = type(old)
-    both = kind in _SEQUENCES and type(new) in _SEQUENCES
+    both = kind in SEQUENCES and type(new) in SEQUENCES
     return kind(new) if both and kind is not type(new) else new
 
 

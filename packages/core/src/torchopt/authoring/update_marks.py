@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.step_marks import held_by, nodes_of, recording
+from torchopt.authoring.common_trees import values_of
+from torchopt.authoring.step_marks import nodes_of, recording
 from torchopt.authoring.torch_internals import sequence_number
 
 _GRADIENT, _STATE, _CONSTANT = 'torchopt.gradient', 'torchopt.state', 'torchopt.constant'
@@ -62,7 +63,7 @@ def mark_update(gradients: Any, updates: Any) -> None:
 
 def _recorded(tree: Any) -> list[torch.Tensor]:
     """Return the leaves that require grad."""
-    flat = held_by(tree)
+    flat = values_of(tree)
     if flat is not None:
         try:
             return [leaf for leaf in flat if leaf.requires_grad]
