@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from torchopt_accel import kernels as compiled
 from torchopt_accel import choice
+from torchopt_accel import kernels as compiled
 from torchopt_accel.platform import C, obstacle
 
 _NO_CUDA = obstacle(torch.device('cuda'))
