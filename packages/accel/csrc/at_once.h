@@ -22,9 +22,9 @@ nanobind::object forward_at_once(int rule, bool with_params, std::vector<double>
                                  std::vector<int64_t> positions, nanobind::object steps,
                                  nanobind::object lr, nanobind::tuple tensors, int threads);
 
-// Returns the cotangent of lr, then those of the tensors; None for each that is not wanted. Returns
-// None under the same conditions, which hold for the cotangents of the results, too; None among
-// these counts as zeros.
+// Returns the cotangent of lr, then the cotangents of the tensors; None for each that is not
+// wanted. Returns None under the same conditions, which hold for the cotangents of the results,
+// too; None among these counts as zeros.
 nanobind::object backward_at_once(int rule, bool with_params, std::vector<double> hyper,
                                   std::vector<int64_t> positions, nanobind::object steps,
                                   nanobind::object lr, nanobind::tuple cotangents,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from torchopt_accel import choice
 from torchopt_accel import kernels as compiled
-from torchopt_accel import step
 from torchopt_accel.platform import C, obstacle
 
 _NO_CUDA = obstacle(torch.device('cuda'))
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def kernels_take_small_steps() -> Iterator[None]:
     """Let kernels take also the steps for which the composite rule is faster."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, 'MANY_ELEMENTS', 0)
+        patch.setattr(choice, 'MANY_ELEMENTS', 0)
         yield
 
 

@@ -17,7 +17,7 @@ import torchopt
 from support.optimizer_cases import FUSED_MAIN_CASES, OptimizerCase
 from support.trees import assert_trees_close, generator
 from torchopt import pytree
-from torchopt_accel import kernels, reading, step
+from torchopt_accel import choice, kernels, reading
 from torchopt_accel.internals import HAS_TABLE
 from torchopt_accel.platform import C
 
@@ -179,7 +179,7 @@ class TestChoice:
 
     @pytest.fixture(autouse=True)
     def as_for_users(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(step, 'MANY_ELEMENTS', 1 << 20)
+        monkeypatch.setattr(choice, 'MANY_ELEMENTS', 1 << 20)
 
     @pytest.mark.parametrize(
         ('options', 'count', 'fused'),

@@ -35,7 +35,7 @@ void* from_system(size_t bytes) {
 struct Waiting {
   size_t bytes;
   Waiting *older, *newer;                  // among all
-  Waiting *older_of_size, *newer_of_size;  // among those of its size
+  Waiting *older_of_size, *newer_of_size;  // among blocks of its size
 };
 static_assert(sizeof(Waiting) <= kLine, "the smallest block holds it");
 

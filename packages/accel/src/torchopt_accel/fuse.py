@@ -10,10 +10,11 @@ import torch
 
 from torchopt.base import FusedTransformation, GradientTransformation
 from torchopt.typing import OptState, Params, TreeT
+from torchopt_accel.choice import rule_is_faster
 from torchopt_accel.in_place import InPlace
 from torchopt_accel.roles import Mismatch
 from torchopt_accel.specs import spec_of
-from torchopt_accel.step import read_step, rule_is_faster
+from torchopt_accel.step import read_step
 
 
 def fuse(

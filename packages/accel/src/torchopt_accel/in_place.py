@@ -13,13 +13,14 @@ from torchopt.authoring.steps import count_steps
 from torchopt.authoring.torch_internals import transforming
 from torchopt.typing import OptState
 from torchopt_accel import kernels
+from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import HAS_TABLE, dispatching, forward_mode, increment_versions
 from torchopt_accel.kernels import DTYPES, RULES, Maybe
 from torchopt_accel.platform import C
 from torchopt_accel.reading import rate_on, steps_on
 from torchopt_accel.roles import Mismatch
 from torchopt_accel.specs import Spec
-from torchopt_accel.step import by_kind, kernel_exists, rate_of, read_step
+from torchopt_accel.step import rate_of, read_step
 
 Commit = Callable[[], None]
 

@@ -19,18 +19,16 @@ from torchopt.authoring.torch_internals import transforming
 from torchopt.authoring.update_marks import mark_update
 from torchopt.typing import OptState, Params
 from torchopt_accel.autograd import step
+from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import forward_mode
-from torchopt_accel.kernels import DTYPES, Maybe
+from torchopt_accel.kernels import Maybe
 from torchopt_accel.operators import prepare as prepare_call
-from torchopt_accel.platform import C, runs_on
+from torchopt_accel.platform import C
 from torchopt_accel.roles import Call, Mismatch, gather, scatter
 from torchopt_accel.specs import Spec, StateParts
 from torchopt_accel.spread import Spread
 
 _PLAIN = {*PLAIN}
-
-# From here on new memory for results, which kernels reuse, takes longer than anything else.
-MANY_ELEMENTS = 1 << 20
 
 
 @dataclass(eq=False)
@@ -267,37 +265,3 @@ def _row(structure: pytree.PyTreeSpec, tree: Any) -> list[Any]:
     """
     alike = type(tree) is structure.type
     return structure.flatten_up_to(tree) if alike else flatten_like(structure, [('', tree)])[0]
-
-
-def rule_is_faster(least: int, updates: Any) -> bool:
-    """Tell whether the composite rule takes a differentiable step in less time than a kernel.
-
-    It does for fewer than ``least`` plain tensors on the CPU with few elements in all.
-    """
-    kind = type(updates)
-    leaves: Any = updates.values() if kind is dict else updates if kind in (list, tuple) else ()
-    if not leaves or not {*map(type, leaves)} <= _PLAIN:  # a tree of trees, or with None
-        leaves = pytree.tree_leaves(updates)
-    if len(leaves) >= least or not {*map(type, leaves)} <= _PLAIN:
-        return False
-    sizes = [leaf.numel() for leaf in leaves if leaf.is_cpu]
-    return len(sizes) == len(leaves) and sum(sizes) < MANY_ELEMENTS
-
-
-def kernel_exists(dtype: torch.dtype, device: torch.device) -> bool:
-    """Tell whether kernels take tensors of this dtype, on this device."""
-    # The CPU's kernels are in every build.
-    return dtype in DTYPES and (device.type == 'cpu' or runs_on(device))
-
-
-def by_kind(
-    row: Sequence[torch.Tensor], leaves: Sequence[int]
-) -> dict[tuple[torch.dtype, torch.device], Sequence[int]]:
-    """Return the leaves that go into one call, by dtype and device."""
-    kinds = [(row[leaf].dtype, row[leaf].device) for leaf in leaves]
-    if len({*kinds}) == 1:
-        return {kinds[0]: leaves}
-    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for leaf, kind in zip(leaves, kinds):
-        groups.setdefault(kind, []).append(leaf)
-    return {**groups}

@@ -109,8 +109,9 @@ class FusedTransformation(GradientTransformation):
     """A transformation that can compute and apply its updates in one pass over memory.
 
     Attributes:
-        in_place: ``in_place()`` returns a :class:`StepInPlace` for one list of parameters. Another
-            list needs another one: it may keep memory from validation until the step is taken.
+        in_place: ``in_place()`` returns a :class:`~torchopt.base.StepInPlace` for one list of
+            parameters. Another list needs another one: it may keep memory from validation until
+            the step is taken.
     """
 
     in_place: Callable[[], StepInPlace]

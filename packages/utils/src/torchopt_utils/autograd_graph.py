@@ -34,7 +34,7 @@ def inputs_first(
 
     Args:
         roots: Where to begin, nodes or whatever ``inputs_of`` takes.
-        inputs_of: Returns the inputs of an object; None among them is no object.
+        inputs_of: Returns the inputs of an object; None stands for no object.
     """
     # The inputs keep the objects alive that stand for nodes in Python, so that ``id`` tells them
     # apart.

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from torchopt import pytree
+from torchopt.authoring.common_trees import SEQUENCES
 from torchopt.typing import TensorTree
-
-_SEQUENCES = (list, tuple)
 
 
 def flatten_like(
@@ -29,7 +28,7 @@ def flatten_like(
     columns = []
     for name, tree in trees:
         # torch.autograd.grad returns a tuple, even if parameters and states are in a list.
-        if type(tree) in _SEQUENCES and structure.type in _SEQUENCES:
+        if type(tree) in SEQUENCES and structure.type in SEQUENCES:
             tree = structure.type(tree)
         given: Any = tree
         try:
@@ -52,5 +51,5 @@ def unflatten_like(
 def in_container_of(old: TensorTree, new: TensorTree) -> Any:
     """Return ``new``; if both are lists or tuples, convert it to the type of ``old``."""
     kind: Any = type(old)
-    both = kind in _SEQUENCES and type(new) in _SEQUENCES
+    both = kind in SEQUENCES and type(new) in SEQUENCES
     return kind(new) if both and kind is not type(new) else new

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.common_trees import SEQUENCES, values_of
 from torchopt.authoring.torch_internals import transforming
 
 _STEP, _LAST, _LOOP, _CUT = (f'torchopt.{name}' for name in ('step', 'last', 'loop', 'cut'))
-_SEQUENCES = (list, tuple)
 _numbers = itertools.count()
 
 _Names = tuple[str, ...] | None
@@ -178,8 +178,8 @@ def nodes_of(tree: Any) -> list[Any]:
     """
     if isinstance(tree, torch.Tensor):
         return [tree.grad_fn]
-    flat = tree.values() if type(tree) is dict else tree if type(tree) in _SEQUENCES else None
-    if flat is not None:  # the most common trees, without a search for others
+    flat = values_of(tree)
+    if flat is not None:
         try:
             return [leaf.grad_fn for leaf in flat]
         except AttributeError:
@@ -196,7 +196,7 @@ def _named_nodes(old: Any, new: Any) -> tuple[_Names, list[Any], list[Any]]:
             if kind is dict and all([type(name) is str for name in new]):
                 olds = [old[name].grad_fn for name in new]
                 return tuple(new), olds, [leaf.grad_fn for leaf in new.values()]
-            if kind in _SEQUENCES:
+            if kind in SEQUENCES:
                 return None, [leaf.grad_fn for leaf in old], [leaf.grad_fn for leaf in new]
         except AttributeError:
             pass

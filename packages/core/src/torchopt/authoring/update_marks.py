@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.common_trees import values_of
 from torchopt.authoring.step_marks import nodes_of, recording
 from torchopt.authoring.torch_internals import sequence_number
 
@@ -62,13 +63,14 @@ def mark_update(gradients: Any, updates: Any) -> None:
 
 def _recorded(tree: Any) -> list[torch.Tensor]:
     """Return the leaves that require grad."""
-    flat = tree.values() if type(tree) is dict else tree if type(tree) in (list, tuple) else None
-    if flat is not None:  # the most common trees, without a search for others
+    flat = values_of(tree)
+    if flat is not None:
         try:
             return [leaf for leaf in flat if leaf.requires_grad]
         except AttributeError:
             pass  # a leaf is None, or a tree
-    leaves = pytree.tree_leaves(tree)
+    whole: Any = tree
+    leaves = pytree.tree_leaves(whole)
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
 
 

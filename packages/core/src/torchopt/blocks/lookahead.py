@@ -74,9 +74,7 @@ def lookahead(
             lambda slow, new: slow + slow_step_size * (new - slow), state.slow, fast
         )
         is_last = state.count == sync_period - 1
-        back = map_updates(
-            lambda u, slow, p: slow - p, stepped, {'slow': moved, 'params': params}
-        )
+        back = map_updates(lambda u, slow, p: slow - p, stepped, {'slow': moved, 'params': params})
         return choose(is_last, back, stepped), LookaheadState(
             choose(is_last, moved, state.slow), (state.count + 1) % sync_period, inner_state
         )

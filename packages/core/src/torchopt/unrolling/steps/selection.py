@@ -21,7 +21,7 @@ class Selection:
         needed: For every tensor of the carry, of ``x`` and of consts, whether a cotangent is
             returned.
         y_mask: For every tensor of ``y``, whether there is a cotangent.
-        taken: Positions of the cotangents that are taken, those of the carry first.
+        taken: Positions of the cotangents that are taken, the cotangents of the carry first.
         end: How many of these belong to the carry.
     """
 
@@ -69,7 +69,7 @@ class Selection:
 
         Args:
             cotangents: One for every tensor of the next carry, then of ``y``.
-            loose: Which of those of the carry have another layout.
+            loose: Which cotangents of the carry have another layout.
         """
         dense: list[Any] = [cotangents[number] for number in self.taken]
         for place in (*loose, *range(self.end, len(dense))):
