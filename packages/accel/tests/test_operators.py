@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchopt
 from support.trees import generator
-from torchopt_accel import kernels, specs
+from torchopt_accel import kernel_table, kernels
 from torchopt_accel.kernels import RULES, arranged
 
 HYPER = {
@@ -245,7 +245,9 @@ class TestHyperparameters:
 
     def test_an_optimizer_that_misspells_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(
-            specs._KERNELS, 'sgd', lambda arguments: specs.Kernel('sgd', {'momentun': 0.9})
+            kernel_table.KERNELS,
+            'sgd',
+            lambda arguments: kernel_table.Kernel('sgd', {'momentun': 0.9}),
         )
         with pytest.raises(TypeError, match='unknown: momentun'):
             torchopt.sgd(use_accelerated_op=True)

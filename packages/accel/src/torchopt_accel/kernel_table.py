@@ -1,0 +1,124 @@
+"""Which kernel, with which hyperparameters and states, an optimizer's arguments ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torchopt.blocks.trace import TraceState
+from torchopt.rules.adadelta import ScaleByAdadeltaState
+from torchopt.rules.adagrad import ScaleByRssState
+from torchopt.rules.adam import ScaleByAdamState
+from torchopt.rules.adamax import ScaleByAdamaxState
+from torchopt.rules.radam import ScaleByRadamState
+from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
+
+Arguments = Mapping[str, Any]
+Column = tuple[type, str]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel that an optimizer's arguments ask for.
+
+    Attributes:
+        rule: Name of the kernel.
+        numbers: The rule's own hyperparameters, under the names in ``csrc/rules/``.
+        columns: The state trees that it takes, as (class of the state, attribute).
+        counted: Class of the state whose ``steps`` it needs.
+        decoupled: Weight decay bypasses the rule.
+        least: See :class:`torchopt_accel.specs.Spec`.
+    """
+
+    rule: str
+    numbers: Mapping[str, Any]
+    columns: tuple[Column, ...] = ()
+    counted: type | None = None
+    decoupled: bool = False
+    least: int = 1
+
+
+def _adadelta(a: Arguments) -> Kernel | None:
+    columns = ((ScaleByAdadeltaState, 'nu'), (ScaleByAdadeltaState, 'delta'))
+    return Kernel('adadelta', {'rho': a['rho'], 'eps': a['eps']}, columns)
+
+
+def _adagrad(a: Arguments) -> Kernel | None:
+    decay = a['lr_decay']
+    counted = None if isinstance(decay, (int, float)) and decay == 0 else ScaleByRssState
+    columns = ((ScaleByRssState, 'sum_of_squares'),)
+    return Kernel('adagrad', {'eps': a['eps'], 'lr_decay': decay}, columns, counted)
+
+
+def _adam(a: Arguments) -> Kernel | None:
+    if a['amsgrad'] or a.get('mask') is not None:
+        return None
+    return Kernel(
+        'adam',
+        {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']},
+        ((ScaleByAdamState, 'mu'), (ScaleByAdamState, 'nu')),
+        ScaleByAdamState,
+        decoupled=a.get('decoupled_weight_decay', True),
+    )
+
+
+def _adamax(a: Arguments) -> Kernel | None:
+    columns = ((ScaleByAdamaxState, 'mu'), (ScaleByAdamaxState, 'norm'))
+    return Kernel('adamax', {**_betas(a), 'eps': a['eps']}, columns, ScaleByAdamaxState)
+
+
+def _radam(a: Arguments) -> Kernel | None:
+    return Kernel(
+        'radam',
+        {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']},
+        ((ScaleByRadamState, 'mu'), (ScaleByRadamState, 'nu')),
+        ScaleByRadamState,
+        decoupled=a['decoupled_weight_decay'],
+    )
+
+
+def _rmsprop(a: Arguments) -> Kernel | None:
+    rule = 'rmsprop'
+    columns: tuple[Column, ...] = ((ScaleByRmsState, 'nu'),)
+    numbers = {'alpha': a['alpha'], 'eps': a['eps']}
+    if a['centered']:
+        rule += '_centered'
+        columns = ((ScaleByStddevState, 'mu'), (ScaleByStddevState, 'nu'))
+    if _acts(a['momentum']):
+        rule += '_momentum'
+        columns += ((TraceState, 'trace'),)
+        numbers |= {'momentum': a['momentum'], 'dampening': 0.0, 'nesterov': a['nesterov']}
+    return Kernel(rule, numbers, columns)
+
+
+def _sgd(a: Arguments) -> Kernel | None:
+    if not _acts(a['momentum']):
+        # Without weight decay, one product per leaf.
+        return Kernel('sgd', {}, least=2 if _acts(a['weight_decay']) else 12)
+    numbers = {name: a[name] for name in ('momentum', 'dampening', 'nesterov')}
+    damped = isinstance(a['dampening'], torch.Tensor) or a['dampening'] != 0
+    counted = TraceState if damped else None
+    return Kernel('sgd_momentum', numbers, ((TraceState, 'trace'),), counted, least=2)
+
+
+def _betas(a: Arguments) -> dict[str, Any]:
+    return dict(zip(('beta1', 'beta2'), a['betas']))
+
+
+def _acts(number: Any) -> bool:
+    return isinstance(number, torch.Tensor) or number != 0
+
+
+KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
+    'adadelta': _adadelta,
+    'adagrad': _adagrad,
+    'adam': _adam,
+    'adamax': _adamax,
+    'adamw': _adam,
+    'radam': _radam,
+    'rmsprop': _rmsprop,
+    'sgd': _sgd,
+}
