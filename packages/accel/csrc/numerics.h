@@ -25,10 +25,11 @@ TORCHOPT_FN double square_root(double x) { return sqrt(x); }
 TORCHOPT_FN float magnitude(float x) { return fabsf(x); }
 TORCHOPT_FN double magnitude(double x) { return fabs(x); }
 
-// 1 - rate^step: a bias correction divides by it. Right to the last digits also where the power is
-// near 1. Unlike pow, its functions are the same in every glibc, so a wheel runs with older ones.
-TORCHOPT_FN double one_minus_power(double rate, int64_t step) {
-  return -expm1(double(step) * log1p(rate - 1));
+// 1 - rate^exponent: a bias correction divides by it. Right to the last digits also where the power
+// is near 1. Unlike pow, its functions are the same in every glibc, so a wheel runs with older
+// ones.
+TORCHOPT_FN double one_minus_power(double rate, double exponent) {
+  return -expm1(exponent * log1p(rate - 1));
 }
 
 // The length of a state array. C++ has no arrays of length 0, so a rule without state gets 1.

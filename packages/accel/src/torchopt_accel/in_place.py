@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from torchopt.authoring.shards import PLAIN
-from torchopt.authoring.steps import count_steps
+from torchopt.authoring.steps import count_steps, next_steps
 from torchopt.authoring.torch_internals import transforming
 from torchopt.typing import OptState
 from torchopt_accel import kernels
 from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import HAS_TABLE, dispatching, forward_mode, increment_versions
-from torchopt_accel.kernels import DTYPES, RULES, Maybe
+from torchopt_accel.kernels import DTYPES, RULES, Maybe, Scalars, address, stride_of
 from torchopt_accel.platform import C
-from torchopt_accel.reading import rate_on, steps_on
+from torchopt_accel.reading import rate_on, vector_on
 from torchopt_accel.roles import Mismatch
 from torchopt_accel.specs import Spec
-from torchopt_accel.step import rate_of, read_step
+from torchopt_accel.step import is_constant, next_numbers, rate_of, read_step, scalars_of
 
 Commit = Callable[[], None]
 
@@ -74,8 +74,11 @@ class InPlace:
     ) -> Commit | None:
         if not HAS_TABLE or dispatching() or forward_mode():
             return None
-        trees, steps, seen = self._spec.read(state)
+        parts = self._spec.read(state)
+        trees, steps, seen, numbers = parts
         if steps is not None and (steps.dtype != torch.int64 or steps.shape != (len(params),)):
+            return None
+        if not all(map(is_constant, numbers)):
             return None
         rows: list[list[Any]] = [gradients, params, *trees]
         if not self._found(rows):
@@ -91,6 +94,8 @@ class InPlace:
         written = tensors[len(rows[0]) :]
         lr = rate_of(self._spec, seen)
         rates = [None if lr is None else rate_on(x.device, lr, 1) for x in self._launches]
+        counted = next_steps(steps, gradients) if numbers and steps is not None else None
+        new_numbers = next_numbers(self._spec, parts, counted, gradients)
 
         def commit() -> None:
             if steps is not None:
@@ -99,7 +104,9 @@ class InPlace:
                 seen.add_(1)
             increment_versions(written)
             for launch, rate in zip(self._launches, rates):
-                launch.run(steps, rate)
+                launch.run(scalars_of(rate, steps, numbers))
+            for old, new in zip(numbers, new_numbers):
+                old.copy_(new)
 
         return commit
 
@@ -131,15 +138,14 @@ class _Launch:
         self._present = self.kernel.read(PLAIN, rows)
         return self._present >= 0
 
-    def run(self, steps: Maybe, rate: Maybe) -> None:
+    def run(self, scalars: Scalars) -> None:
         """Write what :meth:`read` has found."""
         if self._present == 0:
             return
-        if steps is not None:
-            steps = steps_on(self.device, steps)
-        self.kernel.take(
-            0 if steps is None else steps.data_ptr(), 0 if rate is None else rate.data_ptr()
-        )
+        lr, *vectors = scalars
+        # Kept alive until the kernel has been launched.
+        steps, numbers = [None if x is None else vector_on(self.device, x) for x in vectors]
+        self.kernel.take(address(steps), address(numbers), address(lr), stride_of(lr))
         kernels.launch_in_place(self._rule, self.kernel, self.device)
 
 

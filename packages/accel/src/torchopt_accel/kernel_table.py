@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torchopt.rules.adadelta import ScaleByAdadeltaState
 from torchopt.rules.adagrad import ScaleByRssState
 from torchopt.rules.adam import ScaleByAdamState
 from torchopt.rules.adamax import ScaleByAdamaxState
+from torchopt.rules.nadam import ScaleByNadamState, momentum
 from torchopt.rules.radam import ScaleByRadamState
 from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
 
@@ -21,24 +22,42 @@ Column = tuple[type, str]
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """States that are one float64 number per leaf, in vectors like the step counts.
+
+    Attributes:
+        owner: Class of the state that has them, and counts steps.
+        names: Their fields. The first is the kernel's number.
+        advance: ``advance(steps, *numbers)`` returns the vectors after a step, from the step
+            counts after it, in float64, and the vectors before it.
+    """
+
+    owner: type
+    names: tuple[str, ...]
+    advance: Callable[..., Sequence[torch.Tensor]]
+
+
+@dataclass(frozen=True)
 class Kernel:
     """The kernel that an optimizer's arguments ask for.
 
     Attributes:
         rule: Name of the kernel.
-        numbers: The rule's own hyperparameters, under the names in ``csrc/rules/``.
+        hyper: The rule's own hyperparameters, under the names in ``csrc/rules/``.
         columns: The state trees that it takes, as (class of the state, attribute).
         counted: Class of the state whose ``steps`` it needs.
         decoupled: Weight decay bypasses the rule.
         least: See :class:`torchopt_accel.specs.Spec`.
+        numbers: The states that are one number per leaf, if there are any.
     """
 
     rule: str
-    numbers: Mapping[str, Any]
+    hyper: Mapping[str, Any]
     columns: tuple[Column, ...] = ()
     counted: type | None = None
     decoupled: bool = False
     least: int = 1
+    numbers: Numbers | None = None
 
 
 def _adadelta(a: Arguments) -> Kernel | None:
@@ -70,6 +89,22 @@ def _adamax(a: Arguments) -> Kernel | None:
     return Kernel('adamax', {**_betas(a), 'eps': a['eps']}, columns, ScaleByAdamaxState)
 
 
+def _nadam(a: Arguments) -> Kernel | None:
+    hyper = {**_betas(a), **{name: a[name] for name in ('eps', 'eps_root', 'momentum_decay')}}
+
+    def advance(steps: torch.Tensor, product: torch.Tensor) -> tuple[torch.Tensor]:
+        return (product * momentum(steps, hyper['beta1'], hyper['momentum_decay']),)
+
+    return Kernel(
+        'nadam',
+        hyper,
+        ((ScaleByNadamState, 'mu'), (ScaleByNadamState, 'nu')),
+        ScaleByNadamState,
+        decoupled=a['decoupled_weight_decay'],
+        numbers=Numbers(ScaleByNadamState, ('mu_product',), advance),
+    )
+
+
 def _radam(a: Arguments) -> Kernel | None:
     return Kernel(
         'radam',
@@ -83,25 +118,25 @@ def _radam(a: Arguments) -> Kernel | None:
 def _rmsprop(a: Arguments) -> Kernel | None:
     rule = 'rmsprop'
     columns: tuple[Column, ...] = ((ScaleByRmsState, 'nu'),)
-    numbers = {'alpha': a['alpha'], 'eps': a['eps']}
+    hyper = {'alpha': a['alpha'], 'eps': a['eps']}
     if a['centered']:
         rule += '_centered'
         columns = ((ScaleByStddevState, 'mu'), (ScaleByStddevState, 'nu'))
     if _acts(a['momentum']):
         rule += '_momentum'
         columns += ((TraceState, 'trace'),)
-        numbers |= {'momentum': a['momentum'], 'dampening': 0.0, 'nesterov': a['nesterov']}
-    return Kernel(rule, numbers, columns)
+        hyper |= {'momentum': a['momentum'], 'dampening': 0.0, 'nesterov': a['nesterov']}
+    return Kernel(rule, hyper, columns)
 
 
 def _sgd(a: Arguments) -> Kernel | None:
     if not _acts(a['momentum']):
         # Without weight decay, one product per leaf.
         return Kernel('sgd', {}, least=2 if _acts(a['weight_decay']) else 12)
-    numbers = {name: a[name] for name in ('momentum', 'dampening', 'nesterov')}
+    hyper = {name: a[name] for name in ('momentum', 'dampening', 'nesterov')}
     damped = isinstance(a['dampening'], torch.Tensor) or a['dampening'] != 0
     counted = TraceState if damped else None
-    return Kernel('sgd_momentum', numbers, ((TraceState, 'trace'),), counted, least=2)
+    return Kernel('sgd_momentum', hyper, ((TraceState, 'trace'),), counted, least=2)
 
 
 def _betas(a: Arguments) -> dict[str, Any]:
@@ -118,6 +153,7 @@ KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
     'adam': _adam,
     'adamax': _adamax,
     'adamw': _adam,
+    'nadam': _nadam,
     'radam': _radam,
     'rmsprop': _rmsprop,
     'sgd': _sgd,

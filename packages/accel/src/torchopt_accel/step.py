@@ -21,7 +21,7 @@ from torchopt.typing import OptState, Params
 from torchopt_accel.autograd import step
 from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import forward_mode
-from torchopt_accel.kernels import Maybe
+from torchopt_accel.kernels import Maybe, Scalars
 from torchopt_accel.operators import prepare as prepare_call
 from torchopt_accel.platform import C
 from torchopt_accel.roles import Call, Mismatch, gather, scatter
@@ -71,23 +71,23 @@ class Step:
         Raises:
             Mismatch: the tensors do not fit together.
         """
-        lr, parts = self._advanced()
-        if not inplace or must_not_write(self.grads, self.columns, lr):
-            new = self._computed(lr, parts)
+        scalars, parts = self._advanced()
+        if not inplace or must_not_write(self.grads, self.columns, scalars.lr):
+            new = self._computed(scalars, parts)
             mark_update(self.updates, new[0])
             return new
         with torch.no_grad():
             try:
-                self._write(lr, parts)
+                self._write(scalars, parts)
             except Mismatch:
                 # Kernels can't write these tensors where they lie. Core can.
                 written: tuple[Any, OptState] = overwrite(
-                    (self.updates, self.state), self._computed(lr, parts)
+                    (self.updates, self.state), self._computed(scalars, parts)
                 )
                 return written
         return self.updates, self.state
 
-    def _write(self, lr: Maybe, parts: StateParts) -> None:
+    def _write(self, scalars: Scalars, parts: StateParts) -> None:
         """Write updates and the next state into the tensors of the trees.
 
         Raises:
@@ -96,7 +96,7 @@ class Step:
         """
         if any(tensor.grad_fn is not None for tensor in self._tensors()):
             raise Mismatch('what is written must lose its graph')
-        self._prepared(lr, parts, apply=False)()
+        self._prepared(scalars, parts, apply=False)()
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         """Return all gradients and states that take part."""
@@ -105,20 +105,19 @@ class Step:
                 for leaf in group:
                     yield row[leaf]
 
-    def _computed(self, lr: Maybe, parts: StateParts) -> tuple[Any, OptState]:
+    def _computed(self, scalars: Scalars, parts: StateParts) -> tuple[Any, OptState]:
         """Return new trees, differentiable."""
         results: list[Sequence[Any]]
         if self.flat is not None:
             count = len(self.grads)
             call = Call(self.spec, range(count), bool(self.params))
-            plain = lr is None or C.takes(1, (lr,))
-            new = step(call, lr, parts.steps, self.flat, plain=plain)
+            plain = scalars.lr is None or C.takes(1, (scalars.lr,))
+            new = step(call, scalars, self.flat, plain=plain)
             results = [new[at : at + count] for at in range(0, len(new), count)]
         else:
-            results = [*self._computed_by_kind(lr, parts.steps)]
+            results = [*self._computed_by_kind(scalars)]
         updates, *trees = self._trees(results, (self.updates, *parts.trees))
-        new_parts = StateParts(trees, parts.steps, parts.updates_seen)
-        return updates, self.spec.replace(self.state, new_parts)
+        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
 
     def _trees(self, rows: Sequence[Any], old: Sequence[Any]) -> list[Any]:
         """Return one tree per row, each in the container of an old tree."""
@@ -127,13 +126,13 @@ class Step:
             return [self.structure.unflatten(row) for row in rows]
         return unflatten_like(self.structure, rows, old)
 
-    def _computed_by_kind(self, lr: Maybe, steps: Maybe) -> list[list[Any]]:
+    def _computed_by_kind(self, scalars: Scalars) -> list[list[Any]]:
         """Return new rows, after one call for each group of leaves."""
         rows = [self.grads, *self.params, *self.columns]
         results = [list(self.grads), *map(list, self.columns)]
         for group in self.groups:
             call = Call(self.spec, group, bool(self.params))
-            scatter(step(call, lr, steps, gather(rows, group)), group, results)
+            scatter(step(call, scalars, gather(rows, group)), group, results)
         return results if self.spread is None else [*map(self.spread.whole, results)]
 
     def prepare(self) -> Callable[[], None]:
@@ -142,18 +141,17 @@ class Step:
         Raises:
             Mismatch: the tensors do not fit together, or can't be written where they lie.
         """
-        lr, parts = self._advanced()
-        return self._prepared(lr, parts, apply=True)
+        scalars, parts = self._advanced()
+        return self._prepared(scalars, parts, apply=True)
 
-    def _prepared(self, lr: Maybe, parts: StateParts, *, apply: bool) -> Callable[[], None]:
+    def _prepared(self, scalars: Scalars, parts: StateParts, *, apply: bool) -> Callable[[], None]:
         if forward_mode():
             raise Mismatch('kernels write no tangents')
         rows = [self.grads, *self.params, *self.columns]
         commits = [
             prepare_call(
                 Call(self.spec, group, bool(self.params)),
-                lr,
-                parts.steps,
+                scalars,
                 gather(rows, group),
                 apply=apply,
             )
@@ -165,22 +163,19 @@ class Step:
                 commit_group()
             if self.spread is not None:
                 self.spread.count_writes()
-            for old, new in (
-                (self.parts.steps, parts.steps),
-                (self.parts.updates_seen, parts.updates_seen),
-            ):
+            for old, new in zip(_vectors(self.parts), _vectors(parts)):
                 if old is not None and new is not None:
                     old.copy_(new)
 
         return commit
 
-    def _advanced(self) -> tuple[Maybe, StateParts]:
-        """Return the learning rate if it is a tensor, and the parts with this step counted.
+    def _advanced(self) -> tuple[Scalars, StateParts]:
+        """Return the step's scalars, and the parts with this step counted.
 
         Raises:
             Mismatch: kernels can't take the learning rate.
         """
-        trees, steps, seen = self.parts
+        trees, steps, seen, numbers = self.parts
         if steps is not None:
             known = self.flat is not None and steps.shape == (len(self.grads),)
             steps = steps + 1 if known else next_steps(steps, self.grads)
@@ -189,7 +184,42 @@ class Step:
             seen = seen + 1
         if self.spread is not None and lr is not None:
             self.spread.require_constant(lr)
-        return lr, StateParts(trees, steps, seen)
+        new = next_numbers(self.spec, self.parts, steps, self.grads)
+        return scalars_of(lr, steps, numbers), StateParts(trees, steps, seen, new)
+
+
+def _vectors(parts: StateParts) -> tuple[Maybe, ...]:
+    return (parts.steps, parts.updates_seen, *parts.numbers)
+
+
+def scalars_of(lr: Maybe, steps: Maybe, numbers: Sequence[torch.Tensor]) -> Scalars:
+    """Return the scalars of a step, given the counts after it and the numbers before it."""
+    return Scalars(lr, steps, numbers[0] if numbers else None)
+
+
+def is_constant(numbers: torch.Tensor) -> bool:
+    """Tell whether kernels take these numbers of all leaves: only as constants, in float64."""
+    return numbers.dtype == torch.float64 and not numbers.requires_grad
+
+
+def next_numbers(
+    spec: Spec, before: StateParts, steps: Maybe, gradients: Sequence[Any]
+) -> Sequence[torch.Tensor]:
+    """Return the numbers of all leaves after a step.
+
+    Args:
+        spec: The kernel.
+        before: The parts of the state before the step.
+        steps: Step counts after the step.
+        gradients: The gradients; a leaf without one keeps its numbers.
+    """
+    if spec.numbers is None or steps is None or before.steps is None:
+        return ()
+    new = spec.numbers.advance(as_float(steps), *before.numbers)
+    if any(gradient is None for gradient in gradients):
+        stepped = steps != before.steps
+        new = [torch.where(stepped, *pair) for pair in zip(new, before.numbers)]
+    return new
 
 
 def rate_of(spec: Spec, updates_seen: Maybe) -> Maybe:
@@ -234,6 +264,8 @@ def read_step(
         columns = [_row(structure, tree) for tree in parts.trees]
         flat = [_row(structure, params)] if with_params else []
     except ValueError:
+        return None
+    if not all(map(is_constant, parts.numbers)):
         return None
     joined = (*chain(grads, *flat, *columns),)
     if not transforming() and C.takes(1 + len(flat) + len(columns), joined):

@@ -82,6 +82,7 @@ class StateLayout:
         shapes: For each parameter, the shapes of its tensors by key: these keys its entry must
             have. A rule for some parameters leaves out the others.
         shared_names: The keys whose value is the same in all entries.
+        has_numbers: Whether some of its fields hold one number per parameter, in one vector.
         counts: Whether the state counts the steps of each parameter.
         is_from_construction: Whether torch needs the entries of parameters that have taken no step.
     """
@@ -110,6 +111,7 @@ class StateLayout:
                 elif column.kind == 'numbers':
                     of_param[column.names[0]] = torch.Size()
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
+        self.has_numbers = any(column.kind == 'numbers' for column in every)
         self.counts = any(column.kind == 'steps' for column in every)
         self.is_from_construction = any(kind in _FROM_CONSTRUCTION for kind, _ in self._members)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -109,8 +110,12 @@ class GroupStep:
         if in_place is not None:
             if keep_state:
                 layout.copy(entries, gradients)
-            commit = in_place(gradients, layout.read(entries, self._steps), params)
+            taken = layout.read(entries, self._steps)
+            commit = in_place(gradients, taken, params)
             if commit is not None:
+                if layout.has_numbers:
+                    # They were written in a vector of their own.
+                    commit = _then(commit, functools.partial(layout.write, taken, entries))
                 return commit if layout.counts else self._counting(commit, gradients)
         transformation = self.transformation(group)
         old = layout.read(entries, self._steps)
@@ -173,6 +178,14 @@ class GroupStep:
             for name, value in self._hyperparameters.items()
             if group[name] is not value and not _equal(group[name], value)
         ]
+
+
+def _then(first: Callable[[], None], second: Callable[[], object]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
 
 
 def _equal(new: Any, old: Any) -> bool:
