@@ -22,7 +22,7 @@ struct Asgd {
     dg = dd;
   }
 
-  TORCHOPT_FN void follow(T q, const T* s, T* t) const { t[0] = s[0] + weight * (q - s[0]); }
+  TORCHOPT_FN void follow(T q, const T* s, T* t) const { t[0] = interpolate(s[0], q, weight); }
 
   TORCHOPT_FN void follow_vjp(const T* dt, T& dq, T* ds) const {
     dq = weight * dt[0];

@@ -17,8 +17,8 @@ from torchopt.authoring.torch_internals import transforming
 from torchopt_accel import kernels, operators, reference
 from torchopt_accel.batching import Batch
 from torchopt_accel.internals import apply_plainly, dispatching, forward_mode, old_vmap
-from torchopt_accel.kernels import Maybe, Scalars
 from torchopt_accel.roles import Call, Tensors
+from torchopt_accel.scalars import Maybe, Scalars
 
 Outputs = tuple[torch.Tensor, ...]
 _SCALARS = len(Scalars._fields)

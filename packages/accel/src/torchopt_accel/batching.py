@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.kernels import Maybe, Scalars
 from torchopt_accel.roles import Call, join, split
+from torchopt_accel.scalars import Maybe, Scalars
 
 Dim = int | None
 

@@ -15,12 +15,14 @@ from torchopt.typing import OptState
 from torchopt_accel import kernels
 from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import HAS_TABLE, dispatching, forward_mode, increment_versions
-from torchopt_accel.kernels import DTYPES, RULES, Maybe, Scalars, address, stride_of
+from torchopt_accel.kernels import DTYPES, RULES, address, stride_of
 from torchopt_accel.platform import C
+from torchopt_accel.progress import fit_kernels, next_numbers, rate_of, scalars_of
 from torchopt_accel.reading import rate_on, vector_on
 from torchopt_accel.roles import Mismatch
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.specs import Spec
-from torchopt_accel.step import is_constant, next_numbers, rate_of, read_step, scalars_of
+from torchopt_accel.step import read_step
 
 Commit = Callable[[], None]
 
@@ -78,7 +80,7 @@ class InPlace:
         trees, steps, seen, numbers = parts
         if steps is not None and (steps.dtype != torch.int64 or steps.shape != (len(params),)):
             return None
-        if not all(map(is_constant, numbers)):
+        if not fit_kernels(numbers, len(params)) or any([x.requires_grad for x in numbers]):
             return None
         rows: list[list[Any]] = [gradients, params, *trees]
         if not self._found(rows):
@@ -92,8 +94,8 @@ class InPlace:
         if any(map(torch.Tensor.is_neg, tensors)):
             return None
         written = tensors[len(rows[0]) :]
-        lr = rate_of(self._spec, seen)
-        rates = [None if lr is None else rate_on(x.device, lr, 1) for x in self._launches]
+        scalars = scalars_of(rate_of(self._spec, parts), steps, numbers)
+        scalars_by_launch = [launch.scalars(scalars) for launch in self._launches]
         counted = next_steps(steps, gradients) if numbers and steps is not None else None
         new_numbers = next_numbers(self._spec, parts, counted, gradients)
 
@@ -103,8 +105,8 @@ class InPlace:
             if seen is not None:
                 seen.add_(1)
             increment_versions(written)
-            for launch, rate in zip(self._launches, rates):
-                launch.run(scalars_of(rate, steps, numbers))
+            for launch, found in zip(self._launches, scalars_by_launch):
+                launch.run(found)
             for old, new in zip(numbers, new_numbers):
                 old.copy_(new)
 
@@ -124,6 +126,7 @@ class _Launch:
         self.device = device
         self._rule = spec.rule
         self._present = 0
+        self._leaves = leaves
         self.kernel = C.InPlace(
             RULES[spec.rule].number,
             DTYPES[dtype],
@@ -137,6 +140,13 @@ class _Launch:
         """Find out where everything lies; tell whether one launch can take it."""
         self._present = self.kernel.read(PLAIN, rows)
         return self._present >= 0
+
+    def scalars(self, scalars: Scalars) -> Scalars:
+        """Return the step's scalars for these leaves, the learning rate on their device."""
+        scalars = scalars.of(self._leaves)
+        if scalars.lr is None:
+            return scalars
+        return scalars._replace(lr=rate_on(self.device, scalars.lr, len(self._leaves)))
 
     def run(self, scalars: Scalars) -> None:
         """Write what :meth:`read` has found."""

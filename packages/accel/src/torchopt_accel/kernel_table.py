@@ -13,9 +13,11 @@ from torchopt.rules.adadelta import ScaleByAdadeltaState
 from torchopt.rules.adagrad import ScaleByRssState
 from torchopt.rules.adam import ScaleByAdamState
 from torchopt.rules.adamax import ScaleByAdamaxState
+from torchopt.rules.asgd import AsgdState, decayed_rate, next_weight
 from torchopt.rules.nadam import ScaleByNadamState, momentum
 from torchopt.rules.radam import ScaleByRadamState
 from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
+from torchopt.typing import Scalar
 
 Arguments = Mapping[str, Any]
 Column = tuple[type, str]
@@ -27,14 +29,21 @@ class Numbers:
 
     Attributes:
         owner: Class of the state that has them, and counts steps.
-        names: Their fields. The first is the kernel's number.
-        advance: ``advance(steps, *numbers)`` returns the vectors after a step, from the step
-            counts after it, in float64, and the vectors before it.
+        names: Their fields. The first is the kernel's number. The second, if there is one, is the
+            kernel's learning rate.
+        advance: ``advance(steps, *rate, *numbers)`` returns the vectors after a step, from the step
+            counts after it, in float64, the optimizer's learning rate if there is a second field,
+            and the vectors before the step.
     """
 
     owner: type
     names: tuple[str, ...]
     advance: Callable[..., Sequence[torch.Tensor]]
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether the kernel's learning rate is one of them."""
+        return len(self.names) > 1
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class Kernel:
         columns: The state trees that it takes, as (class of the state, attribute).
         counted: Class of the state whose ``steps`` it needs.
         decoupled: Weight decay bypasses the rule.
+        shrinks: What the rule itself decays the parameters by, in the same way.
+        takes_params: Whether the rule needs parameters even if no weights decay.
         least: See :class:`torchopt_accel.specs.Spec`.
         numbers: The states that are one number per leaf, if there are any.
     """
@@ -56,6 +67,8 @@ class Kernel:
     columns: tuple[Column, ...] = ()
     counted: type | None = None
     decoupled: bool = False
+    shrinks: float = 0.0
+    takes_params: bool = False
     least: int = 1
     numbers: Numbers | None = None
 
@@ -87,6 +100,25 @@ def _adam(a: Arguments) -> Kernel | None:
 def _adamax(a: Arguments) -> Kernel | None:
     columns = ((ScaleByAdamaxState, 'mu'), (ScaleByAdamaxState, 'norm'))
     return Kernel('adamax', {**_betas(a), 'eps': a['eps']}, columns, ScaleByAdamaxState)
+
+
+def _asgd(a: Arguments) -> Kernel | None:
+    lambd, alpha, t0 = a['lambd'], a['alpha'], a['t0']
+    if any(isinstance(value, torch.Tensor) for value in (lambd, alpha, t0)):
+        return None
+
+    def advance(steps: torch.Tensor, rate: Scalar, *_: torch.Tensor) -> Sequence[torch.Tensor]:
+        return next_weight(steps, t0), decayed_rate(rate, steps, lambd, alpha)
+
+    return Kernel(
+        'asgd',
+        {},
+        ((AsgdState, 'average'),),
+        AsgdState,
+        shrinks=lambd,
+        takes_params=True,
+        numbers=Numbers(AsgdState, ('mu', 'eta'), advance),
+    )
 
 
 def _nadam(a: Arguments) -> Kernel | None:
@@ -153,6 +185,7 @@ KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
     'adam': _adam,
     'adamax': _adamax,
     'adamw': _adam,
+    'asgd': _asgd,
     'nadam': _nadam,
     'radam': _radam,
     'rmsprop': _rmsprop,

@@ -9,9 +9,9 @@ import torch
 
 from torchopt_accel.internals import from_dlpack
 from torchopt_accel.platform import C
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.strides import Strides, empty
 
-Maybe = torch.Tensor | None
 # Number of a rule, whether it gets parameters, its hyperparameters, and the positions of counts:
 # what all steps of one call have in common. No positions mean that leaf i has the count at i.
 OfRule = tuple[int, bool, Sequence[float], Sequence[int]]
@@ -60,20 +60,6 @@ class Layout(NamedTuple):
     def sizes(self) -> list[int]:
         """Return the number of elements of each leaf."""
         return [shape.numel() for shape in self.shapes]
-
-
-class Scalars(NamedTuple):
-    """What the elements of a leaf have in common in a step, if it is in tensors.
-
-    Attributes:
-        lr: The learning rate if it is a tensor: 0-dim, or one entry per leaf.
-        steps: Step counts after this step, int64, for the kernels that need them.
-        numbers: Numbers before this step, float64, of a rule that keeps one for each leaf.
-    """
-
-    lr: Maybe
-    steps: Maybe
-    numbers: Maybe
 
 
 class StepArgs(NamedTuple):

@@ -16,10 +16,11 @@ import torch
 
 from torchopt_accel import kernels, running
 from torchopt_accel.internals import dispatching
-from torchopt_accel.kernels import RULES, Maybe, Scalars, StepArgs
+from torchopt_accel.kernels import RULES, StepArgs
 from torchopt_accel.platform import HAS_CUDA
 from torchopt_accel.roles import Call, Tensors, join, split
 from torchopt_accel.running import Commit
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.strides import like
 
 _COMMON = 'Tensor? steps, Tensor? numbers, int[] positions, Tensor? lr, float[] hyper'

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.kernels import Maybe, Scalars
 from torchopt_accel.roles import Call, Tensors, join
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.specs import StateParts
 
 Outputs = tuple[torch.Tensor, ...]
@@ -24,14 +24,17 @@ def forward(call: Call, scalars: Scalars, tensors: Tensors) -> Outputs:
     lr, steps, numbers = scalars
     grads, params, *columns = call.split(tensors)
     rate: Any = spec.lr if lr is None else lr
-    if isinstance(rate, torch.Tensor) and rate.dim() == 1:
+    kept = [] if numbers is None else [_by_leaf(call, numbers)]
+    if lr is not None and spec.numbers is not None and spec.numbers.has_rate:
+        kept.append(lr)
+        rate = 0.0  # only later steps depend on it
+    elif isinstance(rate, torch.Tensor) and rate.dim() == 1:
         rate = list(rate.unbind())
     rule = spec.factory(rate)
 
     taken = None
     if spec.counted is not None and steps is not None:
         taken = _by_leaf(call, steps) - 1
-    kept = [] if numbers is None else [_by_leaf(call, numbers)]
     before = StateParts([list(column) for column in columns], taken, None, kept)
     state = spec.replace(rule.init(list(grads)), before)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.kernels import RULES, Maybe, OfRule, Role, Scalars, StepArgs
+from torchopt_accel.kernels import RULES, OfRule, Role, StepArgs
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.specs import Spec
 
 Tensors = Sequence[torch.Tensor]

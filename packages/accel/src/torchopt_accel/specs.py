@@ -45,7 +45,7 @@ class Spec:
         hyper: The numbers that ``kernels.RULES`` names for the rule, in that order.
         lr: The learning rate, a number or a 0-dim tensor; None if it is a schedule.
         schedule: The schedule of learning rates, if there is one.
-        decays: Whether weights decay, which needs parameters.
+        takes_params: Whether the kernel needs parameters, as it does where weights decay.
         columns: The state trees that the kernel takes, as (class of the state, attribute).
         counted: Class of the state whose ``steps`` the kernel needs.
         factory: Makes the composite rule from a learning rate.
@@ -59,13 +59,18 @@ class Spec:
     hyper: tuple[float, ...]
     lr: Any
     schedule: Callable[[torch.Tensor], Any] | None
-    decays: bool
+    takes_params: bool
     columns: tuple[Column, ...]
     counted: type | None
     factory: Callable[[Any], GradientTransformation]
     least: int
     numbers: Numbers | None
     places: dict[Any, _Places] = field(default_factory=dict)
+
+    @property
+    def counts_updates(self) -> bool:
+        """Whether the state of a schedule counts the updates."""
+        return self.schedule is not None and not (self.numbers and self.numbers.has_rate)
 
     def with_lr(self, lr: float) -> Spec:
         """Return the spec with another learning rate, where it was a number before."""
@@ -124,7 +129,7 @@ class Spec:
                 [_place(kinds, owner, name) for owner, name in self.columns],
                 (
                     None if self.counted is None else _place(kinds, self.counted, 'steps'),
-                    None if self.schedule is None else _place(kinds, ScaleByScheduleState, 'steps'),
+                    _place(kinds, ScaleByScheduleState, 'steps') if self.counts_updates else None,
                     *([_place(kinds, kept.owner, name) for name in kept.names] if kept else ()),
                 ),
             )
@@ -156,7 +161,7 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         lr=lr if isinstance(lr, (int, float)) else 0.0,
         sign=-1.0 if arguments['maximize'] else 1.0,
         coupled_decay=0.0 if kernel.decoupled else decay,
-        decoupled_decay=decay if kernel.decoupled else 0.0,
+        decoupled_decay=decay if kernel.decoupled else kernel.shrinks,
         **kernel.hyper,
     )
 
@@ -167,13 +172,12 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         )
         return made
 
-    decays = decay != 0
     return Spec(
         kernel.rule,
         hyper,
         lr,
         schedule,
-        decays,
+        decay != 0 or kernel.takes_params,
         kernel.columns,
         kernel.counted,
         factory,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from numbers import Real
 from typing import Any
 
 import torch
@@ -14,17 +13,18 @@ from torchopt import pytree
 from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.inplace import must_not_write, overwrite
 from torchopt.authoring.shards import PLAIN
-from torchopt.authoring.steps import as_float, next_steps
+from torchopt.authoring.steps import next_steps
 from torchopt.authoring.torch_internals import transforming
 from torchopt.authoring.update_marks import mark_update
 from torchopt.typing import OptState, Params
 from torchopt_accel.autograd import step
 from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import forward_mode
-from torchopt_accel.kernels import Maybe, Scalars
 from torchopt_accel.operators import prepare as prepare_call
 from torchopt_accel.platform import C
+from torchopt_accel.progress import fit_kernels, next_numbers, rate_of, scalars_of
 from torchopt_accel.roles import Call, Mismatch, gather, scatter
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.specs import Spec, StateParts
 from torchopt_accel.spread import Spread
 
@@ -132,7 +132,7 @@ class Step:
         results = [list(self.grads), *map(list, self.columns)]
         for group in self.groups:
             call = Call(self.spec, group, bool(self.params))
-            scatter(step(call, scalars, gather(rows, group)), group, results)
+            scatter(step(call, scalars.of(group), gather(rows, group)), group, results)
         return results if self.spread is None else [*map(self.spread.whole, results)]
 
     def prepare(self) -> Callable[[], None]:
@@ -151,7 +151,7 @@ class Step:
         commits = [
             prepare_call(
                 Call(self.spec, group, bool(self.params)),
-                scalars,
+                scalars.of(group),
                 gather(rows, group),
                 apply=apply,
             )
@@ -179,7 +179,7 @@ class Step:
         if steps is not None:
             known = self.flat is not None and steps.shape == (len(self.grads),)
             steps = steps + 1 if known else next_steps(steps, self.grads)
-        lr = rate_of(self.spec, seen)
+        lr = rate_of(self.spec, self.parts)
         if seen is not None:
             seen = seen + 1
         if self.spread is not None and lr is not None:
@@ -190,57 +190,6 @@ class Step:
 
 def _vectors(parts: StateParts) -> tuple[Maybe, ...]:
     return (parts.steps, parts.updates_seen, *parts.numbers)
-
-
-def scalars_of(lr: Maybe, steps: Maybe, numbers: Sequence[torch.Tensor]) -> Scalars:
-    """Return the scalars of a step, given the counts after it and the numbers before it."""
-    return Scalars(lr, steps, numbers[0] if numbers else None)
-
-
-def is_constant(numbers: torch.Tensor) -> bool:
-    """Tell whether kernels take these numbers of all leaves: only as constants, in float64."""
-    return numbers.dtype == torch.float64 and not numbers.requires_grad
-
-
-def next_numbers(
-    spec: Spec, before: StateParts, steps: Maybe, gradients: Sequence[Any]
-) -> Sequence[torch.Tensor]:
-    """Return the numbers of all leaves after a step.
-
-    Args:
-        spec: The kernel.
-        before: The parts of the state before the step.
-        steps: Step counts after the step.
-        gradients: The gradients; a leaf without one keeps its numbers.
-    """
-    if spec.numbers is None or steps is None or before.steps is None:
-        return ()
-    new = spec.numbers.advance(as_float(steps), *before.numbers)
-    if any(gradient is None for gradient in gradients):
-        stepped = steps != before.steps
-        new = [torch.where(stepped, *pair) for pair in zip(new, before.numbers)]
-    return new
-
-
-def rate_of(spec: Spec, updates_seen: Maybe) -> Maybe:
-    """Return the learning rate of the next step, if it is a tensor.
-
-    Raises:
-        Mismatch: a schedule returns something that kernels don't take.
-    """
-    if spec.schedule is not None and updates_seen is not None:
-        return _rate(spec.schedule(as_float(updates_seen)), updates_seen.device)
-    return spec.lr if isinstance(spec.lr, torch.Tensor) else None
-
-
-def _rate(value: Any, device: torch.device) -> torch.Tensor:
-    """Return the value of a schedule as a tensor."""
-    if isinstance(value, Real):
-        # Filled on the device: a CUDA graph can't hold a copy from the host.
-        return torch.full((), float(value), dtype=torch.float64, device=device)
-    if not isinstance(value, torch.Tensor) or value.dim() != 0:
-        raise Mismatch('kernels take a number or a 0-dim tensor from a schedule')
-    return value if value.is_floating_point() else value.to(torch.float64)
 
 
 def read_step(
@@ -256,7 +205,7 @@ def read_step(
     With ``apply``, parameters are needed even where no weights decay.
     """
     grads, structure = pytree.eager_flatten(updates, none_is_leaf=True)
-    with_params = spec.decays or apply
+    with_params = spec.takes_params or apply
     if with_params and params is None:
         return None
     try:
@@ -265,7 +214,7 @@ def read_step(
         flat = [_row(structure, params)] if with_params else []
     except ValueError:
         return None
-    if not all(map(is_constant, parts.numbers)):
+    if not fit_kernels(parts.numbers, len(grads)):
         return None
     joined = (*chain(grads, *flat, *columns),)
     if not transforming() and C.takes(1 + len(flat) + len(columns), joined):
