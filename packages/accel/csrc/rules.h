@@ -11,6 +11,7 @@
 #include "rules/adagrad.h"
 #include "rules/adam.h"
 #include "rules/adamax.h"
+#include "rules/lion.h"
 #include "rules/radam.h"
 #include "rules/rmsprop.h"
 #include "rules/sgd.h"

@@ -13,6 +13,7 @@ from torchopt.rules.adadelta import ScaleByAdadeltaState
 from torchopt.rules.adagrad import ScaleByRssState
 from torchopt.rules.adam import ScaleByAdamState
 from torchopt.rules.adamax import ScaleByAdamaxState
+from torchopt.rules.lion import ScaleByLionState
 from torchopt.rules.radam import ScaleByRadamState
 from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
 
@@ -70,6 +71,12 @@ def _adamax(a: Arguments) -> Kernel | None:
     return Kernel('adamax', {**_betas(a), 'eps': a['eps']}, columns, ScaleByAdamaxState)
 
 
+def _lion(a: Arguments) -> Kernel | None:
+    if a['mask'] is not None:
+        return None
+    return Kernel('lion', _betas(a), ((ScaleByLionState, 'mu'),), decoupled=True)
+
+
 def _radam(a: Arguments) -> Kernel | None:
     return Kernel(
         'radam',
@@ -118,6 +125,7 @@ KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
     'adam': _adam,
     'adamax': _adamax,
     'adamw': _adam,
+    'lion': _lion,
     'radam': _radam,
     'rmsprop': _rmsprop,
     'sgd': _sgd,
