@@ -13,9 +13,11 @@ from torchopt.rules.adadelta import ScaleByAdadeltaState
 from torchopt.rules.adagrad import ScaleByRssState
 from torchopt.rules.adam import ScaleByAdamState
 from torchopt.rules.adamax import ScaleByAdamaxState
+from torchopt.rules.adan import ScaleByAdanState
 from torchopt.rules.lion import ScaleByLionState
 from torchopt.rules.radam import ScaleByRadamState
 from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
+from torchopt.rules.rprop import ScaleByRpropState
 
 Arguments = Mapping[str, Any]
 Column = tuple[type, str]
@@ -32,6 +34,8 @@ class Kernel:
         counted: Class of the state whose ``steps`` it needs.
         decoupled: Weight decay bypasses the rule.
         least: See :class:`torchopt_accel.specs.Spec`.
+        takes_lr: Updates are multiplied by the learning rate, which otherwise goes into ``init``
+            alone.
     """
 
     rule: str
@@ -40,6 +44,7 @@ class Kernel:
     counted: type | None = None
     decoupled: bool = False
     least: int = 1
+    takes_lr: bool = True
 
 
 def _adadelta(a: Arguments) -> Kernel | None:
@@ -69,6 +74,14 @@ def _adam(a: Arguments) -> Kernel | None:
 def _adamax(a: Arguments) -> Kernel | None:
     columns = ((ScaleByAdamaxState, 'mu'), (ScaleByAdamaxState, 'norm'))
     return Kernel('adamax', {**_betas(a), 'eps': a['eps']}, columns, ScaleByAdamaxState)
+
+
+def _adan(a: Arguments) -> Kernel | None:
+    if a['mask'] is not None:
+        return None
+    columns = tuple((ScaleByAdanState, name) for name in ('mu', 'delta', 'nu', 'grad'))
+    numbers = {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']}
+    return Kernel('adan', numbers, columns, ScaleByAdanState, decoupled=True)
 
 
 def _lion(a: Arguments) -> Kernel | None:
@@ -101,6 +114,12 @@ def _rmsprop(a: Arguments) -> Kernel | None:
     return Kernel(rule, numbers, columns)
 
 
+def _rprop(a: Arguments) -> Kernel | None:
+    numbers = zip(('smaller', 'larger', 'lowest', 'highest'), (*a['etas'], *a['step_sizes']))
+    columns = ((ScaleByRpropState, 'grad'), (ScaleByRpropState, 'size'))
+    return Kernel('rprop', dict(numbers), columns, takes_lr=False)
+
+
 def _sgd(a: Arguments) -> Kernel | None:
     if not _acts(a['momentum']):
         # Without weight decay, one product per leaf.
@@ -112,7 +131,7 @@ def _sgd(a: Arguments) -> Kernel | None:
 
 
 def _betas(a: Arguments) -> dict[str, Any]:
-    return dict(zip(('beta1', 'beta2'), a['betas']))
+    return {f'beta{number}': beta for number, beta in enumerate(a['betas'], start=1)}
 
 
 def _acts(number: Any) -> bool:
@@ -125,8 +144,10 @@ KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
     'adam': _adam,
     'adamax': _adamax,
     'adamw': _adam,
+    'adan': _adan,
     'lion': _lion,
     'radam': _radam,
     'rmsprop': _rmsprop,
+    'rprop': _rprop,
     'sgd': _sgd,
 }

@@ -49,6 +49,7 @@ class Spec:
         factory: Makes the composite rule from a learning rate.
         least: The number of leaves from which on a small differentiable step takes less time by the
             kernel than by the composite rule.
+        takes_lr: Updates are multiplied by the learning rate; otherwise ``lr`` is 1.
         places: Where the parts are in the states that were read last, by the classes of these.
     """
 
@@ -61,10 +62,13 @@ class Spec:
     counted: type | None
     factory: Callable[[Any], GradientTransformation]
     least: int
+    takes_lr: bool
     places: dict[Any, _Places] = field(default_factory=dict)
 
     def with_lr(self, lr: float) -> Spec:
         """Return the spec with another learning rate, where it was a number before."""
+        if not self.takes_lr:
+            return self
         named = zip(RULES[self.rule].hyper, self.hyper)
         hyper = tuple(lr if name == 'lr' else value for name, value in named)
         return replace(self, lr=lr, hyper=hyper)
@@ -130,7 +134,9 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
     that is a tensor, a tree of learning rates.
     """
     kernel = KERNELS[name](arguments)
-    lr, decay = arguments['lr'], arguments['weight_decay']
+    if kernel is None:
+        return None
+    lr, decay = arguments['lr'] if kernel.takes_lr else 1.0, arguments['weight_decay']
     schedule = None
     if isinstance(lr, torch.Tensor):
         scalar = lr.dim() == 0
@@ -138,7 +144,7 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         lr, schedule, scalar = None, lr, True
     else:
         scalar = isinstance(lr, (int, float))
-    if kernel is None or not scalar:
+    if not scalar:
         return None
     if any(isinstance(number, torch.Tensor) for number in (decay, *kernel.numbers.values())):
         return None
@@ -170,6 +176,7 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         kernel.counted,
         factory,
         kernel.least,
+        kernel.takes_lr,
     )
 
 
