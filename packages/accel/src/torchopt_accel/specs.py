@@ -131,7 +131,7 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
     """Return the spec for ``torchopt.<name>(**arguments)``.
 
     None where no kernel computes it: ``amsgrad``, a ``mask``, a hyperparameter other than ``lr``
-    that is a tensor, a tree of learning rates.
+    that is a tensor, a tree of learning rates that updates are multiplied by.
     """
     kernel = KERNELS[name](arguments)
     if kernel is None:
