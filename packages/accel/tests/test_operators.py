@@ -24,6 +24,7 @@ HYPER = {
     'decoupled_decay': 0.0,
     'beta1': 0.7,
     'beta2': 0.8,
+    'beta3': 0.9,
     'eps': 1e-2,
     'eps_root': 1e-2,
     'lr_decay': 0.1,
@@ -33,6 +34,10 @@ HYPER = {
     'momentum_decay': 0.1,
     'dampening': 0.1,
     'nesterov': 1.0,
+    'smaller': 0.5,
+    'larger': 1.2,
+    'lowest': 0.2,
+    'highest': 1.0,
 }
 
 

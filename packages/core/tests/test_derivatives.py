@@ -15,19 +15,17 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchopt
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase, own
 from support.trees import generator, requiring_grad
 from torchopt import pytree
 
 FIRST_MOMENTS = {'mu', 'trace', 'momentum', 'delta', 'grad', 'average'}
 # The finite-difference step, 1e-6, must be small compared with an eps under a root and 1 - beta.
 ROUND_VALUES = {
-    'eps': 1e-2,
     'eps_root': 1e-2,
     'rho': 0.8,
     'alpha': 0.8,
     'betas': (0.7, 0.8),
-    'adafactor.eps': (1e-2, 1e-2),
     'adan.betas': (0.7, 0.8, 0.6),
 }
 
@@ -43,8 +41,13 @@ check_second_gradients = functools.partial(
 )
 
 
-def params_and_gradients(zero: float = 0.0) -> tuple[Any, Any]:
-    """Three entries, one of the gradients exactly 0 (or another value in its place).
+def inputs_of(case: OptimizerCase) -> tuple[Any, Any]:
+    """Parameters and gradients, one of these exactly 0, unless the update may jump there."""
+    return params_and_gradients(0.0 if case.entry.smooth else 0.9)
+
+
+def params_and_gradients(zero: float) -> tuple[Any, Any]:
+    """Three entries; the value in the place of one of the gradients is given.
 
     There is only one tensor, because the checks take time for every pair of tensors.
     """
@@ -55,9 +58,7 @@ def params_and_gradients(zero: float = 0.0) -> tuple[Any, Any]:
 
 def round_values(case: OptimizerCase) -> dict[str, Any]:
     names = [name for name in ROUND_VALUES if case.has(name)]
-    return {
-        name: ROUND_VALUES.get(f'{case.entry.name}.{name}', ROUND_VALUES[name]) for name in names
-    }
+    return {**{name: own(ROUND_VALUES, case.entry, name) for name in names}, **case.eps(1e-2)}
 
 
 def state_in_training(
@@ -65,8 +66,8 @@ def state_in_training(
 ) -> Any:
     """A state after some steps with every moment away from its singular point.
 
-    Second moments are positive; one entry of each first moment is exactly 0. Leaves that are not
-    moments of a parameter keep their values.
+    Second moments are positive; one entry of each first moment is exactly 0, unless the update may
+    jump there. Leaves that are not moments of a parameter keep their values.
     """
     state = optimizer.init(params)
     for _ in range(8):
@@ -81,7 +82,7 @@ def state_in_training(
             leaf = 0.3 + 0.2 * torch.rand(leaf.shape, generator=source, dtype=leaf.dtype)
             if name in FIRST_MOMENTS:
                 leaf = leaf - 0.2
-                leaf.view(-1)[0] = 0.0
+                leaf.view(-1)[0] *= not case.entry.smooth
         moved.append(leaf)
     return pytree.tree_unflatten(structure, moved)
 
@@ -112,7 +113,7 @@ def step_as_function(
 @pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
-    params, gradients = params_and_gradients()
+    params, gradients = inputs_of(case)
     optimizer = case.make(**round_values(case))
     state = requiring_grad(state_in_training(case, optimizer, params))
     step, inputs = step_as_function(
@@ -125,7 +126,7 @@ def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_step_wrt_hyperparameters(case: OptimizerCase) -> None:
-    params, gradients = params_and_gradients()
+    params, gradients = inputs_of(case)
     options = case.tensor_options()
     for name, value in round_values(case).items():
         options[name] = pytree.tree_map(
@@ -170,7 +171,7 @@ def test_first_step_wrt_gradients_and_params(case: OptimizerCase) -> None:
 @pytest.mark.parametrize('case', [case for case in MAIN_CASES if case.has('eps')], ids=str)
 def test_large_eps(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients(zero=0.9)  # AdaMax has a kink at 0
-    make = functools.partial(case.make, **{**round_values(case), 'eps': 2.0})
+    make = functools.partial(case.make, **{**round_values(case), **case.eps(2.0)})
     state = requiring_grad(state_in_training(case, make(), params))
     step, inputs = step_as_function(make, gradients, params, state, {})
     assert check_gradients(step, inputs)

@@ -13,10 +13,13 @@ from torchopt.rules.adadelta import ScaleByAdadeltaState
 from torchopt.rules.adagrad import ScaleByRssState
 from torchopt.rules.adam import ScaleByAdamState
 from torchopt.rules.adamax import ScaleByAdamaxState
+from torchopt.rules.adan import ScaleByAdanState
 from torchopt.rules.asgd import AsgdState, decayed_rate, next_weight
+from torchopt.rules.lion import ScaleByLionState
 from torchopt.rules.nadam import ScaleByNadamState, momentum
 from torchopt.rules.radam import ScaleByRadamState
 from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
+from torchopt.rules.rprop import ScaleByRpropState
 from torchopt.typing import Scalar
 
 Arguments = Mapping[str, Any]
@@ -60,6 +63,8 @@ class Kernel:
         takes_params: Whether the rule needs parameters even if no weights decay.
         least: See :class:`torchopt_accel.specs.Spec`.
         numbers: The states that are one number per leaf, if there are any.
+        takes_lr: Updates are multiplied by the learning rate, which otherwise goes into ``init``
+            alone.
     """
 
     rule: str
@@ -71,6 +76,7 @@ class Kernel:
     takes_params: bool = False
     least: int = 1
     numbers: Numbers | None = None
+    takes_lr: bool = True
 
 
 def _adadelta(a: Arguments) -> Kernel | None:
@@ -102,6 +108,14 @@ def _adamax(a: Arguments) -> Kernel | None:
     return Kernel('adamax', {**_betas(a), 'eps': a['eps']}, columns, ScaleByAdamaxState)
 
 
+def _adan(a: Arguments) -> Kernel | None:
+    if a['mask'] is not None:
+        return None
+    columns = tuple((ScaleByAdanState, name) for name in ('mu', 'delta', 'nu', 'grad'))
+    hyper = {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']}
+    return Kernel('adan', hyper, columns, ScaleByAdanState, decoupled=True)
+
+
 def _asgd(a: Arguments) -> Kernel | None:
     lambd, alpha, t0 = a['lambd'], a['alpha'], a['t0']
     if any(isinstance(value, torch.Tensor) for value in (lambd, alpha, t0)):
@@ -119,6 +133,12 @@ def _asgd(a: Arguments) -> Kernel | None:
         takes_params=True,
         numbers=Numbers(AsgdState, ('mu', 'eta'), advance),
     )
+
+
+def _lion(a: Arguments) -> Kernel | None:
+    if a['mask'] is not None:
+        return None
+    return Kernel('lion', _betas(a), ((ScaleByLionState, 'mu'),), decoupled=True)
 
 
 def _nadam(a: Arguments) -> Kernel | None:
@@ -161,6 +181,12 @@ def _rmsprop(a: Arguments) -> Kernel | None:
     return Kernel(rule, hyper, columns)
 
 
+def _rprop(a: Arguments) -> Kernel | None:
+    hyper = zip(('smaller', 'larger', 'lowest', 'highest'), (*a['etas'], *a['step_sizes']))
+    columns = ((ScaleByRpropState, 'grad'), (ScaleByRpropState, 'size'))
+    return Kernel('rprop', dict(hyper), columns, takes_lr=False)
+
+
 def _sgd(a: Arguments) -> Kernel | None:
     if not _acts(a['momentum']):
         # Without weight decay, one product per leaf.
@@ -172,7 +198,7 @@ def _sgd(a: Arguments) -> Kernel | None:
 
 
 def _betas(a: Arguments) -> dict[str, Any]:
-    return dict(zip(('beta1', 'beta2'), a['betas']))
+    return {f'beta{number}': beta for number, beta in enumerate(a['betas'], start=1)}
 
 
 def _acts(number: Any) -> bool:
@@ -185,9 +211,12 @@ KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
     'adam': _adam,
     'adamax': _adamax,
     'adamw': _adam,
+    'adan': _adan,
     'asgd': _asgd,
+    'lion': _lion,
     'nadam': _nadam,
     'radam': _radam,
     'rmsprop': _rmsprop,
+    'rprop': _rprop,
     'sgd': _sgd,
 }

@@ -52,6 +52,7 @@ class Spec:
         least: The number of leaves from which on a small differentiable step takes less time by the
             kernel than by the composite rule.
         numbers: The states that are one number per leaf, if there are any.
+        takes_lr: Updates are multiplied by the learning rate; otherwise ``lr`` is 1.
         places: Where the parts are in the states that were read last, by the classes of these.
     """
 
@@ -65,6 +66,7 @@ class Spec:
     factory: Callable[[Any], GradientTransformation]
     least: int
     numbers: Numbers | None
+    takes_lr: bool
     places: dict[Any, _Places] = field(default_factory=dict)
 
     @property
@@ -74,6 +76,8 @@ class Spec:
 
     def with_lr(self, lr: float) -> Spec:
         """Return the spec with another learning rate, where it was a number before."""
+        if not self.takes_lr:
+            return self
         named = zip(RULES[self.rule].hyper, self.hyper)
         hyper = tuple(lr if name == 'lr' else value for name, value in named)
         return replace(self, lr=lr, hyper=hyper)
@@ -140,10 +144,12 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
     """Return the spec for ``torchopt.<name>(**arguments)``.
 
     None where no kernel computes it: ``amsgrad``, a ``mask``, a hyperparameter other than ``lr``
-    that is a tensor, a tree of learning rates.
+    that is a tensor, a tree of learning rates that updates are multiplied by.
     """
     kernel = KERNELS[name](arguments)
-    lr, decay = arguments['lr'], arguments['weight_decay']
+    if kernel is None:
+        return None
+    lr, decay = arguments['lr'] if kernel.takes_lr else 1.0, arguments['weight_decay']
     schedule = None
     if isinstance(lr, torch.Tensor):
         scalar = lr.dim() == 0
@@ -151,7 +157,7 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         lr, schedule, scalar = None, lr, True
     else:
         scalar = isinstance(lr, (int, float))
-    if kernel is None or not scalar:
+    if not scalar:
         return None
     if any(isinstance(number, torch.Tensor) for number in (decay, *kernel.hyper.values())):
         return None
@@ -183,6 +189,7 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         factory,
         kernel.least,
         kernel.numbers,
+        kernel.takes_lr,
     )
 
 
