@@ -47,6 +47,11 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if placement_of(tensor) is None else tensor.to_local()  # type: ignore[attr-defined]
 
 
+def whole_value(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the whole value of a DTensor as a plain tensor; any other tensor as it is."""
+    return tensor if placement_of(tensor) is None else tensor.full_tensor()  # type: ignore[attr-defined]
+
+
 def filled_on_all_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Return a DTensor of which a rank may hold no element as a replicated one.
 

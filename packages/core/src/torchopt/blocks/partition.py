@@ -20,7 +20,7 @@ Labels = Any | Callable[[Params], Any]
 
 
 @saveable
-@holds_states
+@holds_states('inner_states')
 class PartitionState(NamedTuple):
     """State of :func:`partition`.
 

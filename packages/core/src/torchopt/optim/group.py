@@ -159,7 +159,12 @@ class GroupStep:
         params = group['params']
         first: list[Entry] = [{STEP: torch.zeros((), dtype=torch.int64)} for _ in params]
         layout.write(self.transformation(group).init(params), first)
+        # A value that all entries refer to is missing in the entry of a parameter without steps.
+        shared = {
+            name: entry[name] for entry in entries for name in layout.shared_names if name in entry
+        }
         for old, new in zip(entries, first):
+            new.update(shared)
             # An entry of torch.optim.SGD has no count: counts_of finds one.
             if old and STEP not in old:
                 del new[STEP]
