@@ -164,10 +164,9 @@ def _largest(before: torch.Tensor, rate: Any) -> torch.Tensor:
 
 
 def _power(base: torch.Tensor, exponent: Scalar) -> torch.Tensor:
-    """Return the power of a number >= 0; its derivative by a base of 0 is 0."""
-    zero = base == 0
-    powers: torch.Tensor = torch.where(zero, 1.0, base) ** exponent
-    return torch.where(zero, torch.zeros_like(base) ** exponent, powers)
+    """Return the power of a number >= 0; the derivatives at a base of 0 are 0."""
+    powers: torch.Tensor = torch.where(base == 0, 1.0, base) ** exponent
+    return torch.where((base == 0) & (exponent != 0), 0.0, powers)
 
 
 def _of_entry(entry: Any, param: torch.Tensor) -> torch.Tensor:
