@@ -177,10 +177,10 @@ def _column_of(member: Any, field: str, value: Any, count: int, taken: set[str])
         layout = StateLayout(value, count, taken)
         return _Column('held', tuple(layout.names), layout)
     name = _TORCH_FIELDS.get(type(member), {}).get(field, field)
-    if isinstance(value, list) and len(value) == count:
-        return _Column('each', (_free(name, taken),), value)
     if field in _NUMBERS.get(type(member), ()):
         return _Column('numbers', (_free(name, taken),), value.dtype)
+    if isinstance(value, list) and len(value) == count:
+        return _Column('each', (_free(name, taken),), value)
     if field == 'steps' and isinstance(value, torch.Tensor) and value.shape == (count,):
         return _Column('steps')
     return _shared(name, value, taken)

@@ -29,12 +29,12 @@ class AccumulateState(NamedTuple):
     Attributes:
         mean: Sum of the gradients since the last step, divided by ``every``; shaped like the
             parameters, and in their dtype.
-        count: Number of gradients since the last step, a 0-dim int64 tensor.
+        micro_steps: Number of gradients since the last step, a 0-dim int64 tensor.
         inner_state: The state of the wrapped transformation.
     """
 
     mean: TensorTree
-    count: torch.Tensor
+    micro_steps: torch.Tensor
     inner_state: OptState
 
 
@@ -61,16 +61,16 @@ def accumulate_gradients(inner: GradientTransformation, every: int) -> GradientT
     checks.count('every', every)
 
     def init(params: Params) -> AccumulateState:
-        count = torch.zeros((), dtype=torch.int64, device=shared_device(params))
-        return AccumulateState(filled_like(params), count, inner.init(params))
+        zero = torch.zeros((), dtype=torch.int64, device=shared_device(params))
+        return AccumulateState(filled_like(params), zero, inner.init(params))
 
     def update(updates: Any, state: Any, params: Params | None) -> tuple[Any, AccumulateState]:
         if not isinstance(state, AccumulateState):
             raise wrong_state(state, AccumulateState)
         old = {'mean': state.mean}
         added = map_updates(lambda g, mean: mean + g / every, updates, old)
-        count = state.count + 1
-        is_last = count == every
+        micro_steps = state.micro_steps + 1
+        is_last = micro_steps == every
         stepped, new = inner.update(added, state.inner_state, params=params, inplace=False)
         kept = map_updates(
             lambda mean, old: torch.where(is_last.to(mean.device), torch.zeros_like(old), mean),
@@ -80,7 +80,7 @@ def accumulate_gradients(inner: GradientTransformation, every: int) -> GradientT
         )
         zeros = pytree.tree_map(torch.zeros_like, stepped)
         return choose(is_last, stepped, zeros), AccumulateState(
-            kept, count % every, choose(is_last, new, state.inner_state)
+            kept, micro_steps % every, choose(is_last, new, state.inner_state)
         )
 
     return transformation(init, update)

@@ -77,8 +77,10 @@ def schedule_free(
         ValueError: a number is out of its range; at ``update``, ``params`` is missing.
         TypeError: ``lr`` is a tree of rates, or, at ``update``, its schedule returns one.
     """
-    if not checks.is_function(lr):
-        checks.positive('lr', lr)
+    rate_at: Schedule | None = lr if checks.is_function(lr) else None
+    constant: Any = lr
+    if rate_at is None:
+        checks.positive('lr', constant)
     checks.positive('beta', beta)
     checks.fraction('beta', beta)
     checks.nonnegative('weight_lr_power', weight_lr_power)
@@ -95,7 +97,8 @@ def schedule_free(
             raise wrong_state(state, ScheduleFreeState)
         if params is None:
             raise ValueError('schedule_free needs the parameters: call update(..., params=params)')
-        max_lr = _largest(state.max_lr, lr(as_float(state.steps)) if checks.is_function(lr) else lr)
+        rate = constant if rate_at is None else rate_at(as_float(state.steps))
+        max_lr = _largest(state.max_lr, rate)
         weight = _power(max_lr, weight_lr_power)
         weight_sum = state.weight_sum + weight
         share = weight / torch.where(weight_sum == 0, 1.0, weight_sum)
