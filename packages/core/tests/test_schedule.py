@@ -287,7 +287,8 @@ def test_joined_schedules_may_return_trees() -> None:
             ValueError,
             'peak_value must not be 0',
         ),
-        (lambda: torchopt.warmup_constant_schedule(0.0, 1.0, 0), ValueError, 'warmup_steps must'),
+        (lambda: torchopt.warmup_constant_schedule(0.0, 1.0, -1), ValueError, 'warmup_steps must'),
+        (lambda: torchopt.sgdr_schedule([]), ValueError, 'cosine_kwargs is empty'),
         (lambda: torchopt.cosine_decay_schedule(1.0, 0), ValueError, 'decay_steps must be greater'),
         (
             lambda: torchopt.piecewise_interpolate_schedule('cubic', 1.0, {2: 0.5}),
