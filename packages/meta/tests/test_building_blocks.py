@@ -80,3 +80,24 @@ def test_states_can_be_taken_back() -> None:
 
     first = go_on()
     assert_trees_close(go_on(), first)
+
+
+@pytest.mark.parametrize('entry', torchopt.registry.OPTIMIZERS, ids=lambda entry: entry.name)
+def test_a_schedule_of_rates_by_name(entry: Any) -> None:
+    """The tree has the qualified names; each parameter moves as if its rate were alone."""
+    factor = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+
+    def rates(count: torch.Tensor) -> Any:
+        return {'w': 0.1, 'b': 0.2 * factor**count}
+
+    def ends(lr: Any) -> Any:
+        net = Inner()
+        optimizer = getattr(torchopt, f'Meta{entry.class_name}')(net, lr=lr)
+        for _ in range(3):
+            optimizer.step(sum(p.sin().sum() for p in net.parameters()))
+        return named(net)
+
+    together, one, other = ends(rates), ends(0.1), ends(lambda count: 0.2 * factor**count)
+    assert_trees_close(together, {'w': one['w'], 'b': other['b']})
+    found = torch.autograd.grad(together['b'].sum(), factor, retain_graph=True)
+    assert_trees_close(found, torch.autograd.grad(other['b'].sum(), factor))
