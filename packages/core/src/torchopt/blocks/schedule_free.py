@@ -64,6 +64,9 @@ def schedule_free(
     the form of ``optax.contrib.schedule_free``. The parameters that ``update`` changes are
     :math:`y`; evaluate at :math:`x`, which :func:`schedule_free_eval_params` returns.
 
+    Every float may be a 0-dim tensor that requires grad. Updates must not be changed afterwards: in
+    a chain, clipping comes before ``schedule_free``, and nothing after it.
+
     Args:
         inner: The optimizer. It must have no momentum: :math:`\beta` takes its place. Right are
             ``sgd``, ``rmsprop`` and ``adam(betas=(0, 0.999))``; with ``adam()`` or
@@ -76,6 +79,18 @@ def schedule_free(
     Raises:
         ValueError: a number is out of its range; at ``update``, ``params`` is missing.
         TypeError: ``lr`` is a tree of rates, or, at ``update``, its schedule returns one.
+
+    Example:
+        >>> import torch, torchopt
+        >>> params = torch.tensor([1.0, -2.0])
+        >>> optimizer = torchopt.schedule_free(torchopt.sgd(lr=0.5))
+        >>> state = optimizer.init(params)
+        >>> for _ in range(5):
+        ...     gradients = params  # of half the sum of squares
+        ...     updates, state = optimizer.update(gradients, state, params=params, inplace=False)
+        ...     params = torchopt.apply_updates(params, updates, inplace=False)
+        >>> torchopt.schedule_free_eval_params(state, params)
+        tensor([ 0.1242, -0.2484])
     """
     rate_at: Schedule | None = lr if checks.is_function(lr) else None
     constant: Any = lr
