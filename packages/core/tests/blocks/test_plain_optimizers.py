@@ -9,13 +9,30 @@ import pytest
 import torch
 
 import torchopt
-from support.block_cases import BLOCKS, BlockCase
+from support.block_cases import BLOCKS, BlockCase, by_dimension
 from support.trees import assert_trees_close, assert_trees_equal
 from support.unrolled import START
+from torchopt import transform as t
 
-SCHEDULED = BlockCase(
-    'schedule', lambda lr: torchopt.sgd(lambda count: lr / (1 + count)), {'lr': 0.1}
-)
+LR = {'lr': 0.1}
+CASES = [
+    *BLOCKS,
+    BlockCase('schedule', lambda lr: torchopt.sgd(lambda count: lr / (1 + count)), LR),
+    # Several rules that count steps, of other parameters or in another rhythm.
+    BlockCase(
+        'two_counts',
+        lambda lr: t.partition(
+            {'matrix': torchopt.adam(lr), 'other': torchopt.adam(2 * lr)}, by_dimension
+        ),
+        LR,
+    ),
+    BlockCase(
+        'two_rhythms',
+        lambda lr: torchopt.chain(t.ema(0.5), t.accumulate_gradients(torchopt.adam(lr), 2)),
+        LR,
+    ),
+]
+every_case = pytest.mark.parametrize('case', CASES, ids=str)
 
 
 def frozen_and_trained() -> list[torch.nn.Parameter]:
@@ -31,7 +48,7 @@ def step(optimizer: torch.optim.Optimizer, params: list[Any], count: int) -> Non
         optimizer.step()
 
 
-@pytest.mark.parametrize('case', [SCHEDULED, *BLOCKS], ids=str)
+@every_case
 @pytest.mark.parametrize('before', [1, 3])
 def test_saved_and_resumed(case: BlockCase, before: int) -> None:
     whole, part = frozen_and_trained(), frozen_and_trained()
@@ -47,7 +64,7 @@ def test_saved_and_resumed(case: BlockCase, before: int) -> None:
     assert_trees_equal(part, whole)
 
 
-@pytest.mark.parametrize('case', BLOCKS, ids=str)
+@every_case
 def test_equals_the_functional_steps(case: BlockCase) -> None:
     params = frozen_and_trained()
     step(torchopt.Optimizer(params, case.make()), params, 4)
@@ -61,7 +78,7 @@ def test_equals_the_functional_steps(case: BlockCase) -> None:
     assert_trees_close(params, expected)
 
 
-@pytest.mark.parametrize('case', BLOCKS, ids=str)
+@every_case
 def test_each_parameter_has_its_own_tensors(case: BlockCase) -> None:
     """An entry that held the state of all would grow with their number."""
     params = frozen_and_trained()

@@ -86,14 +86,15 @@ class StateLayout:
         shapes: For each parameter, the shapes of its tensors by key: these keys its entry must
             have. A rule for some parameters leaves out the others.
         shared_names: The keys whose value is the same in all entries.
-        counts: Whether the state counts the steps of each parameter.
+        counted: For each parameter, whether the state counts its steps. A rule for some
+            parameters counts theirs alone.
         is_from_construction: Whether the entries of parameters that have taken no step are needed.
     """
 
     def __init__(self, state: OptState, count: int, taken: set[str] | None = None) -> None:
         members, self._structure = pytree.tree_flatten(state, is_leaf=_is_member)
         self._members: list[tuple[type | None, list[_Column]]] = []
-        taken = {STEP} if taken is None else taken
+        taken = set() if taken is None else taken
         for member in members:
             if hasattr(member, '_fields'):
                 columns = [
@@ -118,8 +119,11 @@ class StateLayout:
         held: list[StateLayout] = [column.value for column in every if column.kind == 'held']
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
         self.shared_names += [name for layout in held for name in layout.shared_names]
-        self.counts = any(column.kind == 'steps' for column in every)
-        self.counts |= any(layout.counts for layout in held)
+        self.counted: list[bool] = [
+            any(_counts(columns, position) for _, columns in self._members)
+            or any(layout.counted[position] for layout in held)
+            for position in range(count)
+        ]
         self.is_from_construction = any(kind in _FROM_CONSTRUCTION for kind, _ in self._members)
         self.is_from_construction |= any(layout.is_from_construction for layout in held)
 
@@ -172,6 +176,13 @@ def _is_member(value: Any) -> bool:
     return type(value) not in (tuple, dict)
 
 
+def _counts(columns: Sequence[_Column], position: int) -> bool:
+    """Tell whether a rule with these columns counts the steps of a parameter."""
+    own = [column.value[position] for column in columns if column.kind == 'each']
+    is_own = not own or any(isinstance(leaf, torch.Tensor) for leaf in own)
+    return is_own and any(column.kind == 'steps' for column in columns)
+
+
 def _column_of(member: Any, field: str, value: Any, count: int, taken: set[str]) -> _Column:
     if field in _HELD.get(type(member), ()):
         layout = StateLayout(value, count, taken)
@@ -182,7 +193,11 @@ def _column_of(member: Any, field: str, value: Any, count: int, taken: set[str])
     if isinstance(value, list) and len(value) == count:
         return _Column('each', (_free(name, taken),), value)
     if field == 'steps' and isinstance(value, torch.Tensor) and value.shape == (count,):
-        return _Column('steps')
+        if STEP not in taken:
+            taken.add(STEP)
+            return _Column('steps')
+        # Two rules need not take the same steps: the second keeps its counts apart.
+        return _Column('numbers', (_free(name, taken),), value.dtype)
     return _shared(name, value, taken)
 
 
@@ -197,7 +212,7 @@ def _shared(name: str, value: Any, taken: set[str]) -> _Column:
 def _free(name: str, taken: set[str]) -> str:
     """Return ``name``, numbered if another field has it."""
     number, free = 1, name
-    while free in taken:
+    while free in taken or free == STEP:
         number += 1
         free = f'{name}_{number}'
     taken.add(free)
