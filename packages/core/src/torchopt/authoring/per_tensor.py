@@ -102,9 +102,9 @@ def elementwise(
         for name, value in (denominators or {}).items():
             checks.representable(name, value, params)
         fields: dict[str, Any] = dict.fromkeys(names, ())
-        for name, value in firsts.items():
+        for name, first in firsts.items():
             fields[name] = filled_like(
-                params, value, shapes.get(name), requires_grad=moment_requires_grad
+                params, first, shapes.get(name), requires_grad=moment_requires_grad
             )
         if scalars is not None:
             fields['steps'] = zero_steps(params)

@@ -73,6 +73,11 @@ def replicated_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return spread
 
 
+def whole_value(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the whole value of a DTensor as a plain tensor; any other tensor as it is."""
+    return tensor if placement_of(tensor) is None else tensor.full_tensor()  # type: ignore[attr-defined]
+
+
 def filled_on_all_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Return a DTensor of which a rank may hold no element as a replicated one.
 
