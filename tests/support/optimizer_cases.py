@@ -64,10 +64,14 @@ SAMPLES: dict[str, Any] = {
     'muon.nesterov': False,
     'ns_coefficients': (2.0, -1.5, 0.5),
     'ns_steps': 2,
-    'others': torchopt.transform.scale_by_rms(),
+    'others': torchopt.transform.scale(0.5),
     'step_sizes': (0.01, 0.06),
     't0': 3,
 }
+
+# Where derivatives by options are taken: values for those whose default has none. The first update
+# of a vector by Adafactor has the root mean square 1, which is its bound by default.
+DIFFERENTIABLE_VALUES: dict[str, Any] = {'d': 0.9, 'adafactor.eps': (1e-8, 1e-3)}
 
 # The other options that an option needs to have an effect, or to be allowed.
 COMPANIONS: dict[str, dict[str, Any]] = {
@@ -111,6 +115,7 @@ INVALID: dict[str, tuple[Any, ...]] = {
 # Options that every optimizer has.
 COMMON = frozenset({'lr', 'weight_decay', 'moment_requires_grad', 'maximize'})
 
+_MISSING = object()
 _NOT_AN_OPTION = frozenset({'use_accelerated_op'})
 _DIFFERENTIABLE = frozenset(
     {
@@ -192,12 +197,19 @@ class OptimizerCase:
         """Tell whether the optimizer has an option of that name."""
         return option in signature_of(self.entry)
 
+    def eps(self, value: Any) -> dict[str, Any]:
+        """The option ``eps`` with this value, which may be a pair of such; empty without one."""
+        if not self.has('eps'):
+            return {}
+        default = signature_of(self.entry)['eps'].default
+        return {'eps': (value,) * len(default) if isinstance(default, tuple) else value}
+
     def tensor_options(self, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         """Every float hyperparameter as a 0-dim tensor that requires grad (pairs as pairs)."""
         values = {
-            name: self.value(name)
-            for name, parameter in signature_of(self.entry).items()
-            if parameter.annotation in _DIFFERENTIABLE
+            name: self.options.get(name, own(DIFFERENTIABLE_VALUES, self.entry, name, p.default))
+            for name, p in signature_of(self.entry).items()
+            if p.annotation in _DIFFERENTIABLE
         }
         # Nesterov and dampening exclude each other, and a tensor counts as dampening.
         if self.value('nesterov') if self.has('nesterov') else False:
@@ -238,18 +250,22 @@ def torch_class(entry: OptimizerEntry) -> type[torch.optim.Optimizer] | None:
 
 def sample_of(entry: OptimizerEntry, name: str) -> Any:
     """The sample value of an option."""
-    return _found(SAMPLES, entry, name)
+    return _needed(SAMPLES, entry, name)
 
 
-def _found(table: Mapping[str, Any], entry: OptimizerEntry, name: str) -> Any:
-    """The line of a table for an option: the optimizer's own, or the option's."""
-    for key in (f'{entry.name}.{name}', name):
-        if key in table:
-            return table[key]
-    raise KeyError(
-        f'the option {name!r} has no sample value: add one to SAMPLES in {__file__}, and the '
-        'options that it needs to COMPANIONS, and values out of its range to INVALID'
-    )
+def own(table: Mapping[str, Any], entry: OptimizerEntry, name: str, default: Any = None) -> Any:
+    """The line of a table for an option: the optimizer's own, the option's, or the default."""
+    return table.get(f'{entry.name}.{name}', table.get(name, default))
+
+
+def _needed(table: Mapping[str, Any], entry: OptimizerEntry, name: str) -> Any:
+    value = own(table, entry, name, default=_MISSING)
+    if value is _MISSING:
+        raise KeyError(
+            f'the option {name!r} has no sample value: add one to SAMPLES in {__file__}, and the '
+            'options that it needs to COMPANIONS, and values out of its range to INVALID'
+        )
+    return value
 
 
 def _cases_of(entry: OptimizerEntry, names: list[str]) -> list[OptimizerCase]:
@@ -300,7 +316,7 @@ INVALID_OPTIONS = [
     for entry in OPTIMIZERS
     for name, parameter in signature_of(entry).items()
     if parameter.annotation in _NUMERIC
-    for value in _found(INVALID, entry, name)
+    for value in _needed(INVALID, entry, name)
 ]
 """(optimizer, option, value out of range)."""
 

@@ -29,7 +29,7 @@ BAD_PARAMS = [
 
 
 def params() -> Any:
-    return {'a': torch.tensor([0.5, -1.0]), 'b': torch.tensor([2.0])}
+    return {'a': torch.tensor([0.5, -1.0]), 'b': torch.tensor([[2.0]])}
 
 
 @pytest.mark.parametrize(('bad', 'message'), BAD_PARAMS, ids=range(len(BAD_PARAMS)))
@@ -48,7 +48,7 @@ BAD_UPDATES = {
         {'a': torch.ones(2), 'b': torch.ones(1, dtype=torch.int64)},
         (TypeError, rf"updates\['b'\] {FLOAT} "),
     ),
-    'shape': ({'a': torch.ones(2), 'b': torch.ones(3)}, (ValueError, r"\['b'\] does not fit")),
+    'shape': ({'a': torch.ones(2), 'b': torch.ones(3, 1)}, (ValueError, r"\['b'\] does not fit")),
     'broadcastable': (
         {'a': torch.ones(2), 'b': torch.ones(4, 1)},
         (ValueError, r"\['b'\] does not fit updates\['b'\]"),
@@ -105,7 +105,7 @@ def test_states_that_do_not_fit(case: OptimizerCase, inplace: bool) -> None:
             optimizer.update(gradients, other, params=params(), inplace=inplace)
     with pytest.raises(TypeError, match=wrong):
         optimizer.update(gradients, (None,) * len(state), params=params(), inplace=inplace)
-    other_shape = optimizer.init({'a': torch.ones(2), 'b': torch.ones(3)})
+    other_shape = optimizer.init({'a': torch.ones(2), 'b': torch.ones(3, 1)})
     with pytest.raises(ValueError, match=r"\w+\['b'\] does not fit updates\['b'\]"):
         optimizer.update(gradients, other_shape, params=params(), inplace=inplace)
     assert_trees_equal(gradients, params())

@@ -15,19 +15,17 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchopt
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase, own
 from support.trees import generator, requiring_grad
 from torchopt import pytree
 
 FIRST_MOMENTS = {'mu', 'trace', 'momentum', 'delta', 'grad', 'average'}
 # The finite-difference step, 1e-6, must be small compared with an eps under a root and 1 - beta.
 ROUND_VALUES = {
-    'eps': 1e-2,
     'eps_root': 1e-2,
     'rho': 0.8,
     'alpha': 0.8,
     'betas': (0.7, 0.8),
-    'adafactor.eps': (1e-2, 1e-2),
     'adan.betas': (0.7, 0.8, 0.6),
 }
 
@@ -55,9 +53,7 @@ def params_and_gradients(zero: float = 0.0) -> tuple[Any, Any]:
 
 def round_values(case: OptimizerCase) -> dict[str, Any]:
     names = [name for name in ROUND_VALUES if case.has(name)]
-    return {
-        name: ROUND_VALUES.get(f'{case.entry.name}.{name}', ROUND_VALUES[name]) for name in names
-    }
+    return {**{name: own(ROUND_VALUES, case.entry, name) for name in names}, **case.eps(1e-2)}
 
 
 def state_in_training(
@@ -170,7 +166,7 @@ def test_first_step_wrt_gradients_and_params(case: OptimizerCase) -> None:
 @pytest.mark.parametrize('case', [case for case in MAIN_CASES if case.has('eps')], ids=str)
 def test_large_eps(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients(zero=0.9)  # AdaMax has a kink at 0
-    make = functools.partial(case.make, **{**round_values(case), 'eps': 2.0})
+    make = functools.partial(case.make, **{**round_values(case), **case.eps(2.0)})
     state = requiring_grad(state_in_training(case, make(), params))
     step, inputs = step_as_function(make, gradients, params, state, {})
     assert check_gradients(step, inputs)

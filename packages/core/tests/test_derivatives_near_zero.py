@@ -26,7 +26,7 @@ def first_update_after(
     case: OptimizerCase, silent_steps: int, dtype: torch.dtype = torch.float64
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """The update as a function of the first gradients that are not zero."""
-    options = {'eps': EPS} if case.has('eps') and case.label != 'eps' else {}
+    options = case.eps(EPS) if case.label != 'eps' else {}
     optimizer = case.make(**options)
     params = torch.zeros(len(GRADIENTS), dtype=dtype)
     state = optimizer.init(params)

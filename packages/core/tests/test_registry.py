@@ -51,14 +51,16 @@ def test_a_rule_without_meta_gradient_says_so(entry: OptimizerEntry) -> None:
     assert entry.smooth or 'meta-gradient' in (entry.factory.__doc__ or '')
 
 
-def look(leaf: torch.Tensor | None) -> Any:
-    return None if leaf is None else (leaf.shape, leaf.dtype)
+def looks(tree: Any) -> list[Any]:
+    """Shape and dtype of every tensor; None where a rule keeps none for the parameter."""
+    leaves = pytree.tree_leaves(tree, is_leaf=lambda x: x == (), none_is_leaf=True)
+    return [(x.shape, x.dtype) if isinstance(x, torch.Tensor) else None for x in leaves]
 
 
 @pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
 def test_floats_of_a_state_look_like_parameters_or_are_registered(entry: OptimizerEntry) -> None:
     params = sample_params()
-    expected = [*map(look, pytree.tree_leaves(params, none_is_leaf=True))]
+    expected = looks(params)
     unlike = set()
     for case in CASES:
         if case.entry is not entry:
@@ -70,7 +72,7 @@ def test_floats_of_a_state_look_like_parameters_or_are_registered(entry: Optimiz
         for name, tree in state_fields(state):
             leaves = pytree.tree_leaves(tree)
             if any(leaf.is_floating_point() for leaf in leaves):
-                found = [*map(look, pytree.tree_leaves(tree, none_is_leaf=True))]
+                found = looks(tree)
                 like = len(found) == len(expected) and all(
                     one is None or one == other for one, other in zip(found, expected)
                 )

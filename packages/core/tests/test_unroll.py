@@ -46,8 +46,7 @@ def test_meta_gradient_in_three_ways(case: OptimizerCase) -> None:
 @pytest.mark.parametrize('case', MAIN_CASES, ids=str)
 def test_meta_gradient_to_hyperparameters(case: OptimizerCase) -> None:
     values = case.tensor_options()
-    if case.has('eps'):
-        values['eps'] = torch.tensor(1e-3, dtype=torch.float64, requires_grad=True)
+    values |= case.eps(torch.tensor(1e-3, dtype=torch.float64, requires_grad=True))
     if case.has('eps_root'):
         values['eps_root'] = torch.tensor(1e-3, dtype=torch.float64, requires_grad=True)
     leaves, structure = pytree.tree_flatten(values)

@@ -55,13 +55,13 @@ def test_a_misspelt_hyperparameter_gets_a_suggestion() -> None:
 @pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
 def test_module_and_optimizer_are_copied_together(entry: OptimizerEntry, duplicate: Any) -> None:
     net = nn.Linear(2, 1)
-    rate = torch.tensor(0.1, requires_grad=True)
-    optimizer = getattr(torchopt, f'Meta{entry.class_name}')(net, lr=rate)
+    decay = torch.tensor(0.1, requires_grad=True)
+    optimizer = getattr(torchopt, f'Meta{entry.class_name}')(net, lr=0.1, weight_decay=decay)
     optimizer.step(loss_of(net))
     for tensor in [*net.parameters(), *torchopt.pytree.tree_leaves(optimizer.state_dict())]:
         if tensor.grad_fn is not None:
             tensor.detach_().requires_grad_()
-    twin, copied_rate, copied = duplicate((net, rate, optimizer))
+    twin, copied_decay, copied = duplicate((net, decay, optimizer))
     copied.add_param_group(nn.Linear(2, 1))
     weight = twin.weight
     optimizer.step(loss_of(net))
@@ -69,8 +69,8 @@ def test_module_and_optimizer_are_copied_together(entry: OptimizerEntry, duplica
     assert twin.weight is not weight
     assert torch.equal(twin.weight, net.weight)
     assert len(optimizer.state_dict()) == 1
-    gradient = torch.autograd.grad(loss_of(twin), copied_rate)
-    assert torch.equal(gradient[0], torch.autograd.grad(loss_of(net), rate)[0])
+    gradient = torch.autograd.grad(loss_of(twin), copied_decay)
+    assert torch.equal(gradient[0], torch.autograd.grad(loss_of(net), decay)[0])
 
 
 @pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

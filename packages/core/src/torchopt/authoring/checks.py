@@ -173,7 +173,7 @@ def rule_results(results: Any, arguments: Sequence[torch.Tensor]) -> None:
         if not isinstance(result, torch.Tensor) or result.shape != argument.shape:
             raise ValueError(
                 'a rule must return an update of the shape of the gradient, and state tensors of '
-                f'the shapes that it got: {tuple(argument.shape)} here, got {describe(result)}'
+                f'the shapes that it got: here {tuple(argument.shape)}, got {describe(result)}'
             )
 
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from torchopt import pytree
 from torchopt.authoring import checks
-from torchopt.authoring.columns import flatten_like, in_container_of
+from torchopt.authoring.columns import in_container_of
 from torchopt.authoring.describe import enumerate_few
 from torchopt.authoring.origin import recorded
+from torchopt.authoring.per_tensor import map_updates
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import holds_states
 from torchopt.authoring.transformation import transformation, wrong_state
@@ -79,8 +80,7 @@ def partition(
         if not isinstance(state, PartitionState):
             raise wrong_state(state, PartitionState)
         if params is not None:
-            structure = pytree.tree_structure(updates, none_is_leaf=True)
-            flatten_like(structure, [('params', params)])  # raises, and says how they differ
+            map_updates(lambda u, p: u, updates, {'params': params})  # raises if they do not fit
         labels = labels_of(updates if params is None else params)
         _require_known(labels, transforms)
         # Take a list for the tuple that torch.autograd.grad returns, as everywhere.

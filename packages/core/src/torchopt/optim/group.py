@@ -34,6 +34,7 @@ class GroupStep:
         self._transformation: GradientTransformation | None = None
         self._layouts: dict[Any, StateLayout] = {}
         self._layout: StateLayout | None = None
+        self._laid_out: list[torch.Tensor] = []
         self._steps = torch.zeros(0, dtype=torch.int64)
         self._counts: list[torch.Tensor] = []
         self._in_place: StepInPlace | None = None
@@ -61,13 +62,14 @@ class GroupStep:
     def layout(self, group: Group) -> StateLayout:
         """Return how the state of the group maps to torch's format."""
         transformation = self.transformation(group)
-        if self._layout is None:
-            params = group['params']
-            key = len(params), *map(_layout_key, self._hyperparameters.values())
+        params = group['params']
+        if self._layout is None or not _are(params, self._laid_out):
+            shapes = (*[param.shape for param in params],)
+            key = shapes, *map(_layout_key, self._hyperparameters.values())
             if key not in self._layouts:
                 hollow = [torch.empty_like(param, device='meta') for param in params]
                 self._layouts[key] = StateLayout(transformation.init(hollow), len(params))
-            self._layout = self._layouts[key]
+            self._layout, self._laid_out = self._layouts[key], [*params]
         return self._layout
 
     def entries(self, group: Group, state: Entries) -> list[Entry]:
@@ -83,7 +85,7 @@ class GroupStep:
             entries = self._filled(group, layout, entries)
             state.update(zip(params, entries))
         counts = [entry.get(STEP) for entry in entries]
-        if len(self._counts) != len(counts) or not all(map(operator.is_, counts, self._counts)):
+        if not _are(counts, self._counts):
             self._steps = counts_of(entries, shared_device(params))
             self._counts = list(self._steps.unbind())
             for entry, count in zip(entries, self._counts):
@@ -104,7 +106,9 @@ class GroupStep:
         in_place = self._steps_in_place(group)
         params = group['params']
         gradients = [param.grad if param.requires_grad else None for param in params]
-        layout = self._layout or self.layout(group)
+        layout = self._layout
+        if layout is None or not _are(params, self._laid_out):
+            layout = self.layout(group)
         entries = self._entries(group, state, layout)
         if in_place is not None:
             if keep_state:
@@ -175,6 +179,11 @@ class GroupStep:
         ]
 
 
+def _are(new: Sequence[Any], old: Sequence[Any]) -> bool:
+    """Tell whether two lists hold the same objects."""
+    return len(new) == len(old) and all(map(operator.is_, new, old))
+
+
 def _equal(new: Any, old: Any) -> bool:
     plain = (int, float, str)
     if type(new) is type(old) and isinstance(new, (tuple, list)):
@@ -214,7 +223,7 @@ def keeping_tensors(
 
     The values that they are to take are added to ``writes``.
     """
-    if isinstance(old, tuple) and isinstance(new, (tuple, list)) and len(old) == len(new):
+    if type(old) is tuple and isinstance(new, (tuple, list)) and len(old) == len(new):
         return tuple(keeping_tensors(name, a, b, writes) for a, b in zip(old, new))
     if not isinstance(old, torch.Tensor) or new is old:
         return new

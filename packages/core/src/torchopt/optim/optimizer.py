@@ -165,9 +165,9 @@ class Optimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state in torch's format.
 
-        Parameters that have taken no step are left out, as in torch. Schedules, masks and
-        ``use_accelerated_op`` are left out of the groups. The tensors are references, but later
-        steps do not write into them.
+        Parameters that have taken no step are left out, as in torch. Schedules, masks,
+        transformations and ``use_accelerated_op`` are left out of the groups. The tensors are
+        references, but later steps do not write into them.
         """
         live = self.state, self.param_groups
         exported = {}
@@ -182,8 +182,7 @@ class Optimizer(torch.optim.Optimizer):
         try:
             self.state = exported  # type: ignore[assignment]
             self.param_groups = [
-                {k: v for k, v in group.items() if k not in _NOT_SAVED and not callable(v)}
-                for group in self.param_groups
+                {k: v for k, v in group.items() if _is_saved(k, v)} for group in self.param_groups
             ]
             return super().state_dict()
         finally:
@@ -268,7 +267,7 @@ class Optimizer(torch.optim.Optimizer):
         writes: list[tuple[torch.Tensor, torch.Tensor]] = []
         for group, new in zip(self.param_groups, loaded['param_groups']):
             for name, value in group.items():
-                if name in _NOT_SAVED or callable(value):
+                if not _is_saved(name, value):
                     new[name] = value
                 new.setdefault(name, value)
             layout = GroupStep(self._impl).layout(new)
@@ -292,3 +291,8 @@ class Optimizer(torch.optim.Optimizer):
 
 # Calls hooks and profilers, as torch does around the steps of its own optimizers.
 _observed = Optimizer.profile_hook_step(Optimizer._step)
+
+
+def _is_saved(name: str, value: Any) -> bool:
+    """Tell whether an entry of a group is part of ``state_dict``: a file can't hold functions."""
+    return not (name in _NOT_SAVED or callable(value) or isinstance(value, GradientTransformation))
