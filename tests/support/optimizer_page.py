@@ -29,7 +29,7 @@ def _table(heading: str) -> dict[str, list[tuple[str, ...]]]:
     return {first: [tuple(re.findall('`(.*?)`', cell)) for cell in rest] for first, *rest in cells}
 
 
-NAMES = {first.strip('`'): Names(*rest) for first, rest in _table('Names').items()}
+NAMES = {first.split('`')[1]: Names(*rest) for first, rest in _table('Names').items()}
 """What each library calls an optimizer, by the name of its function here."""
 
 OPTIONS = _table('Options')
