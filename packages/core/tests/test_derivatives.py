@@ -41,8 +41,13 @@ check_second_gradients = functools.partial(
 )
 
 
-def params_and_gradients(zero: float = 0.0) -> tuple[Any, Any]:
-    """Three entries, one of the gradients exactly 0 (or another value in its place).
+def inputs_of(case: OptimizerCase) -> tuple[Any, Any]:
+    """Parameters and gradients, one of these exactly 0, unless the update may jump there."""
+    return params_and_gradients(0.0 if case.entry.smooth else 0.9)
+
+
+def params_and_gradients(zero: float) -> tuple[Any, Any]:
+    """Three entries; the value in the place of one of the gradients is given.
 
     There is only one tensor, because the checks take time for every pair of tensors.
     """
@@ -61,8 +66,8 @@ def state_in_training(
 ) -> Any:
     """A state after some steps with every moment away from its singular point.
 
-    Second moments are positive; one entry of each first moment is exactly 0. Leaves that are not
-    moments of a parameter keep their values.
+    Second moments are positive; one entry of each first moment is exactly 0, unless the update may
+    jump there. Leaves that are not moments of a parameter keep their values.
     """
     state = optimizer.init(params)
     for _ in range(8):
@@ -77,7 +82,7 @@ def state_in_training(
             leaf = 0.3 + 0.2 * torch.rand(leaf.shape, generator=source, dtype=leaf.dtype)
             if name in FIRST_MOMENTS:
                 leaf = leaf - 0.2
-                leaf.view(-1)[0] = 0.0
+                leaf.view(-1)[0] *= not case.entry.smooth
         moved.append(leaf)
     return pytree.tree_unflatten(structure, moved)
 
@@ -108,7 +113,7 @@ def step_as_function(
 @pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
-    params, gradients = params_and_gradients()
+    params, gradients = inputs_of(case)
     optimizer = case.make(**round_values(case))
     state = requiring_grad(state_in_training(case, optimizer, params))
     step, inputs = step_as_function(
@@ -121,7 +126,7 @@ def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_step_wrt_hyperparameters(case: OptimizerCase) -> None:
-    params, gradients = params_and_gradients()
+    params, gradients = inputs_of(case)
     options = case.tensor_options()
     for name, value in round_values(case).items():
         options[name] = pytree.tree_map(

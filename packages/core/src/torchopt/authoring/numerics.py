@@ -75,8 +75,7 @@ def clamp(
 
 def norm(x: torch.Tensor) -> torch.Tensor:
     """Euclidean norm of all elements, in float32 for 16-bit tensors; its derivative at 0 is 0."""
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    return _norms(wide, None)
+    return _norms(x, None)
 
 
 def matrix_norms(x: torch.Tensor) -> torch.Tensor:
@@ -85,6 +84,7 @@ def matrix_norms(x: torch.Tensor) -> torch.Tensor:
 
 
 def _norms(x: torch.Tensor, dims: tuple[int, int] | None) -> torch.Tensor:
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     if not x.numel():
         return x.sum(dims, keepdim=dims is not None)
     # The scale keeps squares from overflow and underflow. The norm does not depend on it.

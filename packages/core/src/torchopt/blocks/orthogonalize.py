@@ -56,13 +56,13 @@ def orthogonalize(
 
     def orthogonal(stack: torch.Tensor) -> torch.Tensor:
         rows, columns = stack.shape[-2:]
-        x = stack.to(iteration_dtype or _wide(stack.dtype))
+        x = stack.flatten(end_dim=-3).to(iteration_dtype or _wide(stack.dtype))
         x = x.mT if rows > columns else x
-        x = x / matrix_norms(x).clamp_min(eps)
+        x = x / matrix_norms(x).to(x.dtype).clamp_min(eps)
         for _ in range(ns_steps):
             gram = x @ x.mT
-            x = a * x + (b * gram + c * (gram @ gram)) @ x
-        return (x.mT if rows > columns else x).to(stack.dtype)
+            x = _plus_product(a, x, _plus_product(b, gram, gram, gram, c), x)
+        return (x.mT if rows > columns else x).to(stack.dtype).reshape_as(stack)
 
     def init(params: Params) -> EmptyState:
         checks.representable('eps', eps, params)
@@ -88,6 +88,15 @@ def orthogonalize(
         return pytree.tree_unflatten(structure, leaves), state
 
     return transformation(init, update)
+
+
+def _plus_product(
+    beta: Scalar, addend: torch.Tensor, left: torch.Tensor, right: torch.Tensor, alpha: Scalar = 1.0
+) -> torch.Tensor:
+    """Return ``beta * addend + alpha * (left @ right)``, rounded once where numbers allow it."""
+    if isinstance(beta, torch.Tensor) or isinstance(alpha, torch.Tensor):
+        return beta * addend + alpha * (left @ right)
+    return torch.baddbmm(addend, left, right, beta=beta, alpha=alpha)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
