@@ -9,7 +9,7 @@ import torch
 
 import torchopt
 import torchopt_meta
-from support.optimizer_page import NAMES, OPTIONS, assert_same, call_of, calls
+from support.optimizer_page import NAMES, OPTIONS, PAGE, assert_same, call_of, calls
 from torchopt.registry import OPTIMIZERS, OptimizerEntry
 
 # What the page says that it leaves out.
@@ -44,6 +44,10 @@ def test_calls_and_defaults_of_an_optimizer(entry: OptimizerEntry) -> None:
     assert_same(shown[f'torchopt.{entry.name}'], call_of(entry.factory, OURS))
     for name in names.torch:
         assert_same(shown[f'torch.optim.{name}'], call_of(getattr(torch.optim, name), TORCHS))
+
+
+def test_the_page_is_about_this_version() -> None:
+    assert f'torch {".".join(torch.__version__.split(".")[:2])} and' in PAGE.read_text()
 
 
 def test_the_page_has_every_option_and_no_other() -> None:
