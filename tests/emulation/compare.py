@@ -153,12 +153,17 @@ class _Solver:
             'alpha': (0.8,),
             'beta1': (0.8, 0.4),
             'beta2': (0.9,),
+            'beta3': (0.7,),
             'eps': (1e-2,),
             'eps_root': (1e-3, 0.0),
             'lr_decay': (0.3, 0.0),
             'momentum': (0.6,),
             'dampening': (0.2, 0.0),
             'nesterov': (0.0, 1.0),
+            'smaller': (0.5,),
+            'larger': (1.2,),
+            'lowest': (0.3,),
+            'highest': (1.0,),
         }
         names = RULES[self.case.rule].hyper
         drawn = {name: self.random.choice(choices[name]) for name in names}

@@ -25,6 +25,12 @@ TORCHOPT_FN double square_root(double x) { return sqrt(x); }
 TORCHOPT_FN float magnitude(float x) { return fabsf(x); }
 TORCHOPT_FN double magnitude(double x) { return fabs(x); }
 
+// 1, 0 or -1; 0 also for NaN, as in torch.
+template <class T>
+TORCHOPT_FN T sign_of(T x) {
+  return x > T(0) ? T(1) : x < T(0) ? T(-1) : T(0);
+}
+
 // 1 - rate^step: a bias correction divides by it. Right to the last digits also where the power is
 // near 1. Unlike pow, its functions are the same in every glibc, so a wheel runs with older ones.
 TORCHOPT_FN double one_minus_power(double rate, int64_t step) {

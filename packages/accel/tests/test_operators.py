@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchopt
 from support.trees import generator
-from torchopt_accel import kernels, specs
+from torchopt_accel import kernel_table, kernels
 from torchopt_accel.kernels import RULES, arranged
 
 HYPER = {
@@ -24,6 +24,7 @@ HYPER = {
     'decoupled_decay': 0.0,
     'beta1': 0.7,
     'beta2': 0.8,
+    'beta3': 0.9,
     'eps': 1e-2,
     'eps_root': 1e-2,
     'lr_decay': 0.1,
@@ -32,6 +33,10 @@ HYPER = {
     'momentum': 0.7,
     'dampening': 0.1,
     'nesterov': 1.0,
+    'smaller': 0.5,
+    'larger': 1.2,
+    'lowest': 0.2,
+    'highest': 1.0,
 }
 
 
@@ -57,9 +62,10 @@ def operator(rule: str, kind: str) -> Any:
     return getattr(torch.ops.torchopt, f'{rule}_{kind}').default
 
 
+# The operators of two rules differ in the number of states.
 @pytest.mark.newer_torch
 @pytest.mark.slow
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', {rule.states: name for name, rule in RULES.items()}.values())
 @pytest.mark.parametrize('lr', [False, True])
 def test_opcheck(rule: str, lr: bool, device: str) -> None:
     given = arguments(rule, lr, device)
@@ -245,7 +251,9 @@ class TestHyperparameters:
 
     def test_an_optimizer_that_misspells_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(
-            specs._KERNELS, 'sgd', lambda arguments: specs.Kernel('sgd', {'momentun': 0.9})
+            kernel_table.KERNELS,
+            'sgd',
+            lambda arguments: kernel_table.Kernel('sgd', {'momentun': 0.9}),
         )
         with pytest.raises(TypeError, match='unknown: momentun'):
             torchopt.sgd(use_accelerated_op=True)

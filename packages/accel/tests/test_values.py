@@ -163,7 +163,7 @@ def test_precision(case: OptimizerCase, dtype: torch.dtype, scale: float, kernel
         outputs = [x for x in pytree.tree_leaves(result) if x.requires_grad]
         cotangents = [x.detach().to(dtype).to(x.dtype).cos() for x in outputs]
         inputs = [x for x in pytree.tree_leaves((g, s)) if x.requires_grad]
-        grads = torch.autograd.grad(outputs, inputs, cotangents)
+        grads = torch.autograd.grad(outputs, inputs, cotangents, materialize_grads=True)
         return [x.to(torch.float64) for x in (*outputs, *grads)]
 
     for actual, expected in zip(step(True, False), step(False, True), strict=True):

@@ -1,8 +1,8 @@
-"""Which kernel, with which numbers and states, an optimizer's arguments ask for."""
+"""A kernel with its numbers and states, found from an optimizer's arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -11,42 +11,13 @@ import torch
 from torchopt import rules
 from torchopt.base import GradientTransformation
 from torchopt.blocks.scale_by_schedule import ScaleByScheduleState
-from torchopt.blocks.trace import TraceState
-from torchopt.rules.adadelta import ScaleByAdadeltaState
-from torchopt.rules.adagrad import ScaleByRssState
-from torchopt.rules.adam import ScaleByAdamState
-from torchopt.rules.adamax import ScaleByAdamaxState
-from torchopt.rules.radam import ScaleByRadamState
-from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
+from torchopt_accel.kernel_table import KERNELS, Arguments, Column
 from torchopt_accel.kernels import RULES, arranged
 
-Arguments = Mapping[str, Any]
-Column = tuple[type, str]
 # A state among the states of a chain, and a field of it, by position.
 _Place = tuple[int, int]
 # The trees; the vector of step counts and the number of updates.
 _Places = tuple[list[_Place], tuple[_Place | None, _Place | None]]
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The kernel that an optimizer's arguments ask for.
-
-    Attributes:
-        rule: Name of the kernel.
-        numbers: The rule's own hyperparameters, under the names in ``csrc/rules/``.
-        columns: The state trees that it takes, as (class of the state, attribute).
-        counted: Class of the state whose ``steps`` it needs.
-        decoupled: Weight decay bypasses the rule.
-        least: See :class:`Spec`.
-    """
-
-    rule: str
-    numbers: Mapping[str, Any]
-    columns: tuple[Column, ...] = ()
-    counted: type | None = None
-    decoupled: bool = False
-    least: int = 1
 
 
 class StateParts(NamedTuple):
@@ -78,6 +49,7 @@ class Spec:
         factory: Makes the composite rule from a learning rate.
         least: The number of leaves from which on a small differentiable step takes less time by the
             kernel than by the composite rule.
+        takes_lr: Updates are multiplied by the learning rate; otherwise ``lr`` is 1.
         places: Where the parts are in the states that were read last, by the classes of these.
     """
 
@@ -90,10 +62,13 @@ class Spec:
     counted: type | None
     factory: Callable[[Any], GradientTransformation]
     least: int
+    takes_lr: bool
     places: dict[Any, _Places] = field(default_factory=dict)
 
     def with_lr(self, lr: float) -> Spec:
         """Return the spec with another learning rate, where it was a number before."""
+        if not self.takes_lr:
+            return self
         named = zip(RULES[self.rule].hyper, self.hyper)
         hyper = tuple(lr if name == 'lr' else value for name, value in named)
         return replace(self, lr=lr, hyper=hyper)
@@ -156,10 +131,12 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
     """Return the spec for ``torchopt.<name>(**arguments)``.
 
     None where no kernel computes it: ``amsgrad``, a ``mask``, a hyperparameter other than ``lr``
-    that is a tensor, a tree of learning rates.
+    that is a tensor, a tree of learning rates that updates are multiplied by.
     """
-    kernel = _KERNELS[name](arguments)
-    lr, decay = arguments['lr'], arguments['weight_decay']
+    kernel = KERNELS[name](arguments)
+    if kernel is None:
+        return None
+    lr, decay = arguments['lr'] if kernel.takes_lr else 1.0, arguments['weight_decay']
     schedule = None
     if isinstance(lr, torch.Tensor):
         scalar = lr.dim() == 0
@@ -167,7 +144,7 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         lr, schedule, scalar = None, lr, True
     else:
         scalar = isinstance(lr, (int, float))
-    if kernel is None or not scalar:
+    if not scalar:
         return None
     if any(isinstance(number, torch.Tensor) for number in (decay, *kernel.numbers.values())):
         return None
@@ -199,6 +176,7 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         kernel.counted,
         factory,
         kernel.least,
+        kernel.takes_lr,
     )
 
 
@@ -214,86 +192,3 @@ def _place(kinds: Sequence[type], owner: Any, name: str) -> _Place:
     raise ValueError(
         f'state has no {owner.__name__}: pass the state that init or the last update returned'
     )
-
-
-def _adadelta(a: Arguments) -> Kernel | None:
-    columns = ((ScaleByAdadeltaState, 'nu'), (ScaleByAdadeltaState, 'delta'))
-    return Kernel('adadelta', {'rho': a['rho'], 'eps': a['eps']}, columns)
-
-
-def _adagrad(a: Arguments) -> Kernel | None:
-    decay = a['lr_decay']
-    counted = None if isinstance(decay, (int, float)) and decay == 0 else ScaleByRssState
-    columns = ((ScaleByRssState, 'sum_of_squares'),)
-    return Kernel('adagrad', {'eps': a['eps'], 'lr_decay': decay}, columns, counted)
-
-
-def _adam(a: Arguments) -> Kernel | None:
-    if a['amsgrad'] or a.get('mask') is not None:
-        return None
-    return Kernel(
-        'adam',
-        {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']},
-        ((ScaleByAdamState, 'mu'), (ScaleByAdamState, 'nu')),
-        ScaleByAdamState,
-        decoupled=a.get('decoupled_weight_decay', True),
-    )
-
-
-def _adamax(a: Arguments) -> Kernel | None:
-    columns = ((ScaleByAdamaxState, 'mu'), (ScaleByAdamaxState, 'norm'))
-    return Kernel('adamax', {**_betas(a), 'eps': a['eps']}, columns, ScaleByAdamaxState)
-
-
-def _radam(a: Arguments) -> Kernel | None:
-    return Kernel(
-        'radam',
-        {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']},
-        ((ScaleByRadamState, 'mu'), (ScaleByRadamState, 'nu')),
-        ScaleByRadamState,
-        decoupled=a['decoupled_weight_decay'],
-    )
-
-
-def _rmsprop(a: Arguments) -> Kernel | None:
-    rule = 'rmsprop'
-    columns: tuple[Column, ...] = ((ScaleByRmsState, 'nu'),)
-    numbers = {'alpha': a['alpha'], 'eps': a['eps']}
-    if a['centered']:
-        rule += '_centered'
-        columns = ((ScaleByStddevState, 'mu'), (ScaleByStddevState, 'nu'))
-    if _acts(a['momentum']):
-        rule += '_momentum'
-        columns += ((TraceState, 'trace'),)
-        numbers |= {'momentum': a['momentum'], 'dampening': 0.0, 'nesterov': a['nesterov']}
-    return Kernel(rule, numbers, columns)
-
-
-def _sgd(a: Arguments) -> Kernel | None:
-    if not _acts(a['momentum']):
-        # Without weight decay, one product per leaf.
-        return Kernel('sgd', {}, least=2 if _acts(a['weight_decay']) else 12)
-    numbers = {name: a[name] for name in ('momentum', 'dampening', 'nesterov')}
-    damped = isinstance(a['dampening'], torch.Tensor) or a['dampening'] != 0
-    counted = TraceState if damped else None
-    return Kernel('sgd_momentum', numbers, ((TraceState, 'trace'),), counted, least=2)
-
-
-def _betas(a: Arguments) -> dict[str, Any]:
-    return dict(zip(('beta1', 'beta2'), a['betas']))
-
-
-def _acts(number: Any) -> bool:
-    return isinstance(number, torch.Tensor) or number != 0
-
-
-_KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
-    'adadelta': _adadelta,
-    'adagrad': _adagrad,
-    'adam': _adam,
-    'adamax': _adamax,
-    'adamw': _adam,
-    'radam': _radam,
-    'rmsprop': _rmsprop,
-    'sgd': _sgd,
-}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import clamp
 from torchopt.authoring.origin import recorded
@@ -86,7 +87,7 @@ def scale_by_rprop(
     )
 
 
-@recorded
+@accelerable
 def rprop(
     lr: LearningRate = 1e-2,
     etas: tuple[Scalar, Scalar] = (0.5, 1.2),
@@ -95,6 +96,7 @@ def rprop(
     *,
     moment_requires_grad: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     """Rprop, for gradients of the whole data set; see :func:`scale_by_rprop`.
 
@@ -112,10 +114,12 @@ def rprop(
             is 0, ``update`` needs ``params``.
         moment_requires_grad: Let the initial state require grad.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
 
     Raises:
         ValueError: a hyperparameter is out of its range.
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
     return descend(
         scale_by_rprop(lr, etas, step_sizes, moment_requires_grad=moment_requires_grad),
