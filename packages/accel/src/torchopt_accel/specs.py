@@ -11,13 +11,13 @@ import torch
 from torchopt import rules
 from torchopt.base import GradientTransformation
 from torchopt.blocks.scale_by_schedule import ScaleByScheduleState
-from torchopt_accel.kernel_table import KERNELS, Arguments, Column
+from torchopt_accel.kernel_table import KERNELS, Arguments, Column, Numbers
 from torchopt_accel.kernels import RULES, arranged
 
 # A state among the states of a chain, and a field of it, by position.
 _Place = tuple[int, int]
-# The trees; the vector of step counts and the number of updates.
-_Places = tuple[list[_Place], tuple[_Place | None, _Place | None]]
+# The trees; the vector of step counts, the number of updates, the vectors of numbers.
+_Places = tuple[list[_Place], tuple[_Place | None, ...]]
 
 
 class StateParts(NamedTuple):
@@ -27,11 +27,13 @@ class StateParts(NamedTuple):
         trees: The state trees that the kernel takes.
         steps: Steps taken by each leaf, if the kernel needs them.
         updates_seen: Number of updates, if the learning rate is a schedule.
+        numbers: Vectors with one number per leaf.
     """
 
     trees: Sequence[Any]
     steps: torch.Tensor | None
     updates_seen: torch.Tensor | None
+    numbers: Sequence[torch.Tensor] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +45,13 @@ class Spec:
         hyper: The numbers that ``kernels.RULES`` names for the rule, in that order.
         lr: The learning rate, a number or a 0-dim tensor; None if it is a schedule.
         schedule: The schedule of learning rates, if there is one.
-        decays: Whether weights decay, which needs parameters.
+        takes_params: Whether the kernel needs parameters, as it does where weights decay.
         columns: The state trees that the kernel takes, as (class of the state, attribute).
         counted: Class of the state whose ``steps`` the kernel needs.
         factory: Makes the composite rule from a learning rate.
         least: The number of leaves from which on a small differentiable step takes less time by the
             kernel than by the composite rule.
+        numbers: The states that are one number per leaf, if there are any.
         takes_lr: Updates are multiplied by the learning rate; otherwise ``lr`` is 1.
         places: Where the parts are in the states that were read last, by the classes of these.
     """
@@ -57,13 +60,19 @@ class Spec:
     hyper: tuple[float, ...]
     lr: Any
     schedule: Callable[[torch.Tensor], Any] | None
-    decays: bool
+    takes_params: bool
     columns: tuple[Column, ...]
     counted: type | None
     factory: Callable[[Any], GradientTransformation]
     least: int
+    numbers: Numbers | None
     takes_lr: bool
     places: dict[Any, _Places] = field(default_factory=dict)
+
+    @property
+    def counts_updates(self) -> bool:
+        """Whether the state of a schedule counts the updates."""
+        return self.schedule is not None and not (self.numbers and self.numbers.has_rate)
 
     def with_lr(self, lr: float) -> Spec:
         """Return the spec with another learning rate, where it was a number before."""
@@ -90,15 +99,17 @@ class Spec:
         """
         members = _members(state)
         trees, counts = self._places(members)
-        steps, seen = [None if at is None else members[at[0]][at[1]] for at in counts]
-        return StateParts([members[place][entry] for place, entry in trees], steps, seen)
+        found: list[Any] = [None if at is None else members[at[0]][at[1]] for at in counts]
+        steps, seen, *numbers = found
+        return StateParts([members[place][entry] for place, entry in trees], steps, seen, numbers)
 
     def replace(self, state: Any, parts: StateParts) -> Any:
         """Return ``state`` with new parts; a count that is None stays."""
         members = [*_members(state)]
         trees, counts = self._places(members)
         new: dict[int, list[Any]] = {}
-        for at, part in zip((*trees, *counts), (*parts.trees, parts.steps, parts.updates_seen)):
+        vectors = (parts.steps, parts.updates_seen, *parts.numbers)
+        for at, part in zip((*trees, *counts), (*parts.trees, *vectors)):
             if at is not None and part is not None:
                 place, entry = at
                 if place not in new:
@@ -116,12 +127,14 @@ class Spec:
         """
         kinds = (*map(type, members),)
         if kinds not in self.places:
+            kept = self.numbers
             self.places.clear()  # a state changes its classes seldom
             self.places[kinds] = (
                 [_place(kinds, owner, name) for owner, name in self.columns],
                 (
                     None if self.counted is None else _place(kinds, self.counted, 'steps'),
-                    None if self.schedule is None else _place(kinds, ScaleByScheduleState, 'steps'),
+                    _place(kinds, ScaleByScheduleState, 'steps') if self.counts_updates else None,
+                    *([_place(kinds, kept.owner, name) for name in kept.names] if kept else ()),
                 ),
             )
         return self.places[kinds]
@@ -146,7 +159,7 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         scalar = isinstance(lr, (int, float))
     if not scalar:
         return None
-    if any(isinstance(number, torch.Tensor) for number in (decay, *kernel.numbers.values())):
+    if any(isinstance(number, torch.Tensor) for number in (decay, *kernel.hyper.values())):
         return None
     hyper = arranged(
         kernel.rule,
@@ -154,8 +167,8 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         lr=lr if isinstance(lr, (int, float)) else 0.0,
         sign=-1.0 if arguments['maximize'] else 1.0,
         coupled_decay=0.0 if kernel.decoupled else decay,
-        decoupled_decay=decay if kernel.decoupled else 0.0,
-        **kernel.numbers,
+        decoupled_decay=decay if kernel.decoupled else kernel.shrinks,
+        **kernel.hyper,
     )
 
     def factory(rate: Any) -> GradientTransformation:
@@ -165,17 +178,17 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         )
         return made
 
-    decays = decay != 0
     return Spec(
         kernel.rule,
         hyper,
         lr,
         schedule,
-        decays,
+        decay != 0 or kernel.takes_params,
         kernel.columns,
         kernel.counted,
         factory,
         kernel.least,
+        kernel.numbers,
         kernel.takes_lr,
     )
 
