@@ -146,10 +146,12 @@ def schedule_free_eval_params(state: Any, params: Params) -> TensorTree:
 
     Args:
         state: The state of ``schedule_free`` itself: of a chain, one member of its state; of a
-            meta-optimizer, one member of ``state_dict()``, which has one for each group. Or
-            ``state`` of a plain optimizer.
+            meta-optimizer, one member of ``state_dict()``, which has one for each group; of
+            :class:`torchopt.unrolling.ModuleStep`, ``carry.state``. Or ``state`` of a plain
+            optimizer.
         params: The parameters that the optimizer changes, in the structure that it knows: of a
-            meta-optimizer, ``dict(module.named_parameters())``.
+            meta-optimizer, ``dict(module.named_parameters())``; of ``ModuleStep``,
+            ``carry.params``.
 
     Raises:
         TypeError: ``state`` is none of these.
