@@ -50,7 +50,8 @@ def accumulate_gradients(inner: GradientTransformation, every: int) -> GradientT
 
     In a chain before it, clipping bounds each gradient; in a chain with ``inner``, their mean. A
     parameter without a gradient at the last of ``every`` updates keeps its value, its state and
-    what has been added up, which counts at its next step.
+    what has been added up, which counts at its next step. With a plain optimizer, clear ``.grad``
+    after every update: it adds up, too.
 
     Args:
         inner: The transformation, usually a whole optimizer.
