@@ -79,7 +79,7 @@ def _meta_gradients(optimizer: Any, params: Any, backward: Any) -> list[torch.Te
         )
         return (torchopt.apply_updates(params, updates, inplace=False), state), None
 
-    carry = params, optimizer(lr.detach()).init(params)
+    carry = params, optimizer(lr).init(params)
     (end, _), _ = torchopt.unroll(step, carry, consts=(phi, lr), length=3, backward=backward)
     (outer,) = whole([end['w'].pow(3).sum() + end['b'].sum()])
     return whole(torch.autograd.grad(outer, [*params.values(), phi, lr]))
@@ -96,6 +96,19 @@ def check_every_rule_and_block() -> None:
         expected = _meta_gradients(optimizer, _params(), Stored())
         for backward in (Stored(), Recomputed()):
             assert_same(_meta_gradients(optimizer, sharded, backward), expected)
+
+
+def check_a_learnable_decay_rate() -> None:
+    """Its gradient passes through vectors with a number per leaf, which are no DTensors."""
+
+    def optimizer(number: Any) -> torchopt.GradientTransformation:
+        return torchopt.nadam(0.1, betas=(0.5 + number, 0.9))
+
+    ranks = mesh()
+    sharded = {name: distribute_tensor(p, ranks, [Shard(0)]) for name, p in _params().items()}
+    expected = _meta_gradients(optimizer, _params(), Stored())
+    for backward in (Stored(), Recomputed()):
+        assert_same(_meta_gradients(optimizer, sharded, backward), expected)
 
 
 def check_all_ranks_leave_out_a_step_that_overflows_on_one() -> None:

@@ -43,6 +43,7 @@ class Case:
         lr: ``'number'``, or a tensor with ``'one'`` entry or one for ``'each'`` tensor.
         lr_grad: Compute the cotangent of the learning rate.
         steps: Give step counts.
+        numbers: Give one number per tensor.
         inplace: Write over the inputs.
         processors: How many multiprocessors the GPU has.
         blocks_per_processor: How many blocks run there at once.
@@ -60,6 +61,7 @@ class Case:
     lr: str
     lr_grad: bool
     steps: bool
+    numbers: bool
     inplace: bool
     processors: int
     blocks_per_processor: int
@@ -87,6 +89,7 @@ def draw(rule: str, dtype: torch.dtype, direction: str, sizes: tuple[int, ...], 
         lr=lr,
         lr_grad=backward and lr != 'number' and chance(3 / 4),
         steps=chance(2 / 3),
+        numbers=chance(2 / 3),
         inplace=not backward and chance(1 / 2),
         # Few blocks for many chunks, or one for each chunk.
         processors=at_random.randint(1, 3),

@@ -96,6 +96,7 @@ class _Solver:
         self.lr = 0.01 + torch.rand(count, generator=self.generator, dtype=torch.float64)
         steps = [self.random.randint(1, 9) for _ in range(len(case.sizes) + 3)]
         self.steps = torch.tensor(steps)
+        self.numbers = torch.rand(len(steps), generator=self.generator, dtype=torch.float64)
         self.positions = [self.random.randrange(len(steps)) for _ in case.sizes]
         self.hyper = self._hyper()
 
@@ -153,12 +154,18 @@ class _Solver:
             'alpha': (0.8,),
             'beta1': (0.8, 0.4),
             'beta2': (0.9,),
+            'beta3': (0.7,),
             'eps': (1e-2,),
             'eps_root': (1e-3, 0.0),
             'lr_decay': (0.3, 0.0),
             'momentum': (0.6,),
+            'momentum_decay': (0.3,),
             'dampening': (0.2, 0.0),
             'nesterov': (0.0, 1.0),
+            'smaller': (0.5,),
+            'larger': (1.2,),
+            'lowest': (0.3,),
+            'highest': (1.0,),
         }
         names = RULES[self.case.rule].hyper
         drawn = {name: self.random.choice(choices[name]) for name in names}
@@ -202,6 +209,7 @@ class _Solver:
             _addresses(outputs),
             self.hyper,
             self.steps.data_ptr() if case.steps else 0,
+            self.numbers.data_ptr() if case.numbers else 0,
             self.positions,
             self.lr.data_ptr() if case.lr != 'number' else 0,
             int(case.lr == 'each'),

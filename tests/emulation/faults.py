@@ -140,6 +140,12 @@ FAULTS = [
         'scalars.steps[index]',
     ),
     Fault(
+        'the number of the wrong tensor',
+        'kernel.cuh',
+        'scalars.numbers[tensor.position]',
+        'scalars.numbers[index]',
+    ),
+    Fault(
         'the learning rate of the wrong tensor',
         'launch.cuh',
         'tensor.lr_index = int32_t(int64_t(i) * problem.lr_stride)',

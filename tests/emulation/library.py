@@ -35,6 +35,7 @@ class Problem(NamedTuple):
     outputs: list[list[int]]
     hyper: list[float]
     steps: int
+    numbers: int
     positions: list[int]
     lr: int
     lr_stride: int
@@ -70,9 +71,10 @@ class _Flat(ctypes.Structure):
         ('output_roles', ctypes.c_int64),
         ('output_present', _Bytes),
         ('outputs', _Addresses),
-        ('numbers', ctypes.c_int64),
+        ('hyper_count', ctypes.c_int64),
         ('hyper', _Doubles),
         ('steps', ctypes.c_size_t),
+        ('numbers', ctypes.c_size_t),
         ('positions', _Integers),
         ('lr', ctypes.c_size_t),
         ('lr_stride', ctypes.c_int64),
@@ -185,6 +187,7 @@ class Library:
             len(problem.hyper),
             (ctypes.c_double * len(problem.hyper))(*problem.hyper),
             problem.steps,
+            problem.numbers,
             _integers(problem.positions),
             problem.lr,
             problem.lr_stride,

@@ -130,8 +130,8 @@ struct Call {
   DLTensor lr;
 
   // Returns false if the arguments do not fit together.
-  bool fill(int rule, bool with_params, nb::handle steps, nb::handle rate, const nb::tuple& tensors,
-            bool backward) {
+  bool fill(int rule, bool with_params, nb::handle steps, nb::handle numbers, nb::handle rate,
+            const nb::tuple& tensors, bool backward) {
     if (rule < 0 || rule >= int(rules().size())) return false;
     const int states = rules()[rule].states;
     const size_t roles = 1 + with_params + states, count = tensors.size() / roles;
@@ -151,23 +151,25 @@ struct Call {
       role += begin == count && !with_params ? 2 : 1;
       if (!leaves.locate(tensors, begin, false, problem.inputs[role])) return false;
     }
-    return fill_steps(steps) && fill_rate(rate);
+    return fill_by_position(steps, kInt, problem.steps) &&
+           fill_by_position(numbers, kFloat, problem.numbers) && fill_rate(rate);
   }
 
  private:
-  bool fill_steps(nb::handle steps) {
-    if (steps.is_none()) return true;
-    DLTensor counts;
-    if (!read(torch(), steps.ptr(), counts) || !is_vector(counts, kInt, 1)) return false;
+  // Finds a vector of which each leaf has the entry at its position.
+  bool fill_by_position(nb::handle vector, uint8_t code, uintptr_t& found) {
+    if (vector.is_none()) return true;
+    DLTensor entries;
+    if (!read(torch(), vector.ptr(), entries) || !is_vector(entries, code, 1)) return false;
     if (problem.positions.empty()) {
       problem.positions.resize(leaves.size());
       std::iota(problem.positions.begin(), problem.positions.end(), 0);
     }
     const auto [least, most] =
         std::minmax_element(problem.positions.begin(), problem.positions.end());
-    if (problem.positions.size() != leaves.size() || *least < 0 || *most >= counts.shape[0])
+    if (problem.positions.size() != leaves.size() || *least < 0 || *most >= entries.shape[0])
       return false;
-    problem.steps = address(counts);
+    found = address(entries);
     return true;
   }
 
@@ -220,12 +222,12 @@ bool takes(int roles, nb::tuple tensors) {
 }
 
 nb::object forward_at_once(int rule, bool with_params, std::vector<double> hyper,
-                           std::vector<int64_t> positions, nb::object steps, nb::object lr,
-                           nb::tuple tensors, int threads) {
+                           std::vector<int64_t> positions, nb::object steps, nb::object numbers,
+                           nb::object lr, nb::tuple tensors, int threads) {
   Call call;
   call.problem.hyper = std::move(hyper);
   call.problem.positions = std::move(positions);
-  if (!call.fill(rule, with_params, steps, lr, tensors, false)) return nb::none();
+  if (!call.fill(rule, with_params, steps, numbers, lr, tensors, false)) return nb::none();
   Problem& problem = call.problem;
   const size_t count = call.leaves.size();
   Results results(problem.outputs.size() * count);
@@ -240,13 +242,13 @@ nb::object forward_at_once(int rule, bool with_params, std::vector<double> hyper
 }
 
 nb::object backward_at_once(int rule, bool with_params, std::vector<double> hyper,
-                            std::vector<int64_t> positions, nb::object steps, nb::object lr,
-                            nb::tuple cotangents, nb::tuple tensors, nb::tuple wanted,
-                            bool lr_wanted, int threads) {
+                            std::vector<int64_t> positions, nb::object steps, nb::object numbers,
+                            nb::object lr, nb::tuple cotangents, nb::tuple tensors,
+                            nb::tuple wanted, bool lr_wanted, int threads) {
   Call call;
   call.problem.hyper = std::move(hyper);
   call.problem.positions = std::move(positions);
-  if (!call.fill(rule, with_params, steps, lr, tensors, true)) return nb::none();
+  if (!call.fill(rule, with_params, steps, numbers, lr, tensors, true)) return nb::none();
   Problem& problem = call.problem;
   const size_t count = call.leaves.size(), states = problem.outputs.size() - 2;
   if (cotangents.size() != (1 + states) * count || wanted.size() != tensors.size() ||

@@ -88,15 +88,16 @@ NB_MODULE(_C, m) {
   // The fields, in the order of the struct.
   nb::class_<Problem>(m, "Problem")
       .def(nb::init<int, int, bool, bool, std::vector<int64_t>, Pointers, Pointers,
-                    std::vector<double>, uintptr_t, std::vector<int64_t>, uintptr_t, int64_t,
-                    uintptr_t>());
+                    std::vector<double>, uintptr_t, uintptr_t, std::vector<int64_t>, uintptr_t,
+                    int64_t, uintptr_t>());
   nb::class_<torchopt::InPlace, Problem>(m, "InPlace")
       .def(nb::init<int, int, bool, int, std::vector<double>, std::vector<int64_t>>(),
            nb::arg("rule"), nb::arg("dtype"), nb::arg("on_cpu"), nb::arg("device"),
            nb::arg("hyper"), nb::arg("positions"))
       .def_rw("hyper", &torchopt::InPlace::hyper)
       .def("read", &torchopt::InPlace::read, nb::arg("types"), nb::arg("roles"))
-      .def("take", &torchopt::InPlace::take, nb::arg("steps"), nb::arg("lr"));
+      .def("take", &torchopt::InPlace::take, nb::arg("steps"), nb::arg("numbers"), nb::arg("lr"),
+           nb::arg("lr_stride"));
   m.def("run_on_cpu", &run_on_cpu, nb::arg("problem"), nb::arg("threads"));
   m.def("allocate", &allocate, nb::arg("dtype"), nb::arg("shapes"), nb::arg("strides") = Sizes{});
   m.def("waiting_bytes", &torchopt::waiting_bytes);
@@ -106,12 +107,12 @@ NB_MODULE(_C, m) {
   m.def("addresses", &torchopt::addresses, nb::arg("type"), nb::arg("roles"));
   m.def("takes", &torchopt::takes, nb::arg("roles"), nb::arg("tensors"));
   m.def("forward_at_once", &torchopt::forward_at_once, nb::arg("rule"), nb::arg("with_params"),
-        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
-        nb::arg("tensors"), nb::arg("threads"));
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("numbers").none(),
+        nb::arg("lr").none(), nb::arg("tensors"), nb::arg("threads"));
   m.def("backward_at_once", &torchopt::backward_at_once, nb::arg("rule"), nb::arg("with_params"),
-        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("lr").none(),
-        nb::arg("cotangents"), nb::arg("tensors"), nb::arg("wanted"), nb::arg("lr_wanted"),
-        nb::arg("threads"));
+        nb::arg("hyper"), nb::arg("positions"), nb::arg("steps").none(), nb::arg("numbers").none(),
+        nb::arg("lr").none(), nb::arg("cotangents"), nb::arg("tensors"), nb::arg("wanted"),
+        nb::arg("lr_wanted"), nb::arg("threads"));
   m.def("supported_isas", &torchopt::supported_isas);
   m.def("current_isa", &torchopt::current_isa);
   m.def("use_isa", &torchopt::use_isa, nb::arg("name"));

@@ -26,9 +26,11 @@ class InPlace : public Problem {
   int read(nanobind::tuple types, nanobind::list roles);
 
   // Sets the addresses of the scalars; 0 for what there is none of.
-  void take(uintptr_t steps, uintptr_t lr) {
+  void take(uintptr_t steps, uintptr_t numbers, uintptr_t lr, int64_t lr_stride) {
     this->steps = steps;
+    this->numbers = numbers;
     this->lr = lr;
+    this->lr_stride = lr_stride;
   }
 
  private:

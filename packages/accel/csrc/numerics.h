@@ -25,26 +25,37 @@ TORCHOPT_FN double square_root(double x) { return sqrt(x); }
 TORCHOPT_FN float magnitude(float x) { return fabsf(x); }
 TORCHOPT_FN double magnitude(double x) { return fabs(x); }
 
-// 1 - rate^step: a bias correction divides by it. Right to the last digits also where the power is
-// near 1. Unlike pow, its functions are the same in every glibc, so a wheel runs with older ones.
-TORCHOPT_FN double one_minus_power(double rate, int64_t step) {
-  return -expm1(double(step) * log1p(rate - 1));
+// 1, 0 or -1; 0 also for NaN, as in torch.
+template <class T>
+TORCHOPT_FN T sign_of(T x) {
+  return x > T(0) ? T(1) : x < T(0) ? T(-1) : T(0);
+}
+
+// 1 - rate^exponent: a bias correction divides by it. Right to the last digits also where the power
+// is near 1. Unlike pow, its functions are the same in every glibc, so a wheel runs with older
+// ones.
+TORCHOPT_FN double one_minus_power(double rate, double exponent) {
+  return -expm1(exponent * log1p(rate - 1));
 }
 
 // The length of a state array. C++ has no arrays of length 0, so a rule without state gets 1.
 TORCHOPT_FN constexpr int slots(int states) { return states > 0 ? states : 1; }
 
-// Exponential moving average. torch.lerp has the same two branches, which differ at infinity.
+// torch.lerp has the same two branches, which differ at infinity.
+template <class T>
+TORCHOPT_FN T interpolate(T from, T to, T weight) {
+  T difference = to - from;
+  return weight < T(0.5) ? from + weight * difference : to - difference * (T(1) - weight);
+}
+
+// Exponential moving average.
 template <class T>
 struct Ema {
   T decay, weight;
 
   TORCHOPT_FN explicit Ema(double rate) : decay(T(rate)), weight(T(1 - rate)) {}
 
-  TORCHOPT_FN T operator()(T old, T value) const {
-    T difference = value - old;
-    return weight < T(0.5) ? old + weight * difference : value - difference * (T(1) - weight);
-  }
+  TORCHOPT_FN T operator()(T old, T value) const { return interpolate(old, value, weight); }
   TORCHOPT_FN T of_square(T old, T value) const { return old * decay + weight * value * value; }
 };
 

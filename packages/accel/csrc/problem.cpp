@@ -19,7 +19,7 @@ void check(const Problem& problem) {
     for (const auto& pointers : *roles)
       if (!pointers.empty() && pointers.size() != count)
         throw std::invalid_argument("wrong number of pointers");
-  if (problem.steps && problem.positions.size() != count)
+  if ((problem.steps || problem.numbers) && problem.positions.size() != count)
     throw std::invalid_argument("wrong number of positions");
   if (problem.apply && (problem.backward || problem.inputs[1].empty()))
     throw std::invalid_argument("only a forward step with params can be applied");

@@ -42,6 +42,9 @@ struct Problem {
   // Address of the int64 step counts; tensor i reads the count at positions[i]. Null for rules that
   // need none.
   uintptr_t steps;
+  // Address of the doubles that a rule keeps one per tensor, as they are before the step; read at
+  // the same positions. Null for rules that keep none.
+  uintptr_t numbers;
   std::vector<int64_t> positions;
   // Address of the learning rates, doubles; tensor i reads entry i * lr_stride. If null, the
   // learning rate is a hyperparameter. lr_grad, if not null, receives their cotangent, laid out

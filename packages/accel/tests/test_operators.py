@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torchopt
 from support.trees import generator
-from torchopt_accel import kernels, specs
+from torchopt_accel import kernel_table, kernels
 from torchopt_accel.kernels import RULES, arranged
 
 HYPER = {
@@ -24,14 +24,20 @@ HYPER = {
     'decoupled_decay': 0.0,
     'beta1': 0.7,
     'beta2': 0.8,
+    'beta3': 0.9,
     'eps': 1e-2,
     'eps_root': 1e-2,
     'lr_decay': 0.1,
     'rho': 0.7,
     'alpha': 0.8,
     'momentum': 0.7,
+    'momentum_decay': 0.1,
     'dampening': 0.1,
     'nesterov': 1.0,
+    'smaller': 0.5,
+    'larger': 1.2,
+    'lowest': 0.2,
+    'highest': 1.0,
 }
 
 
@@ -50,16 +56,19 @@ def arguments(rule: str, lr: bool, device: str) -> tuple[Any, ...]:
     states = [tensor for _ in range(RULES[rule].states) for tensor in tensors()]
     steps = torch.tensor([3, 5, 7, 9, 2], device=device)
     rate = torch.tensor(0.1, device=device) if lr else None
-    return tensors(), tensors(), states, steps, [0, 1, 2, 3, 4], rate, hyper_of(rule)
+    numbers = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5], dtype=torch.float64, device=device)
+    positions = [0, 1, 2, 3, 4]
+    return tensors(), tensors(), states, steps, numbers, positions, rate, hyper_of(rule)
 
 
 def operator(rule: str, kind: str) -> Any:
     return getattr(torch.ops.torchopt, f'{rule}_{kind}').default
 
 
+# The operators of two rules differ in the number of states.
 @pytest.mark.newer_torch
 @pytest.mark.slow
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', {rule.states: name for name, rule in RULES.items()}.values())
 @pytest.mark.parametrize('lr', [False, True])
 def test_opcheck(rule: str, lr: bool, device: str) -> None:
     given = arguments(rule, lr, device)
@@ -81,6 +90,7 @@ def adam_arguments(**changes: Any) -> list[Any]:
         'params': [],
         'states': [torch.ones(3), torch.ones(2), torch.ones(3), torch.ones(2)],
         'steps': torch.tensor([1, 1]),
+        'numbers': None,
         'positions': [0, 1],
         'lr': None,
         'hyper': hyper_of('adam'),
@@ -99,6 +109,8 @@ BAD = {
         'states': [torch.ones(3, dtype=torch.int64)] * 4,
     },
     'another dtype of steps': {'steps': torch.tensor([1.0, 1.0])},
+    'another dtype of numbers': {'numbers': torch.tensor([1.0, 1.0])},
+    'too few numbers for the positions': {'numbers': torch.ones(1, dtype=torch.float64)},
     'too few positions': {'positions': [0]},
     'a position out of range': {'positions': [0, 2]},
     'a negative position': {'positions': [-1, 0]},
@@ -145,7 +157,7 @@ def test_misfits_are_named_without_their_neighbours() -> None:
     assert len(str(caught.value)) < 250
     mixed = [*many[1:], torch.ones(2, dtype=torch.float64)]
     with pytest.raises(ValueError, match=r'gradients of one step differ.*float64.*float32'):
-        operator('sgd', 'forward')(mixed, [], [], None, [0] * 100, None, hyper_of('sgd'))
+        operator('sgd', 'forward')(mixed, [], [], None, None, [0] * 100, None, hyper_of('sgd'))
 
 
 def test_scalars_are_waited_for_on_their_way_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +257,9 @@ class TestHyperparameters:
 
     def test_an_optimizer_that_misspells_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(
-            specs._KERNELS, 'sgd', lambda arguments: specs.Kernel('sgd', {'momentun': 0.9})
+            kernel_table.KERNELS,
+            'sgd',
+            lambda arguments: kernel_table.Kernel('sgd', {'momentun': 0.9}),
         )
         with pytest.raises(TypeError, match='unknown: momentun'):
             torchopt.sgd(use_accelerated_op=True)

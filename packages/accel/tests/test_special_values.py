@@ -29,7 +29,8 @@ def one_step(case: OptimizerCase, gradient: Any, moment: float, **options: Any) 
     updates, new = optimizer.update([g], state, params=params, inplace=False)
     outputs = [*updates, *(x for x in pytree.tree_leaves(new) if x.is_floating_point())]
     moments = [x for x in pytree.tree_leaves(state) if x.is_floating_point()]
-    grads = torch.autograd.grad(sum(x.sum() for x in outputs), [g, *moments])
+    total = sum(x.sum() for x in outputs)
+    grads = torch.autograd.grad(total, [g, *moments], materialize_grads=True)
     return [outputs, grads]
 
 
@@ -148,7 +149,8 @@ def test_infinite_parameters_stay_infinite(case: OptimizerCase, device: str) -> 
         optimizer = case.make_class([param], use_accelerated_op=accelerated)
         optimizer.step()
         results.append(param.detach())
-        if case.value('weight_decay') == 0:
+        decays = [case.value(name) for name in ('weight_decay', 'lambd') if case.has(name)]
+        if not any(decays):
             assert torch.equal(param[:2], values[:2])
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12, equal_nan=True)
 
@@ -184,7 +186,7 @@ def test_after_an_overflow(case: OptimizerCase, dtype: torch.dtype, device: str)
         for _ in range(3):
             updates, state = optimizer.update([gradient], state, params=[gradient], inplace=False)
         results.append(pytree.tree_leaves((updates, state)))
-    tolerance = 4 * torch.finfo(dtype).eps
+    tolerance = 8 * torch.finfo(dtype).eps
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(
             mine.detach(), theirs.detach(), rtol=tolerance, atol=0, equal_nan=True

@@ -13,7 +13,6 @@ from support.optimizer_cases import FUSED_MAIN_CASES as MAIN_CASES
 from support.optimizer_cases import OptimizerCase
 from support.trees import (
     assert_trees_close,
-    copied,
     requiring_grad,
     sample_gradients,
     sample_params,
@@ -149,13 +148,19 @@ def test_precision(case: OptimizerCase, dtype: torch.dtype, scale: float, kernel
     resolution = torch.finfo(dtype).eps
     params = sample_params(dtype, kernels)
     state = case.make().init(params)
-    state = pytree.tree_map(lambda s: (s + 0.5).detach() if s.is_floating_point() else s, state)
+    state = pytree.tree_map(lambda s: (s + 0.5).detach() if s.dtype == dtype else s, state)
     gradients = pytree.tree_map(lambda g: g * scale, sample_gradients(params, 0))
 
     def step(accelerated: bool, wide: bool) -> list[torch.Tensor]:
         def own(tree: Any) -> Any:
-            tree = copied(tree)
-            return requiring_grad(pytree.tree_map(_widen, tree) if wide else tree)
+            return pytree.tree_map(own_tensor, tree, none_is_leaf=True)
+
+        def own_tensor(x: torch.Tensor | None) -> torch.Tensor | None:
+            if x is None:
+                return None
+            # Kernels take the numbers of leaves, which are in float64, as constants.
+            differentiated = x.dtype == dtype
+            return (_widen(x) if wide else x.clone()).requires_grad_(differentiated)
 
         p, s, g = own(params), own(state), own(gradients)
         optimizer = case.make(use_accelerated_op=accelerated)
@@ -163,7 +168,7 @@ def test_precision(case: OptimizerCase, dtype: torch.dtype, scale: float, kernel
         outputs = [x for x in pytree.tree_leaves(result) if x.requires_grad]
         cotangents = [x.detach().to(dtype).to(x.dtype).cos() for x in outputs]
         inputs = [x for x in pytree.tree_leaves((g, s)) if x.requires_grad]
-        grads = torch.autograd.grad(outputs, inputs, cotangents)
+        grads = torch.autograd.grad(outputs, inputs, cotangents, materialize_grads=True)
         return [x.to(torch.float64) for x in (*outputs, *grads)]
 
     for actual, expected in zip(step(True, False), step(False, True), strict=True):

@@ -98,8 +98,11 @@ def test_gradients_with_respect_to_an_input_state(case: OptimizerCase) -> None:
     found = []
     for run in (steps, compiled(steps, 'aot_eager')):
         loss = outer_loss(run(optimizer, META, START, state)[0])
+        if not loss.requires_grad:
+            found.append(loss)
+            continue
         # Some states have no part in the step, such as the averages of ASGD.
-        found.append(torch.autograd.grad(loss, inputs, materialize_grads=True) if inputs else loss)
+        found.append(torch.autograd.grad(loss, inputs, materialize_grads=True))
     assert_trees_close(*found)
 
 

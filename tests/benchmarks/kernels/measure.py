@@ -63,7 +63,8 @@ def main() -> None:
 
 def _in_place(name: str, device: str, seconds: float) -> dict[str, dict[str, float]]:
     """Return the times of a plain optimizer's step, by size."""
-    kinds = ('composite', 'accelerated', torch_best(name, device))
+    best = torch_best(name, device)
+    kinds = ('composite', 'accelerated', *([best] if best else []))
     return {
         size: _medians(
             {kind: in_place(kind, name, size, device) for kind in kinds}, seconds, device

@@ -113,16 +113,21 @@ def _in_place(record: Record) -> list[str]:
     return table(
         ['', 'torch.optim', *sizes],
         [
-            [f'`{name}`', [*rows[sizes[0]]][-1], *map(_three, rows.values())]
+            [f'`{name}`', _of_torch(rows[sizes[0]]), *map(_three, rows.values())]
             for name, rows in record.items()
         ],
     )
 
 
+def _of_torch(times: Record) -> str:
+    """Return the implementation of torch; a dash for an optimizer that torch does not have."""
+    return [*times, '–'][2]
+
+
 def _three(times: Record) -> str:
-    composite, accelerated, best = times.values()
-    shown = ', '.join(map(_time, (composite, accelerated, best)))
-    return f'{shown} (×{best / accelerated:.2f})'
+    shown = ', '.join(map(_time, times.values()))
+    best = times.get(_of_torch(times))
+    return shown if best is None else f'{shown} (×{best / times["accelerated"]:.2f})'
 
 
 def _formats(record: Record) -> list[str]:

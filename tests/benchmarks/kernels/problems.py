@@ -33,9 +33,12 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     'adamw': {'eps_root': 1e-8},
     'adamax': {},
     'radam': {},
+    'adan': {},
+    'lion': {},
     'adagrad': {},
     'adadelta': {},
     'rmsprop': {'centered': True, 'momentum': 0.9},
+    'rprop': {},
     'sgd': {'momentum': 0.9},
 }
 
@@ -110,8 +113,10 @@ def in_place(kind: str, name: str, size: str, device: str) -> Run:
     return cast(Run, made(params, 0.01, **options, use_accelerated_op=kind == 'accelerated').step)
 
 
-def torch_best(name: str, device: str) -> str:
+def torch_best(name: str, device: str) -> str | None:
     """Return which of torch's implementations is its fastest: fused where there is one."""
+    if _entry(name).torch_name is None:
+        return None
     try:
         in_place('fused', name, SMALLEST, device)()
     except (TypeError, RuntimeError):

@@ -32,9 +32,10 @@ struct FlatProblem {
   int64_t output_roles;
   const uint8_t* output_present;
   const uintptr_t* outputs;
-  int64_t numbers;
+  int64_t hyper_count;
   const double* hyper;
   uintptr_t steps;
+  uintptr_t numbers;
   const int64_t* positions;
   uintptr_t lr;
   int64_t lr_stride;
@@ -79,9 +80,10 @@ const char* emulation_run(const FlatProblem* flat, int device, uintptr_t stream,
         {flat->sizes, flat->sizes + flat->count},
         unfold(flat->input_roles, flat->input_present, flat->inputs, flat->count),
         unfold(flat->output_roles, flat->output_present, flat->outputs, flat->count),
-        {flat->hyper, flat->hyper + flat->numbers},
+        {flat->hyper, flat->hyper + flat->hyper_count},
         flat->steps,
-        {flat->positions, flat->positions + (flat->steps ? flat->count : 0)},
+        flat->numbers,
+        {flat->positions, flat->positions + (flat->steps || flat->numbers ? flat->count : 0)},
         flat->lr,
         flat->lr_stride,
         flat->lr_grad};

@@ -25,6 +25,7 @@ struct Chunk {
   int64_t size;
   const double* hyper;
   int64_t step;
+  double number;
   // Null if the learning rate is a hyperparameter.
   const double* lr;
   bool apply;

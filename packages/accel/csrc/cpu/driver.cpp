@@ -134,6 +134,8 @@ double run_piece(const Problem& problem, ChunkKernel kernel, Piece piece, bool s
   chunk.hyper = problem.hyper.data();
   const auto* steps = reinterpret_cast<const int64_t*>(problem.steps);
   chunk.step = steps ? steps[problem.positions[piece.tensor]] : 1;
+  const auto* numbers = reinterpret_cast<const double*>(problem.numbers);
+  chunk.number = numbers ? numbers[problem.positions[piece.tensor]] : 1;
   const auto* lr = reinterpret_cast<const double*>(problem.lr);
   chunk.lr = lr ? lr + piece.tensor * problem.lr_stride : nullptr;
   chunk.apply = problem.apply;

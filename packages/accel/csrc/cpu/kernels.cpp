@@ -55,7 +55,8 @@ template <template <class> class Rule, class Work, bool with_lr>
 double run(const Chunk& chunk) {
   using M = typename Work::M;
   constexpr int I = Work::kInputs, O = Work::kOutputs;
-  const Step<Rule, typename Work::T> step(chunk.hyper, chunk.step, chunk.lr, chunk.apply);
+  const Step<Rule, typename Work::T> step(chunk.hyper, chunk.step, chunk.number, chunk.lr,
+                                          chunk.apply);
   const M* in[I];
   M* out[O];
   for (int r = 0; r < I; ++r) in[r] = static_cast<const M*>(chunk.inputs[r]);

@@ -21,6 +21,7 @@ constexpr int64_t chunks(int64_t size) { return (size + kBlockChunk - 1) / kBloc
 struct Scalars {
   double hyper[kMaxHyper];
   const int64_t* steps;
+  const double* numbers;
   const double* lr;
   bool apply;
   // One sum per chunk of the launch, or null if the cotangent of the learning rate is not wanted.

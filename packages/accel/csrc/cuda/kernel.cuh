@@ -123,8 +123,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       __syncthreads();
       if (threadIdx.x == 0) {
         const int64_t count = scalars.steps ? scalars.steps[tensor.position] : 1;
+        const double number = scalars.numbers ? scalars.numbers[tensor.position] : 1;
         const double* lr = scalars.lr ? scalars.lr + tensor.lr_index : nullptr;
-        *reinterpret_cast<Kernel*>(shared) = Kernel(scalars.hyper, count, lr, scalars.apply);
+        *reinterpret_cast<Kernel*>(shared) =
+            Kernel(scalars.hyper, count, number, lr, scalars.apply);
       }
       __syncthreads();
       prepared = index;

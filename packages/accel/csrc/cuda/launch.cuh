@@ -40,6 +40,7 @@ void launch_steps(const Problem& problem, cudaStream_t stream, double* partials)
   Args arguments{};
   std::copy(problem.hyper.begin(), problem.hyper.end(), arguments.scalars.hyper);
   arguments.scalars.steps = reinterpret_cast<const int64_t*>(problem.steps);
+  arguments.scalars.numbers = reinterpret_cast<const double*>(problem.numbers);
   arguments.scalars.lr = reinterpret_cast<const double*>(problem.lr);
   arguments.scalars.apply = problem.apply;
   arguments.scalars.partials = partials;
@@ -60,7 +61,7 @@ void launch_steps(const Problem& problem, cudaStream_t stream, double* partials)
     set_roles(problem.inputs, i, tensor.roles);
     set_roles(problem.outputs, i, tensor.roles + I);
     tensor.size = problem.sizes[i];
-    tensor.position = problem.steps ? int32_t(problem.positions[i]) : 0;
+    tensor.position = problem.steps || problem.numbers ? int32_t(problem.positions[i]) : 0;
     tensor.lr_index = int32_t(int64_t(i) * problem.lr_stride);
     tensor.first_chunk = arguments.chunks;
     arguments.chunks += chunks(tensor.size);

@@ -37,11 +37,10 @@ struct Adamax {
     T decayed = s[1] * beta2;
     T size = magnitude(g) + eps;
     T reciprocal = T(1) / maximum(decayed, size);
-    T sign = g > T(0) ? T(1) : g < T(0) ? T(-1) : T(0);
     d = mu * inverse * reciprocal;
     T dmu = dt[0] + dd * reciprocal * inverse;
     T dnorm = dt[1] - dd * d * reciprocal;
-    dg = first.weight * dmu + share(size, decayed) * sign * dnorm;
+    dg = first.weight * dmu + share(size, decayed) * sign_of(g) * dnorm;
     ds[0] = first.decay * dmu;
     ds[1] = share(decayed, size) * beta2 * dnorm;
   }

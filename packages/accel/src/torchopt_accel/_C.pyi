@@ -20,6 +20,7 @@ class Problem:
         outputs: Sequence[Sequence[int]],
         hyper: Sequence[float],
         steps: int,
+        numbers: int,
         positions: Sequence[int],
         lr: int,
         lr_stride: int,
@@ -39,7 +40,7 @@ class InPlace(Problem):
         positions: Sequence[int],
     ) -> None: ...
     def read(self, types: tuple[type, ...], roles: list[list[object]]) -> int: ...
-    def take(self, steps: int, lr: int) -> None: ...
+    def take(self, steps: int, numbers: int, lr: int, lr_stride: int) -> None: ...
 
 def run_on_cpu(problem: Problem, threads: int) -> None: ...
 def allocate(
@@ -56,6 +57,7 @@ def forward_at_once(
     hyper: Sequence[float],
     positions: Sequence[int],
     steps: object,
+    numbers: object,
     lr: object,
     tensors: tuple[object, ...],
     threads: int,
@@ -66,6 +68,7 @@ def backward_at_once(
     hyper: Sequence[float],
     positions: Sequence[int],
     steps: object,
+    numbers: object,
     lr: object,
     cotangents: tuple[object, ...],
     tensors: tuple[object, ...],

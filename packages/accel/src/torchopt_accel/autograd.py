@@ -17,71 +17,78 @@ from torchopt.authoring.torch_internals import transforming
 from torchopt_accel import kernels, operators, reference
 from torchopt_accel.batching import Batch
 from torchopt_accel.internals import apply_plainly, dispatching, forward_mode, old_vmap
-from torchopt_accel.kernels import Maybe
 from torchopt_accel.roles import Call, Tensors
+from torchopt_accel.scalars import Maybe, Scalars
 
 Outputs = tuple[torch.Tensor, ...]
+_SCALARS = len(Scalars._fields)
+_CONSTANT = (
+    'the numbers that a state has for each parameter are constants in kernels: to differentiate '
+    'with respect to them, make the optimizer without use_accelerated_op'
+)
 
 
-def step(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors, *, plain: bool = False) -> Tensors:
+def step(call: Call, scalars: Scalars, tensors: Tensors, *, plain: bool = False) -> Tensors:
     """Return updates, then new states role after role, differentiable to any order.
 
     Args:
         call: The step's numbers and the layout of ``tensors``.
-        lr: The learning rate if it is a tensor: 0-dim, or one entry per leaf.
-        steps: Step counts after this step, for the kernels that need them.
+        scalars: The step's scalars. The numbers among them are constants in reverse mode.
         tensors: Gradients, parameters if weights decay, and states, role after role.
-        plain: Whether ``C.takes`` takes all of them, and no transform is active.
+        plain: Whether ``C.takes`` takes them and the learning rate, and no transform is active.
     """
     if forward_mode():
-        return reference.forward(call, lr, steps, tensors)
+        return reference.forward(call, scalars, tensors)
     transformed = not plain and transforming()
-    if not transformed and not _differentiated(lr, *tensors):
-        return operators.forward(call, lr, steps, tensors)
+    if not transformed and not _differentiated(scalars.lr, *tensors):
+        return operators.forward(call, scalars, tensors)
     apply: Any = _apply_forward if plain else (TransformedForward if transformed else Forward).apply
-    outputs: Outputs = apply(call, lr, steps, *tensors)
+    outputs: Outputs = apply(call, *scalars, *tensors)
     return outputs
 
 
 class Forward(torch.autograd.Function):
-    """The forward kernel; ``apply(call, lr, steps, *tensors)``."""
+    """The forward kernel; ``apply(call, *scalars, *tensors)``."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, lr: Maybe, steps: Maybe, *tensors: torch.Tensor) -> Outputs:
+    def forward(ctx: Any, call: Call, *given: Any) -> Outputs:
         """Run the forward kernel and save its inputs."""
-        _save(ctx, call, lr, steps, *tensors)
-        return tuple(operators.forward(call, lr, steps, tensors))
+        _save(ctx, call, *given)
+        return tuple(operators.forward(call, Scalars(*given[:_SCALARS]), given[_SCALARS:]))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Maybe) -> tuple[Any, ...]:
         """Run the backward kernel if only the first derivative is needed."""
         call: Call = ctx.call
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad
-        lr, steps, tensors = saved[0], saved[1], saved[2:]
-        lr_wanted, needs = needed[1], needed[3:]
+        scalars, tensors = Scalars(*saved[:_SCALARS]), saved[_SCALARS:]
+        lr_wanted, _, numbers_wanted = needed[1 : 1 + _SCALARS]
+        needs = needed[1 + _SCALARS :]
+        if numbers_wanted:
+            raise RuntimeError(_CONSTANT)
         by_rule = forward_mode() or old_vmap()
         recorded = transforming() or torch.is_grad_enabled()
         if not by_rule and not recorded and not dispatching():
             found = kernels.backward_at_once(
-                call.of_rule, lr, steps, cotangents, tensors, needs, lr_wanted
+                call.of_rule, scalars, cotangents, tensors, needs, lr_wanted
             )
             if found is not None:
                 lr_grad, *grads = found
-                return (None, lr_grad, None, *grads)
+                return (None, lr_grad, None, None, *grads)
         # A parameter that is used as an embedding may have a sparse cotangent.
         cotangents = tuple(c if c is None or _is_dense(c) else c.to_dense() for c in cotangents)
         wanted = call.wanted(needs, lr_wanted)
         results: Sequence[Maybe]
         if by_rule:
-            results = reference.pullback(call, wanted, lr, steps, cotangents, tensors)
+            results = reference.pullback(call, wanted, scalars, cotangents, tensors)
         elif recorded:
             results = Backward.apply(  # type: ignore[no-untyped-call]
-                call, wanted, lr, steps, *cotangents, *tensors
+                call, wanted, *scalars, *cotangents, *tensors
             )
         else:
-            results = operators.backward(call, wanted, lr, steps, cotangents, tensors)
+            results = operators.backward(call, wanted, scalars, cotangents, tensors)
         grads, lr_grad = call.spread(results, wanted)
-        return (None, lr_grad, None, *grads)
+        return (None, lr_grad, None, None, *grads)
 
 
 _apply_forward = apply_plainly(Forward)
@@ -95,11 +102,9 @@ class TransformedForward(Forward):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        call: Call, lr: Maybe, steps: Maybe, *tensors: torch.Tensor
-    ) -> Outputs:
+    def forward(call: Call, *given: Any) -> Outputs:  # type: ignore[override]
         """Run the forward kernel."""
-        return tuple(operators.forward(call, lr, steps, tensors))
+        return tuple(operators.forward(call, Scalars(*given[:_SCALARS]), given[_SCALARS:]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
@@ -108,35 +113,35 @@ class TransformedForward(Forward):
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
-        info: Any, in_dims: tuple[Any, ...], call: Call, lr: Maybe, steps: Maybe, *tensors: Any
+        info: Any, in_dims: tuple[Any, ...], call: Call, *given: Any
     ) -> tuple[Outputs, tuple[int, ...]]:
         """Run the kernel over all elements of the batch at once."""
-        _, lr_dim, steps_dim, *dims = in_dims
+        scalars, tensors = Scalars(*given[:_SCALARS]), given[_SCALARS:]
+        scalar_dims, dims = in_dims[1 : 1 + _SCALARS], in_dims[1 + _SCALARS :]
         batch = Batch(call, info.batch_size)
         outputs: Any
-        if lr_dim is None and steps_dim is None:
+        if all(dim is None for dim in scalar_dims):
             outputs = TransformedForward.apply(  # type: ignore[no-untyped-call]
-                call, lr, steps, *batch.to_front(tensors, dims)
+                call, *scalars, *batch.to_front(tensors, dims)
             )
         else:
-            scalars = batch.unbind_scalars(lr, lr_dim, steps, steps_dim)
-            flat = batch.unbind(tensors, dims)
-            outputs = batch.stack(
-                TransformedForward.apply(*scalars, *flat)  # type: ignore[no-untyped-call]
+            flat_call, flat_scalars = batch.unbind_scalars(scalars, scalar_dims)
+            results: Any = TransformedForward.apply(  # type: ignore[no-untyped-call]
+                flat_call, *flat_scalars, *batch.unbind(tensors, dims)
             )
+            outputs = batch.stack(results)
         return outputs, (0,) * len(outputs)
 
 
 class Backward(torch.autograd.Function):
-    """The backward kernel; ``apply(call, wanted, lr, steps, *cotangents, *tensors)``."""
+    """The backward kernel; ``apply(call, wanted, *scalars, *cotangents, *tensors)``."""
 
     @staticmethod
-    def forward(
-        call: Call, wanted: Sequence[bool], lr: Maybe, steps: Maybe, *given: Any
-    ) -> Outputs:
+    def forward(call: Call, wanted: Sequence[bool], *given: Any) -> Outputs:
         """Run the backward kernel."""
-        cotangents, tensors = call.separate(given)
-        return tuple(operators.backward(call, wanted, lr, steps, cotangents, tensors))
+        cotangents, tensors = call.separate(given[_SCALARS:])
+        scalars = Scalars(*given[:_SCALARS])
+        return tuple(operators.backward(call, wanted, scalars, cotangents, tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
@@ -147,11 +152,11 @@ class Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *seconds: Maybe) -> tuple[Any, ...]:
         """Differentiate core's rule twice."""
-        lr, steps, *given = ctx.saved_tensors
+        saved = ctx.saved_tensors
         lr_grad, grads = reference.pullback_of_pullback(
-            ctx.call, ctx.wanted, lr, steps, given, seconds
+            ctx.call, ctx.wanted, Scalars(*saved[:_SCALARS]), saved[_SCALARS:], seconds
         )
-        return (None, None, lr_grad, None, *grads)
+        return (None, None, lr_grad, None, None, *grads)
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -159,26 +164,25 @@ class Backward(torch.autograd.Function):
         in_dims: tuple[Any, ...],
         call: Call,
         wanted: Sequence[bool],
-        lr: Maybe,
-        steps: Maybe,
         *given: Any,
     ) -> tuple[Outputs, tuple[int, ...]]:
         """Run the kernel over all elements of the batch at once."""
-        _, _, lr_dim, steps_dim, *dims = in_dims
+        scalars, tensors = Scalars(*given[:_SCALARS]), given[_SCALARS:]
+        scalar_dims, dims = in_dims[2 : 2 + _SCALARS], in_dims[2 + _SCALARS :]
         batch = Batch(call, info.batch_size)
         outputs: Any
-        if lr_dim is None and steps_dim is None and not wanted[-1]:
+        if all(dim is None for dim in scalar_dims) and not wanted[-1]:
             outputs = Backward.apply(  # type: ignore[no-untyped-call]
-                call, wanted, lr, steps, *batch.to_front(given, dims)
+                call, wanted, *scalars, *batch.to_front(tensors, dims)
             )
         else:
-            flat_call, rates, counts = batch.unbind_scalars(lr, lr_dim, steps, steps_dim)
+            flat_call, flat_scalars = batch.unbind_scalars(scalars, scalar_dims)
             results: Any = Backward.apply(  # type: ignore[no-untyped-call]
-                flat_call, wanted, rates, counts, *batch.unbind(given, dims)
+                flat_call, wanted, *flat_scalars, *batch.unbind(tensors, dims)
             )
-            if wanted[-1] and lr is not None:
+            if wanted[-1] and scalars.lr is not None:
                 *results, lr_grad = results
-                per_leaf = lr.dim() - (lr_dim is not None) == 1
+                per_leaf = scalars.lr.dim() - (scalar_dims[0] is not None) == 1
                 outputs = (*batch.stack(results), batch.lr_grad(lr_grad, per_leaf))
             else:
                 outputs = batch.stack(results)

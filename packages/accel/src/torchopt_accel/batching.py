@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.kernels import Maybe
 from torchopt_accel.roles import Call, join, split
+from torchopt_accel.scalars import Maybe, Scalars
 
 Dim = int | None
 
@@ -16,10 +16,10 @@ Dim = int | None
 class Batch:
     """Rewrites a call over batched tensors as a call over plain tensors.
 
-    Kernels are elementwise, so a batch can be one more dimension, the first. Where the numbers of a
-    leaf differ over the batch (learning rate, step count), or a sum must not run over the batch,
-    every leaf becomes one leaf per element of the batch: within a role, all leaves of the first
-    element, then all leaves of the second, and so on.
+    Kernels are elementwise, so a batch can be one more dimension, the first. Where the
+    scalars of a leaf differ over the batch, or a sum must not run over the batch, every leaf
+    becomes one leaf per element of the batch: within a role, all leaves of the first element, then
+    all leaves of the second, and so on.
     """
 
     def __init__(self, call: Call, size: int) -> None:
@@ -50,24 +50,25 @@ class Batch:
             torch.stack(list(role[leaf::count])) for role in roles for leaf in range(count)
         )
 
-    def unbind_scalars(
-        self, lr: Maybe, lr_dim: Dim, steps: Maybe, steps_dim: Dim
-    ) -> tuple[Call, Maybe, Maybe]:
-        """Return the call, learning rates and step counts that go with :meth:`unbind`."""
+    def unbind_scalars(self, scalars: Scalars, dims: Sequence[Dim]) -> tuple[Call, Scalars]:
+        """Return the call and the scalars that go with :meth:`unbind`."""
         call, size = self._call, self._size
-        # Where each element of the batch begins in the vector of step counts.
+        lr, *vectors = scalars
+        lr_dim, *vector_dims = dims
+        # Where each element of the batch begins in the vectors of step counts and numbers.
         offsets = [0] * size
-        if steps is not None and steps_dim is not None:
-            rows = self._front(steps, steps_dim)
-            offsets = [element * rows.shape[1] for element in range(size)]
-            steps = rows.flatten()
+        if any(dim is not None for dim in vector_dims):
+            rows = self.to_front(vectors, vector_dims)
+            lengths = {row.shape[1] for row in rows if row is not None}
+            offsets = [element * max(lengths) for element in range(size)]
+            vectors = [None if row is None else row.flatten() for row in rows]
         if lr is not None:
             rates = self._front(lr, lr_dim)
             if rates.dim() == 1:
                 rates = rates.unsqueeze(1)
             lr = rates.expand(size, call.count).flatten()
         positions = [offset + position for offset in offsets for position in call.positions]
-        return Call(call.spec, positions, call.with_params), lr, steps
+        return Call(call.spec, positions, call.with_params), Scalars(lr, *vectors)
 
     def lr_grad(self, flat: torch.Tensor, per_leaf: bool) -> torch.Tensor:
         """Return the cotangent of lr per element of the batch, from one entry per unbound leaf."""

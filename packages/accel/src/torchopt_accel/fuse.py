@@ -26,7 +26,7 @@ def fuse(
     which writes the parameters. ``composite`` does what no kernel does:
 
     - ``amsgrad``, a ``mask``, hyperparameters other than ``lr`` that are tensors, a tree of
-      learning rates;
+      learning rates unless only ``init`` uses it, as Rprop's;
     - leaves of a dtype other than float32, float64, bfloat16 and float16, on a device other than
       the CPU and CUDA, of a subclass of Tensor, or sparse;
     - DTensors, unless gradient, states and parameter of each leaf are placed alike, none of them

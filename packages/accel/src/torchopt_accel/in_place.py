@@ -9,18 +9,20 @@ from typing import Any
 import torch
 
 from torchopt.authoring.shards import PLAIN
-from torchopt.authoring.steps import count_steps
+from torchopt.authoring.steps import count_steps, next_steps
 from torchopt.authoring.torch_internals import transforming
 from torchopt.typing import OptState
 from torchopt_accel import kernels
 from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import HAS_TABLE, dispatching, forward_mode, increment_versions
-from torchopt_accel.kernels import DTYPES, RULES, Maybe
+from torchopt_accel.kernels import DTYPES, RULES, address, stride_of
 from torchopt_accel.platform import C
-from torchopt_accel.reading import rate_on, steps_on
+from torchopt_accel.progress import fit_kernels, next_numbers, rate_of, scalars_of
+from torchopt_accel.reading import rate_on, vector_on
 from torchopt_accel.roles import Mismatch
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.specs import Spec
-from torchopt_accel.step import rate_of, read_step
+from torchopt_accel.step import read_step
 
 Commit = Callable[[], None]
 
@@ -74,8 +76,11 @@ class InPlace:
     ) -> Commit | None:
         if not HAS_TABLE or dispatching() or forward_mode():
             return None
-        trees, steps, seen = self._spec.read(state)
+        parts = self._spec.read(state)
+        trees, steps, seen, numbers = parts
         if steps is not None and (steps.dtype != torch.int64 or steps.shape != (len(params),)):
+            return None
+        if not fit_kernels(numbers, len(params)) or any([x.requires_grad for x in numbers]):
             return None
         rows: list[list[Any]] = [gradients, params, *trees]
         if not self._found(rows):
@@ -89,8 +94,10 @@ class InPlace:
         if any(map(torch.Tensor.is_neg, tensors)):
             return None
         written = tensors[len(rows[0]) :]
-        lr = rate_of(self._spec, seen)
-        rates = [None if lr is None else rate_on(x.device, lr, 1) for x in self._launches]
+        scalars = scalars_of(rate_of(self._spec, parts), steps, numbers)
+        scalars_by_launch = [launch.scalars(scalars) for launch in self._launches]
+        counted = next_steps(steps, gradients) if numbers and steps is not None else None
+        new_numbers = next_numbers(self._spec, parts, counted, gradients)
 
         def commit() -> None:
             if steps is not None:
@@ -98,8 +105,10 @@ class InPlace:
             if seen is not None:
                 seen.add_(1)
             increment_versions(written)
-            for launch, rate in zip(self._launches, rates):
-                launch.run(steps, rate)
+            for launch, found in zip(self._launches, scalars_by_launch):
+                launch.run(found)
+            for old, new in zip(numbers, new_numbers):
+                old.copy_(new)
 
         return commit
 
@@ -117,6 +126,7 @@ class _Launch:
         self.device = device
         self._rule = spec.rule
         self._present = 0
+        self._leaves = leaves
         self.kernel = C.InPlace(
             RULES[spec.rule].number,
             DTYPES[dtype],
@@ -131,15 +141,21 @@ class _Launch:
         self._present = self.kernel.read(PLAIN, rows)
         return self._present >= 0
 
-    def run(self, steps: Maybe, rate: Maybe) -> None:
+    def scalars(self, scalars: Scalars) -> Scalars:
+        """Return the step's scalars for these leaves, the learning rate on their device."""
+        scalars = scalars.of(self._leaves)
+        if scalars.lr is None:
+            return scalars
+        return scalars._replace(lr=rate_on(self.device, scalars.lr, len(self._leaves)))
+
+    def run(self, scalars: Scalars) -> None:
         """Write what :meth:`read` has found."""
         if self._present == 0:
             return
-        if steps is not None:
-            steps = steps_on(self.device, steps)
-        self.kernel.take(
-            0 if steps is None else steps.data_ptr(), 0 if rate is None else rate.data_ptr()
-        )
+        lr, *vectors = scalars
+        # Kept alive until the kernel has been launched.
+        steps, numbers = [None if x is None else vector_on(self.device, x) for x in vectors]
+        self.kernel.take(address(steps), address(numbers), address(lr), stride_of(lr))
         kernels.launch_in_place(self._rule, self.kernel, self.device)
 
 

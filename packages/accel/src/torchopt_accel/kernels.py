@@ -9,9 +9,9 @@ import torch
 
 from torchopt_accel.internals import from_dlpack
 from torchopt_accel.platform import C
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.strides import Strides, empty
 
-Maybe = torch.Tensor | None
 # Number of a rule, whether it gets parameters, its hyperparameters, and the positions of counts:
 # what all steps of one call have in common. No positions mean that leaf i has the count at i.
 OfRule = tuple[int, bool, Sequence[float], Sequence[int]]
@@ -70,7 +70,8 @@ class StepArgs(NamedTuple):
         params: One parameter per leaf, or none where no weights decay.
         states: One role per state; operators take one flat list.
         steps: Step counts after this step, int64, for the kernels that need them.
-        positions: Where in ``steps`` each leaf's count is.
+        numbers: Numbers before this step, float64, for the kernels that need them.
+        positions: Where in ``steps`` and ``numbers`` each leaf has its entries.
         lr: The learning rate if it is a tensor: 0-dim, or one entry per leaf.
         hyper: The numbers that ``RULES`` names for the rule, in that order.
     """
@@ -79,6 +80,7 @@ class StepArgs(NamedTuple):
     params: Role
     states: Sequence[Role]
     steps: Maybe
+    numbers: Maybe
     positions: Sequence[int]
     lr: Maybe
     hyper: Sequence[float]
@@ -170,16 +172,27 @@ def launch(
         inputs,
         outputs,
         args.hyper,
-        0 if args.steps is None else args.steps.data_ptr(),
+        address(args.steps),
+        address(args.numbers),
         args.positions,
-        0 if lr is None else lr.data_ptr(),
-        0 if lr is None or lr.dim() == 0 else 1,
-        0 if lr_grad is None else lr_grad.data_ptr(),
+        address(lr),
+        stride_of(lr),
+        address(lr_grad),
     )
     scratch = None
     if lr_grad is not None and layout.device.type == 'cuda':
         scratch = torch.empty(C.cuda_scratch(sizes), dtype=torch.float64, device=layout.device)
     _run(problem, layout.device, scratch)
+
+
+def address(tensor: Maybe) -> int:
+    """Return where a tensor begins; 0 if there is none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def stride_of(lr: Maybe) -> int:
+    """Return how far apart the learning rates of two leaves are: 0 if they share one."""
+    return 0 if lr is None else lr.dim()
 
 
 def launch_in_place(rule: str, problem: Any, device: torch.device) -> None:
@@ -197,31 +210,32 @@ def _run(problem: Any, device: torch.device, scratch: Maybe = None) -> None:
 
 
 def forward_at_once(
-    rule: OfRule, lr: Maybe, steps: Maybe, tensors: Sequence[torch.Tensor]
+    rule: OfRule, scalars: Scalars, tensors: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, ...] | None:
     """Read tensors and run the forward kernel, in one call.
 
     Args:
         rule: What the step has in common with others.
-        lr: The learning rate if it is a tensor: 0-dim, or one entry per leaf.
-        steps: Step counts after this step.
+        scalars: The step's scalars.
         tensors: The flat list of tensors.
 
     Returns:
         Updates and new states, role after role. None unless ``C.takes`` takes the tensors, and
-        ``lr`` and ``steps`` go with them: then they have to be looked at one by one.
+        the scalars go with them: then they have to be looked at one by one.
     """
+    lr, steps, numbers = scalars
     if lr is not None:
         lr = lr.double()
-    found: Any = C.forward_at_once(*rule, steps, lr, tuple(tensors), torch.get_num_threads())
+    found: Any = C.forward_at_once(
+        *rule, steps, numbers, lr, tuple(tensors), torch.get_num_threads()
+    )
     results: tuple[torch.Tensor, ...] | None = found
     return results
 
 
 def backward_at_once(
     rule: OfRule,
-    lr: Maybe,
-    steps: Maybe,
+    scalars: Scalars,
     cotangents: tuple[Maybe, ...],
     tensors: tuple[torch.Tensor, ...],
     wanted: tuple[bool, ...],
@@ -231,8 +245,7 @@ def backward_at_once(
 
     Args:
         rule: What the step has in common with others.
-        lr: The learning rate if it is a tensor.
-        steps: Step counts after this step.
+        scalars: The step's scalars.
         cotangents: Cotangents of the step's results; None counts as zeros.
         tensors: The flat list of tensors.
         wanted: For each tensor, whether its cotangent is wanted.
@@ -242,9 +255,10 @@ def backward_at_once(
         The cotangent of ``lr``, then the cotangents of the tensors, with None for what is not
         wanted. None where :func:`forward_at_once` returns None.
     """
+    lr, steps, numbers = scalars
     rate = None if lr is None else lr.double()
     found: Any = C.backward_at_once(
-        *rule, steps, rate, cotangents, tensors, wanted, lr_wanted, torch.get_num_threads()
+        *rule, steps, numbers, rate, cotangents, tensors, wanted, lr_wanted, torch.get_num_threads()
     )
     if found is None:
         return None

@@ -16,13 +16,14 @@ import torch
 
 from torchopt_accel import kernels, running
 from torchopt_accel.internals import dispatching
-from torchopt_accel.kernels import RULES, Maybe, StepArgs
+from torchopt_accel.kernels import RULES, StepArgs
 from torchopt_accel.platform import HAS_CUDA
 from torchopt_accel.roles import Call, Tensors, join, split
 from torchopt_accel.running import Commit
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.strides import like
 
-_COMMON = 'Tensor? steps, int[] positions, Tensor? lr, float[] hyper'
+_COMMON = 'Tensor? steps, Tensor? numbers, int[] positions, Tensor? lr, float[] hyper'
 _SCHEMAS = {
     'forward': f'(Tensor[] grads, Tensor[] params, Tensor[] states, {_COMMON}) -> Tensor[]',
     'forward_': f'(Tensor(a!)[] grads, Tensor[] params, Tensor(b!)[] states, {_COMMON}) -> ()',
@@ -34,14 +35,14 @@ _SCHEMAS = {
 }
 
 
-def forward(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors) -> Tensors:
+def forward(call: Call, scalars: Scalars, tensors: Tensors) -> Tensors:
     """Return updates and new states, as one flat list."""
     seen = dispatching()
     if not seen:
-        found = kernels.forward_at_once(call.of_rule, lr, steps, tensors)
+        found = kernels.forward_at_once(call.of_rule, scalars, tensors)
         if found is not None:
             return found
-    rule, args = call.spec.rule, call.args(lr, steps, tensors)
+    rule, args = call.spec.rule, call.args(scalars, tensors)
     if seen:
         results: Tensors = _OPERATORS[f'{rule}_forward'](*_joined(args))
         return results
@@ -51,8 +52,7 @@ def forward(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors) -> Tensors:
 def backward(
     call: Call,
     wanted: Sequence[bool],
-    lr: Maybe,
-    steps: Maybe,
+    scalars: Scalars,
     cotangents: Sequence[Maybe],
     tensors: Tensors,
 ) -> list[torch.Tensor]:
@@ -61,12 +61,11 @@ def backward(
     Args:
         call: The step.
         wanted: One entry each for gradients, parameters, every state, and ``lr``.
-        lr: The learning rate if it is a tensor.
-        steps: Step counts after this step.
+        scalars: The step's scalars.
         cotangents: Cotangents of the step's results; None counts as zeros.
         tensors: The step's tensors.
     """
-    rule, args = call.spec.rule, call.args(lr, steps, tensors)
+    rule, args = call.spec.rule, call.args(scalars, tensors)
     if dispatching():
         results: list[torch.Tensor] = _OPERATORS[f'{rule}_backward'](
             cotangents, *_joined(args), wanted
@@ -75,20 +74,19 @@ def backward(
     return running.backward(rule, args, cotangents, wanted)
 
 
-def prepare(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors, *, apply: bool) -> Commit:
+def prepare(call: Call, scalars: Scalars, tensors: Tensors, *, apply: bool) -> Commit:
     """Validate a step in place; return the closure that launches it.
 
     Args:
         call: The step.
-        lr: The learning rate if it is a tensor.
-        steps: Step counts after this step.
+        scalars: The step's scalars.
         tensors: The step's tensors; parameters among them with ``apply``.
         apply: Write new parameters into the parameters, not updates into the gradients.
 
     Raises:
         Mismatch: the tensors do not fit together, or can't be written where they lie.
     """
-    rule, args = call.spec.rule, call.args(lr, steps, tensors)
+    rule, args = call.spec.rule, call.args(scalars, tensors)
     commit = running.prepare(rule, args, apply=apply)
     if dispatching():
         operator = _OPERATORS[f'{rule}_step_' if apply else f'{rule}_forward_']
@@ -131,7 +129,7 @@ def _fake_inplace(*given: Any) -> None:
 
 
 def _fake_backward(cotangents: Any, *given: Any) -> list[torch.Tensor]:
-    grads, _, states, _, _, lr, _, wanted = given
+    grads, _, states, _, _, _, lr, _, wanted = given
     *roles, want_lr = wanted
     flat = [like(tensor) for want in roles if want for tensor in _first(grads, states)]
     if want_lr and lr is not None and grads:

@@ -41,9 +41,9 @@ def read(args: StepArgs, *cotangents: Role, apply: bool = False) -> Read:
     Raises:
         Mismatch: roles differ in length or shape, tensors in dtype or device, or no kernel takes
             their dtype.
-        ValueError: ``steps``, ``positions`` or ``lr`` do not fit the tensors.
+        ValueError: ``steps``, ``numbers``, ``positions`` or ``lr`` do not fit the tensors.
     """
-    grads, params, states, steps, positions, lr, hyper = args
+    grads, params, states, steps, numbers, positions, lr, hyper = args
     layout = Layout([tensor.shape for tensor in grads], grads[0].dtype, grads[0].device, ())
     if layout.dtype not in DTYPES:
         raise Mismatch(f'the kernels take {", ".join(map(str, DTYPES))}, not {layout.dtype}')
@@ -57,15 +57,12 @@ def read(args: StepArgs, *cotangents: Role, apply: bool = False) -> Read:
     layout = layout._replace(strides=strides)
     count = len(grads)
     if steps is not None:
-        fits = len(positions) == count and 0 <= min(positions) <= max(positions)
-        if not fits or max(positions) >= steps.numel() or steps.dtype != torch.int64:
-            raise ValueError(
-                f'each of the {count} tensors needs its position in the int64 vector steps'
-            )
-        steps = steps_on(layout.device, steps)
+        steps = _by_position('steps', steps, torch.int64, positions, layout)
+    if numbers is not None:
+        numbers = _by_position('numbers', numbers, torch.float64, positions, layout)
     if lr is not None:
         lr = rate_on(layout.device, lr, count)
-    args = StepArgs(grads, params, states, steps, positions, lr, hyper)
+    args = StepArgs(grads, params, states, steps, numbers, positions, lr, hyper)
     return Read(layout, args, roles, addresses)
 
 
@@ -134,9 +131,26 @@ def _misfit(grads: Role, *roles: Role) -> Mismatch:
     )
 
 
-def steps_on(device: torch.device, steps: torch.Tensor) -> torch.Tensor:
-    """Return step counts, contiguous and on the device."""
-    return _moved(steps, device, torch.int64)
+def _by_position(
+    name: str, vector: torch.Tensor, dtype: torch.dtype, positions: Sequence[int], layout: Layout
+) -> torch.Tensor:
+    """Return a vector that has an entry for each leaf, contiguous and on the device.
+
+    Raises:
+        ValueError: it is of another dtype, or a leaf has no position in it.
+    """
+    count = len(layout.shapes)
+    fits = len(positions) == count and 0 <= min(positions) <= max(positions) < vector.numel()
+    if not fits or vector.dtype != dtype:
+        raise ValueError(
+            f'each of the {count} tensors needs its position in {name}, a vector of {dtype}'
+        )
+    return vector_on(layout.device, vector)
+
+
+def vector_on(device: torch.device, vector: torch.Tensor) -> torch.Tensor:
+    """Return step counts or numbers, contiguous and on the device."""
+    return _moved(vector, device, vector.dtype)
 
 
 def rate_on(device: torch.device, lr: torch.Tensor, count: int) -> torch.Tensor:

@@ -11,26 +11,31 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.kernels import Maybe
 from torchopt_accel.roles import Call, Tensors, join
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.specs import StateParts
 
 Outputs = tuple[torch.Tensor, ...]
 
 
-def forward(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors) -> Outputs:
+def forward(call: Call, scalars: Scalars, tensors: Tensors) -> Outputs:
     """Compute what the forward operator does: updates, then states role after role."""
     spec = call.spec
+    lr, steps, numbers = scalars
     grads, params, *columns = call.split(tensors)
     rate: Any = spec.lr if lr is None else lr
-    if isinstance(rate, torch.Tensor) and rate.dim() == 1:
+    kept = [] if numbers is None else [_by_leaf(call, numbers)]
+    if lr is not None and spec.numbers is not None and spec.numbers.has_rate:
+        kept.append(lr)
+        rate = 0.0  # only later steps depend on it
+    elif isinstance(rate, torch.Tensor) and rate.dim() == 1:
         rate = list(rate.unbind())
     rule = spec.factory(rate)
 
     taken = None
     if spec.counted is not None and steps is not None:
-        taken = torch.stack([steps[position] for position in call.positions]) - 1
-    before = StateParts([list(column) for column in columns], taken, None)
+        taken = _by_leaf(call, steps) - 1
+    before = StateParts([list(column) for column in columns], taken, None, kept)
     state = spec.replace(rule.init(list(grads)), before)
 
     updates, state = rule.update(
@@ -39,21 +44,24 @@ def forward(call: Call, lr: Maybe, steps: Maybe, tensors: Tensors) -> Outputs:
     return (*updates, *join(spec.trees(state)))
 
 
+def _by_leaf(call: Call, vector: torch.Tensor) -> torch.Tensor:
+    return torch.stack([vector[position] for position in call.positions])
+
+
 def pullback(
     call: Call,
     wanted: Sequence[bool],
-    lr: Maybe,
-    steps: Maybe,
+    scalars: Scalars,
     cotangents: Sequence[Maybe],
     tensors: Tensors,
 ) -> Outputs:
     """Compute what the backward operator does, differentiably."""
 
     def rule(*primals: torch.Tensor) -> Outputs:
-        rate = None if lr is None else primals[-1]
-        return forward(call, rate, steps, primals[: len(tensors)])
+        rate = None if scalars.lr is None else primals[-1]
+        return forward(call, scalars._replace(lr=rate), primals[: len(tensors)])
 
-    primals = tensors if lr is None else (*tensors, lr)
+    primals = tensors if scalars.lr is None else (*tensors, scalars.lr)
     outputs, transpose = _vjp(rule, *primals)
     grads = transpose(_filled(cotangents, outputs))
     kept = call.keep(grads[: len(tensors)], wanted)
@@ -63,8 +71,7 @@ def pullback(
 def pullback_of_pullback(
     call: Call,
     wanted: Sequence[bool],
-    lr: Maybe,
-    steps: Maybe,
+    scalars: Scalars,
     given: Sequence[Maybe],
     seconds: Sequence[Maybe],
 ) -> tuple[Maybe, list[Maybe]]:
@@ -73,15 +80,14 @@ def pullback_of_pullback(
     Args:
         call: The step.
         wanted: The cotangents that :func:`pullback` returned.
-        lr: The learning rate if it is a tensor.
-        steps: Step counts after the step.
+        scalars: The step's scalars.
         given: The cotangents and tensors that :func:`pullback` took.
         seconds: Cotangents of its results; None counts as zeros.
 
     Returns:
         The cotangent of ``lr``, and the cotangents of ``given``.
     """
-    inputs = [*given, lr]
+    inputs = [*given, scalars.lr]
     present = [i for i, tensor in enumerate(inputs) if tensor is not None]
 
     def rule(*primals: torch.Tensor) -> Outputs:
@@ -89,7 +95,7 @@ def pullback_of_pullback(
         for i, primal in zip(present, primals):
             full[i] = primal
         *flat, rate = full
-        return pullback(call, wanted, rate, steps, *call.separate(flat))
+        return pullback(call, wanted, scalars._replace(lr=rate), *call.separate(flat))
 
     outputs, transpose = _vjp(rule, *(inputs[i] for i in present))
     full: list[Maybe] = [None] * len(inputs)

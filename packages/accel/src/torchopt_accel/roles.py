@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from torchopt_accel.kernels import RULES, Maybe, OfRule, Role, StepArgs
+from torchopt_accel.kernels import RULES, OfRule, Role, StepArgs
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.specs import Spec
 
 Tensors = Sequence[torch.Tensor]
@@ -30,7 +31,7 @@ class Call:
 
     Attributes:
         spec: The kernel and its numbers.
-        positions: Where in the vector of step counts each leaf's count is; one entry per leaf.
+        positions: Where in the vectors of step counts and of numbers each leaf has its entries.
         with_params: Whether the list has parameters.
     """
 
@@ -58,10 +59,11 @@ class Call:
             roles.insert(1, [])
         return roles
 
-    def args(self, lr: Maybe, steps: Maybe, tensors: Tensors) -> StepArgs:
+    def args(self, scalars: Scalars, tensors: Tensors) -> StepArgs:
         """Return what the operators take."""
         grads, params, *states = self.split(tensors)
-        return StepArgs(grads, params, states, steps, self.positions, lr, self.spec.hyper)
+        lr, steps, numbers = scalars
+        return StepArgs(grads, params, states, steps, numbers, self.positions, lr, self.spec.hyper)
 
     def wanted(self, needs: Sequence[bool], needs_lr: bool) -> list[bool]:
         """Tell for each role, then for ``lr``, whether any of its tensors needs a cotangent."""

@@ -8,9 +8,10 @@ import torch
 
 from torchopt_accel import kernels
 from torchopt_accel.internals import increment_versions
-from torchopt_accel.kernels import Maybe, StepArgs, compute, overlap
+from torchopt_accel.kernels import StepArgs, compute, overlap
 from torchopt_accel.reading import read, require_as_many
 from torchopt_accel.roles import Mismatch, join, split
+from torchopt_accel.scalars import Maybe
 
 Commit = Callable[[], None]
 

@@ -1,8 +1,8 @@
-"""Which kernel, with which numbers and states, an optimizer's arguments ask for."""
+"""A kernel with its numbers and states, found from an optimizer's arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -11,42 +11,13 @@ import torch
 from torchopt import rules
 from torchopt.base import GradientTransformation
 from torchopt.blocks.scale_by_schedule import ScaleByScheduleState
-from torchopt.blocks.trace import TraceState
-from torchopt.rules.adadelta import ScaleByAdadeltaState
-from torchopt.rules.adagrad import ScaleByRssState
-from torchopt.rules.adam import ScaleByAdamState
-from torchopt.rules.adamax import ScaleByAdamaxState
-from torchopt.rules.radam import ScaleByRadamState
-from torchopt.rules.rmsprop import ScaleByRmsState, ScaleByStddevState
+from torchopt_accel.kernel_table import KERNELS, Arguments, Column, Numbers
 from torchopt_accel.kernels import RULES, arranged
 
-Arguments = Mapping[str, Any]
-Column = tuple[type, str]
 # A state among the states of a chain, and a field of it, by position.
 _Place = tuple[int, int]
-# The trees; the vector of step counts and the number of updates.
-_Places = tuple[list[_Place], tuple[_Place | None, _Place | None]]
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """The kernel that an optimizer's arguments ask for.
-
-    Attributes:
-        rule: Name of the kernel.
-        numbers: The rule's own hyperparameters, under the names in ``csrc/rules/``.
-        columns: The state trees that it takes, as (class of the state, attribute).
-        counted: Class of the state whose ``steps`` it needs.
-        decoupled: Weight decay bypasses the rule.
-        least: See :class:`Spec`.
-    """
-
-    rule: str
-    numbers: Mapping[str, Any]
-    columns: tuple[Column, ...] = ()
-    counted: type | None = None
-    decoupled: bool = False
-    least: int = 1
+# The trees; the vector of step counts, the number of updates, the vectors of numbers.
+_Places = tuple[list[_Place], tuple[_Place | None, ...]]
 
 
 class StateParts(NamedTuple):
@@ -56,11 +27,13 @@ class StateParts(NamedTuple):
         trees: The state trees that the kernel takes.
         steps: Steps taken by each leaf, if the kernel needs them.
         updates_seen: Number of updates, if the learning rate is a schedule.
+        numbers: Vectors with one number per leaf.
     """
 
     trees: Sequence[Any]
     steps: torch.Tensor | None
     updates_seen: torch.Tensor | None
+    numbers: Sequence[torch.Tensor] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +45,14 @@ class Spec:
         hyper: The numbers that ``kernels.RULES`` names for the rule, in that order.
         lr: The learning rate, a number or a 0-dim tensor; None if it is a schedule.
         schedule: The schedule of learning rates, if there is one.
-        decays: Whether weights decay, which needs parameters.
+        takes_params: Whether the kernel needs parameters, as it does where weights decay.
         columns: The state trees that the kernel takes, as (class of the state, attribute).
         counted: Class of the state whose ``steps`` the kernel needs.
         factory: Makes the composite rule from a learning rate.
         least: The number of leaves from which on a small differentiable step takes less time by the
             kernel than by the composite rule.
+        numbers: The states that are one number per leaf, if there are any.
+        takes_lr: Updates are multiplied by the learning rate; otherwise ``lr`` is 1.
         places: Where the parts are in the states that were read last, by the classes of these.
     """
 
@@ -85,15 +60,24 @@ class Spec:
     hyper: tuple[float, ...]
     lr: Any
     schedule: Callable[[torch.Tensor], Any] | None
-    decays: bool
+    takes_params: bool
     columns: tuple[Column, ...]
     counted: type | None
     factory: Callable[[Any], GradientTransformation]
     least: int
+    numbers: Numbers | None
+    takes_lr: bool
     places: dict[Any, _Places] = field(default_factory=dict)
+
+    @property
+    def counts_updates(self) -> bool:
+        """Whether the state of a schedule counts the updates."""
+        return self.schedule is not None and not (self.numbers and self.numbers.has_rate)
 
     def with_lr(self, lr: float) -> Spec:
         """Return the spec with another learning rate, where it was a number before."""
+        if not self.takes_lr:
+            return self
         named = zip(RULES[self.rule].hyper, self.hyper)
         hyper = tuple(lr if name == 'lr' else value for name, value in named)
         return replace(self, lr=lr, hyper=hyper)
@@ -115,15 +99,17 @@ class Spec:
         """
         members = _members(state)
         trees, counts = self._places(members)
-        steps, seen = [None if at is None else members[at[0]][at[1]] for at in counts]
-        return StateParts([members[place][entry] for place, entry in trees], steps, seen)
+        found: list[Any] = [None if at is None else members[at[0]][at[1]] for at in counts]
+        steps, seen, *numbers = found
+        return StateParts([members[place][entry] for place, entry in trees], steps, seen, numbers)
 
     def replace(self, state: Any, parts: StateParts) -> Any:
         """Return ``state`` with new parts; a count that is None stays."""
         members = [*_members(state)]
         trees, counts = self._places(members)
         new: dict[int, list[Any]] = {}
-        for at, part in zip((*trees, *counts), (*parts.trees, parts.steps, parts.updates_seen)):
+        vectors = (parts.steps, parts.updates_seen, *parts.numbers)
+        for at, part in zip((*trees, *counts), (*parts.trees, *vectors)):
             if at is not None and part is not None:
                 place, entry = at
                 if place not in new:
@@ -141,12 +127,14 @@ class Spec:
         """
         kinds = (*map(type, members),)
         if kinds not in self.places:
+            kept = self.numbers
             self.places.clear()  # a state changes its classes seldom
             self.places[kinds] = (
                 [_place(kinds, owner, name) for owner, name in self.columns],
                 (
                     None if self.counted is None else _place(kinds, self.counted, 'steps'),
-                    None if self.schedule is None else _place(kinds, ScaleByScheduleState, 'steps'),
+                    _place(kinds, ScaleByScheduleState, 'steps') if self.counts_updates else None,
+                    *([_place(kinds, kept.owner, name) for name in kept.names] if kept else ()),
                 ),
             )
         return self.places[kinds]
@@ -156,10 +144,12 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
     """Return the spec for ``torchopt.<name>(**arguments)``.
 
     None where no kernel computes it: ``amsgrad``, a ``mask``, a hyperparameter other than ``lr``
-    that is a tensor, a tree of learning rates.
+    that is a tensor, a tree of learning rates that updates are multiplied by.
     """
-    kernel = _KERNELS[name](arguments)
-    lr, decay = arguments['lr'], arguments['weight_decay']
+    kernel = KERNELS[name](arguments)
+    if kernel is None:
+        return None
+    lr, decay = arguments['lr'] if kernel.takes_lr else 1.0, arguments['weight_decay']
     schedule = None
     if isinstance(lr, torch.Tensor):
         scalar = lr.dim() == 0
@@ -167,9 +157,9 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         lr, schedule, scalar = None, lr, True
     else:
         scalar = isinstance(lr, (int, float))
-    if kernel is None or not scalar:
+    if not scalar:
         return None
-    if any(isinstance(number, torch.Tensor) for number in (decay, *kernel.numbers.values())):
+    if any(isinstance(number, torch.Tensor) for number in (decay, *kernel.hyper.values())):
         return None
     hyper = arranged(
         kernel.rule,
@@ -177,8 +167,8 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         lr=lr if isinstance(lr, (int, float)) else 0.0,
         sign=-1.0 if arguments['maximize'] else 1.0,
         coupled_decay=0.0 if kernel.decoupled else decay,
-        decoupled_decay=decay if kernel.decoupled else 0.0,
-        **kernel.numbers,
+        decoupled_decay=decay if kernel.decoupled else kernel.shrinks,
+        **kernel.hyper,
     )
 
     def factory(rate: Any) -> GradientTransformation:
@@ -188,17 +178,18 @@ def spec_of(name: str, arguments: Arguments) -> Spec | None:
         )
         return made
 
-    decays = decay != 0
     return Spec(
         kernel.rule,
         hyper,
         lr,
         schedule,
-        decays,
+        decay != 0 or kernel.takes_params,
         kernel.columns,
         kernel.counted,
         factory,
         kernel.least,
+        kernel.numbers,
+        kernel.takes_lr,
     )
 
 
@@ -214,86 +205,3 @@ def _place(kinds: Sequence[type], owner: Any, name: str) -> _Place:
     raise ValueError(
         f'state has no {owner.__name__}: pass the state that init or the last update returned'
     )
-
-
-def _adadelta(a: Arguments) -> Kernel | None:
-    columns = ((ScaleByAdadeltaState, 'nu'), (ScaleByAdadeltaState, 'delta'))
-    return Kernel('adadelta', {'rho': a['rho'], 'eps': a['eps']}, columns)
-
-
-def _adagrad(a: Arguments) -> Kernel | None:
-    decay = a['lr_decay']
-    counted = None if isinstance(decay, (int, float)) and decay == 0 else ScaleByRssState
-    columns = ((ScaleByRssState, 'sum_of_squares'),)
-    return Kernel('adagrad', {'eps': a['eps'], 'lr_decay': decay}, columns, counted)
-
-
-def _adam(a: Arguments) -> Kernel | None:
-    if a['amsgrad'] or a.get('mask') is not None:
-        return None
-    return Kernel(
-        'adam',
-        {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']},
-        ((ScaleByAdamState, 'mu'), (ScaleByAdamState, 'nu')),
-        ScaleByAdamState,
-        decoupled=a.get('decoupled_weight_decay', True),
-    )
-
-
-def _adamax(a: Arguments) -> Kernel | None:
-    columns = ((ScaleByAdamaxState, 'mu'), (ScaleByAdamaxState, 'norm'))
-    return Kernel('adamax', {**_betas(a), 'eps': a['eps']}, columns, ScaleByAdamaxState)
-
-
-def _radam(a: Arguments) -> Kernel | None:
-    return Kernel(
-        'radam',
-        {**_betas(a), 'eps': a['eps'], 'eps_root': a['eps_root']},
-        ((ScaleByRadamState, 'mu'), (ScaleByRadamState, 'nu')),
-        ScaleByRadamState,
-        decoupled=a['decoupled_weight_decay'],
-    )
-
-
-def _rmsprop(a: Arguments) -> Kernel | None:
-    rule = 'rmsprop'
-    columns: tuple[Column, ...] = ((ScaleByRmsState, 'nu'),)
-    numbers = {'alpha': a['alpha'], 'eps': a['eps']}
-    if a['centered']:
-        rule += '_centered'
-        columns = ((ScaleByStddevState, 'mu'), (ScaleByStddevState, 'nu'))
-    if _acts(a['momentum']):
-        rule += '_momentum'
-        columns += ((TraceState, 'trace'),)
-        numbers |= {'momentum': a['momentum'], 'dampening': 0.0, 'nesterov': a['nesterov']}
-    return Kernel(rule, numbers, columns)
-
-
-def _sgd(a: Arguments) -> Kernel | None:
-    if not _acts(a['momentum']):
-        # Without weight decay, one product per leaf.
-        return Kernel('sgd', {}, least=2 if _acts(a['weight_decay']) else 12)
-    numbers = {name: a[name] for name in ('momentum', 'dampening', 'nesterov')}
-    damped = isinstance(a['dampening'], torch.Tensor) or a['dampening'] != 0
-    counted = TraceState if damped else None
-    return Kernel('sgd_momentum', numbers, ((TraceState, 'trace'),), counted, least=2)
-
-
-def _betas(a: Arguments) -> dict[str, Any]:
-    return dict(zip(('beta1', 'beta2'), a['betas']))
-
-
-def _acts(number: Any) -> bool:
-    return isinstance(number, torch.Tensor) or number != 0
-
-
-_KERNELS: Mapping[str, Callable[[Arguments], Kernel | None]] = {
-    'adadelta': _adadelta,
-    'adagrad': _adagrad,
-    'adam': _adam,
-    'adamax': _adamax,
-    'adamw': _adam,
-    'radam': _radam,
-    'rmsprop': _rmsprop,
-    'sgd': _sgd,
-}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from numbers import Real
 from typing import Any
 
 import torch
@@ -14,17 +13,18 @@ from torchopt import pytree
 from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.inplace import must_not_write, overwrite
 from torchopt.authoring.shards import PLAIN
-from torchopt.authoring.steps import as_float, next_steps
+from torchopt.authoring.steps import next_steps
 from torchopt.authoring.torch_internals import transforming
 from torchopt.authoring.update_marks import mark_update
 from torchopt.typing import OptState, Params
 from torchopt_accel.autograd import step
 from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import forward_mode
-from torchopt_accel.kernels import Maybe
 from torchopt_accel.operators import prepare as prepare_call
 from torchopt_accel.platform import C
+from torchopt_accel.progress import fit_kernels, next_numbers, rate_of, scalars_of
 from torchopt_accel.roles import Call, Mismatch, gather, scatter
+from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.specs import Spec, StateParts
 from torchopt_accel.spread import Spread
 
@@ -71,23 +71,23 @@ class Step:
         Raises:
             Mismatch: the tensors do not fit together.
         """
-        lr, parts = self._advanced()
-        if not inplace or must_not_write(self.grads, self.columns, lr):
-            new = self._computed(lr, parts)
+        scalars, parts = self._advanced()
+        if not inplace or must_not_write(self.grads, self.columns, scalars.lr):
+            new = self._computed(scalars, parts)
             mark_update(self.updates, new[0])
             return new
         with torch.no_grad():
             try:
-                self._write(lr, parts)
+                self._write(scalars, parts)
             except Mismatch:
                 # Kernels can't write these tensors where they lie. Core can.
                 written: tuple[Any, OptState] = overwrite(
-                    (self.updates, self.state), self._computed(lr, parts)
+                    (self.updates, self.state), self._computed(scalars, parts)
                 )
                 return written
         return self.updates, self.state
 
-    def _write(self, lr: Maybe, parts: StateParts) -> None:
+    def _write(self, scalars: Scalars, parts: StateParts) -> None:
         """Write updates and the next state into the tensors of the trees.
 
         Raises:
@@ -96,7 +96,7 @@ class Step:
         """
         if any(tensor.grad_fn is not None for tensor in self._tensors()):
             raise Mismatch('what is written must lose its graph')
-        self._prepared(lr, parts, apply=False)()
+        self._prepared(scalars, parts, apply=False)()
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         """Return all gradients and states that take part."""
@@ -105,20 +105,19 @@ class Step:
                 for leaf in group:
                     yield row[leaf]
 
-    def _computed(self, lr: Maybe, parts: StateParts) -> tuple[Any, OptState]:
+    def _computed(self, scalars: Scalars, parts: StateParts) -> tuple[Any, OptState]:
         """Return new trees, differentiable."""
         results: list[Sequence[Any]]
         if self.flat is not None:
             count = len(self.grads)
             call = Call(self.spec, range(count), bool(self.params))
-            plain = lr is None or C.takes(1, (lr,))
-            new = step(call, lr, parts.steps, self.flat, plain=plain)
+            plain = scalars.lr is None or C.takes(1, (scalars.lr,))
+            new = step(call, scalars, self.flat, plain=plain)
             results = [new[at : at + count] for at in range(0, len(new), count)]
         else:
-            results = [*self._computed_by_kind(lr, parts.steps)]
+            results = [*self._computed_by_kind(scalars)]
         updates, *trees = self._trees(results, (self.updates, *parts.trees))
-        new_parts = StateParts(trees, parts.steps, parts.updates_seen)
-        return updates, self.spec.replace(self.state, new_parts)
+        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
 
     def _trees(self, rows: Sequence[Any], old: Sequence[Any]) -> list[Any]:
         """Return one tree per row, each in the container of an old tree."""
@@ -127,13 +126,13 @@ class Step:
             return [self.structure.unflatten(row) for row in rows]
         return unflatten_like(self.structure, rows, old)
 
-    def _computed_by_kind(self, lr: Maybe, steps: Maybe) -> list[list[Any]]:
+    def _computed_by_kind(self, scalars: Scalars) -> list[list[Any]]:
         """Return new rows, after one call for each group of leaves."""
         rows = [self.grads, *self.params, *self.columns]
         results = [list(self.grads), *map(list, self.columns)]
         for group in self.groups:
             call = Call(self.spec, group, bool(self.params))
-            scatter(step(call, lr, steps, gather(rows, group)), group, results)
+            scatter(step(call, scalars.of(group), gather(rows, group)), group, results)
         return results if self.spread is None else [*map(self.spread.whole, results)]
 
     def prepare(self) -> Callable[[], None]:
@@ -142,18 +141,17 @@ class Step:
         Raises:
             Mismatch: the tensors do not fit together, or can't be written where they lie.
         """
-        lr, parts = self._advanced()
-        return self._prepared(lr, parts, apply=True)
+        scalars, parts = self._advanced()
+        return self._prepared(scalars, parts, apply=True)
 
-    def _prepared(self, lr: Maybe, parts: StateParts, *, apply: bool) -> Callable[[], None]:
+    def _prepared(self, scalars: Scalars, parts: StateParts, *, apply: bool) -> Callable[[], None]:
         if forward_mode():
             raise Mismatch('kernels write no tangents')
         rows = [self.grads, *self.params, *self.columns]
         commits = [
             prepare_call(
                 Call(self.spec, group, bool(self.params)),
-                lr,
-                parts.steps,
+                scalars.of(group),
                 gather(rows, group),
                 apply=apply,
             )
@@ -165,52 +163,33 @@ class Step:
                 commit_group()
             if self.spread is not None:
                 self.spread.count_writes()
-            for old, new in (
-                (self.parts.steps, parts.steps),
-                (self.parts.updates_seen, parts.updates_seen),
-            ):
+            for old, new in zip(_vectors(self.parts), _vectors(parts)):
                 if old is not None and new is not None:
                     old.copy_(new)
 
         return commit
 
-    def _advanced(self) -> tuple[Maybe, StateParts]:
-        """Return the learning rate if it is a tensor, and the parts with this step counted.
+    def _advanced(self) -> tuple[Scalars, StateParts]:
+        """Return the step's scalars, and the parts with this step counted.
 
         Raises:
             Mismatch: kernels can't take the learning rate.
         """
-        trees, steps, seen = self.parts
+        trees, steps, seen, numbers = self.parts
         if steps is not None:
             known = self.flat is not None and steps.shape == (len(self.grads),)
             steps = steps + 1 if known else next_steps(steps, self.grads)
-        lr = rate_of(self.spec, seen)
+        lr = rate_of(self.spec, self.parts)
         if seen is not None:
             seen = seen + 1
         if self.spread is not None and lr is not None:
             self.spread.require_constant(lr)
-        return lr, StateParts(trees, steps, seen)
+        new = next_numbers(self.spec, self.parts, steps, self.grads)
+        return scalars_of(lr, steps, numbers), StateParts(trees, steps, seen, new)
 
 
-def rate_of(spec: Spec, updates_seen: Maybe) -> Maybe:
-    """Return the learning rate of the next step, if it is a tensor.
-
-    Raises:
-        Mismatch: a schedule returns something that kernels don't take.
-    """
-    if spec.schedule is not None and updates_seen is not None:
-        return _rate(spec.schedule(as_float(updates_seen)), updates_seen.device)
-    return spec.lr if isinstance(spec.lr, torch.Tensor) else None
-
-
-def _rate(value: Any, device: torch.device) -> torch.Tensor:
-    """Return the value of a schedule as a tensor."""
-    if isinstance(value, Real):
-        # Filled on the device: a CUDA graph can't hold a copy from the host.
-        return torch.full((), float(value), dtype=torch.float64, device=device)
-    if not isinstance(value, torch.Tensor) or value.dim() != 0:
-        raise Mismatch('kernels take a number or a 0-dim tensor from a schedule')
-    return value if value.is_floating_point() else value.to(torch.float64)
+def _vectors(parts: StateParts) -> tuple[Maybe, ...]:
+    return (parts.steps, parts.updates_seen, *parts.numbers)
 
 
 def read_step(
@@ -226,7 +205,7 @@ def read_step(
     With ``apply``, parameters are needed even where no weights decay.
     """
     grads, structure = pytree.eager_flatten(updates, none_is_leaf=True)
-    with_params = spec.decays or apply
+    with_params = spec.takes_params or apply
     if with_params and params is None:
         return None
     try:
@@ -234,6 +213,8 @@ def read_step(
         columns = [_row(structure, tree) for tree in parts.trees]
         flat = [_row(structure, params)] if with_params else []
     except ValueError:
+        return None
+    if not fit_kernels(parts.numbers, len(grads)):
         return None
     joined = (*chain(grads, *flat, *columns),)
     if not transforming() and C.takes(1 + len(flat) + len(columns), joined):

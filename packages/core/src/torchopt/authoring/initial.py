@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from torchopt import pytree
-from torchopt.authoring.rates import rates_of
+from torchopt.authoring.rates import rates_as_numbers, rates_of
+from torchopt.authoring.steps import as_float, zero_steps
 from torchopt.typing import LearningRate, Params
 
 Shape = Callable[[torch.Size], Sequence[int]]
@@ -46,3 +47,15 @@ def filled_like(
         return (torch.zeros_like(like, requires_grad=requires_grad) + value).to(like.dtype)
 
     return pytree.tree_unflatten(structure, [*map(fill, leaves, values)])
+
+
+def filled_numbers(params: Params, value: LearningRate) -> torch.Tensor:
+    """Return a new float64 vector with one number for each leaf of ``params``.
+
+    Args:
+        params: Tree of tensors, or None for one that is absent.
+        value: A scalar, or a schedule, whose first value counts.
+    """
+    leaves, structure = pytree.tree_flatten(params, none_is_leaf=True)
+    zeros = as_float(zero_steps(params))
+    return zeros + rates_as_numbers(value, zeros.new_zeros(()), structure, leaves, 'params')

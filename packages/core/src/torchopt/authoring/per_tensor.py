@@ -15,9 +15,11 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.describe import describe
-from torchopt.authoring.initial import filled_like
-from torchopt.authoring.rates import rates_of
-from torchopt.authoring.steps import advance, as_float, largest, zero_steps
+from torchopt.authoring.initial import filled_like, filled_numbers
+from torchopt.authoring.rates import rates_as_numbers, rates_of
+from torchopt.authoring.scalars import PerLeaf
+from torchopt.authoring.shards import PLAIN, placed_like
+from torchopt.authoring.steps import advance, largest, zero_steps
 from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import EmptyState, GradientTransformation
 from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
@@ -45,7 +47,8 @@ def elementwise(
     takes_params: bool = False,
     initial: Mapping[str, LearningRate] | None = None,
     shapes: Mapping[str, Callable[[torch.Size], Sequence[int]]] | None = None,
-    numbers: Mapping[str, float] | None = None,
+    numbers: Mapping[str, LearningRate] | None = None,
+    numbers_lr: LearningRate | None = None,
     denominators: Mapping[str, Scalar] | None = None,
     unused: Sequence[str] = (),
     moment_requires_grad: bool = False,
@@ -66,15 +69,16 @@ def elementwise(
             with one scalar per parameter, such as bias corrections. Without this function no steps
             are counted, and the field ``steps`` holds the empty tuple. With ``numbers``, it takes
             their old vectors, too, and returns the new ones before the scalars.
-        lr: A learning rate that is no factor of the update, and so goes into the rule: a number,
-            or a tensor that broadcasts to the gradient. Needs ``scalars``.
+        lr: A learning rate that goes into the rule, as it is no factor of the update: a number, or
+            a tensor that broadcasts to the gradient. Needs ``scalars``.
         takes_params: Whether the rule takes the parameter. ``update`` then needs ``params``.
-        initial: Initial values of state tensors, by field: numbers, 0-dim tensors, trees of them,
-            or schedules, of which the first value counts; 0 by default.
+        initial: Initial values of state tensors, by field: scalars, trees of them, or schedules,
+            of which the first value counts; 0 by default.
         shapes: For fields whose tensors are not shaped like the parameters, the shape by the
             shape of the parameter.
         numbers: Initial values, by field, of states that are one number per parameter: float64
-            vectors like ``steps``.
+            vectors like ``steps``. Scalars, or schedules, of which the first value counts.
+        numbers_lr: A scalar or a schedule, whose value ``scalars`` takes after the step counts.
         denominators: Hyperparameters, by name, that keep a denominator from 0. ``init`` raises
             ValueError if one of them underflows in the dtype of a parameter.
         unused: Fields that this variant of the rule does not use. They hold the empty tuple, which
@@ -90,24 +94,21 @@ def elementwise(
     """
     kind: Any = state_class
     names: tuple[str, ...] = kind._fields
-    numbers = numbers or {}
+    numbers, shapes = numbers or {}, shapes or {}
     others = {'steps', *numbers, *unused}
     moments = [name for name in names if name not in others]
     firsts = {name: (initial or {}).get(name, 0.0) for name in moments}
-    shapes = shapes or {}
 
     def init(params: Params) -> State:
         for name, value in (denominators or {}).items():
             checks.representable(name, value, params)
         fields: dict[str, Any] = dict.fromkeys(names, ())
         for name, first in firsts.items():
-            fields[name] = filled_like(
-                params, first, shapes.get(name), requires_grad=moment_requires_grad
-            )
+            shape = shapes.get(name)
+            fields[name] = filled_like(params, first, shape, requires_grad=moment_requires_grad)
         if scalars is not None:
             fields['steps'] = zero_steps(params)
-            for name, value in numbers.items():
-                fields[name] = as_float(fields['steps']) + value
+            fields.update({name: filled_numbers(params, x) for name, x in numbers.items()})
         return state_class(**fields)
 
     def update(updates: Updates, state: Any, params: Params | None) -> tuple[Any, State]:
@@ -122,7 +123,11 @@ def elementwise(
         rates = None if lr is None else rates_of(lr, largest(state.steps), structure, leaves)
         if scalars is not None:
             old['steps'], counts = advance(state.steps, leaves)
-            per_leaf = [*scalars(counts, *(old[name] for name in numbers))]
+            vectors = [old[name] for name in numbers]
+            if numbers_lr is not None:
+                seen = largest(state.steps)
+                vectors.insert(0, rates_as_numbers(numbers_lr, seen, structure, leaves))
+            per_leaf = [*scalars(counts, *vectors)]
             for name in numbers:
                 new = per_leaf.pop(0)
                 # A parameter without a gradient keeps its number.
@@ -213,7 +218,7 @@ def _apply_rule(
     inputs = {**given, **state}
     columns = flatten_like(structure, inputs.items())
     _require_alike(structure, leaves, dict(zip(inputs, columns)), shapes, sparse=sparse)
-    per_leaf = _Scalars(scalars)
+    per_leaf = PerLeaf(scalars)
     checked = False
 
     results: list[list[torch.Tensor | None]] = []
@@ -232,36 +237,13 @@ def _apply_rule(
         if not checked:  # once: to look at shapes takes as long as a small operation
             checks.rule_results(new, [gradient, *row[1 + len(given) :]])
             checked = True
+        if type(gradient) not in PLAIN:
+            new = (new[0], *map(placed_like, new[1:], row[1 + len(given) :]))
         # A 0-dim hyperparameter of a wider dtype promotes a 0-dim gradient: undo that.
         results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
     return unflatten_like(structure, zip(*results), (updates, *state.values()))
-
-
-class _Scalars:
-    """Gives each leaf its entries of the per-leaf vectors, as 0-dim tensors of the leaf's dtype.
-
-    A vector is converted and unbound once per dtype and device, not once per leaf.
-    """
-
-    def __init__(self, vectors: Sequence[torch.Tensor]) -> None:
-        self._vectors = vectors
-        self._rows: dict[tuple[torch.dtype, torch.device], list[tuple[torch.Tensor, ...]]] = {}
-
-    def at(self, position: int, dtype: torch.dtype, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if not self._vectors:
-            return ()
-        key = dtype, like.device
-        if key not in self._rows:
-            unbound = [self._convert(vector, *key).unbind() for vector in self._vectors]
-            self._rows[key] = list(zip(*unbound))
-        return self._rows[key][position]
-
-    @staticmethod
-    def _convert(vector: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        # A 0-dim tensor on the CPU can be combined with any device, without waiting for it.
-        return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
 
 
 def _require_alike(

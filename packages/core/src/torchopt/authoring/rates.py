@@ -11,7 +11,7 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.columns import flatten_like
 from torchopt.authoring.describe import describe
-from torchopt.typing import LearningRate, TensorTree
+from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 def rates_of(
@@ -48,6 +48,50 @@ def rates_of(
                 f'{tuple(leaf.shape)}: {describe(rate)}'
             )
     return rates
+
+
+def is_shared(lr: LearningRate) -> bool:
+    """Tell whether all leaves share one rate: a scalar, or a schedule."""
+    return not (checks.is_tree(lr) or (isinstance(lr, torch.Tensor) and lr.dim()))
+
+
+def rates_as_numbers(
+    lr: LearningRate,
+    count: torch.Tensor,
+    structure: pytree.PyTreeSpec,
+    leaves: Sequence[torch.Tensor | None],
+    what: str = 'updates',
+) -> Scalar:
+    """Return one rate for each leaf: the number that they share, or a vector on count's device.
+
+    Args:
+        lr: A scalar, or a schedule of scalars or of trees of them.
+        count: The number of steps that a schedule gets, a 0-dim float64 tensor.
+        structure: The structure of the tree of leaves.
+        leaves: The leaves.
+        what: The name of the tree in messages.
+
+    Raises:
+        ValueError: a tree of rates has another structure, or a rate is not a scalar.
+    """
+    value: Any = lr(count) if checks.is_function(lr) else lr
+    if is_shared(value):
+        return beside(count, value)
+    rates = [0.0 if x is None else x for x in rates_of(value, count, structure, leaves, what)]
+    for position, rate in enumerate(rates):
+        if isinstance(rate, torch.Tensor) and rate.dim():
+            where = structure.accessors()[position].codify('lr')
+            raise ValueError(f'{where} must be a scalar, got {describe(rate)}')
+    return torch.stack(
+        [torch.as_tensor(rate, dtype=count.dtype, device=count.device) for rate in rates]
+    )
+
+
+def beside(other: torch.Tensor, scalar: Scalar) -> Scalar:
+    """Return a scalar that can be combined with ``other``, a tensor on any device."""
+    if not isinstance(scalar, torch.Tensor) or scalar.device.type == 'cpu':
+        return scalar
+    return scalar.to(other.device)
 
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:

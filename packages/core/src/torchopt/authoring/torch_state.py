@@ -86,6 +86,7 @@ class StateLayout:
         shapes: For each parameter, the shapes of its tensors by key: these keys its entry must
             have. A rule for some parameters leaves out the others.
         shared_names: The keys whose value is the same in all entries.
+        has_numbers: Whether some of its fields hold one number per parameter, in one vector.
         counted: For each parameter, whether the state counts its steps. A rule for some
             parameters counts theirs alone.
         is_from_construction: Whether the entries of parameters that have taken no step are needed.
@@ -119,6 +120,7 @@ class StateLayout:
         held: list[StateLayout] = [column.value for column in every if column.kind == 'held']
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
         self.shared_names += [name for layout in held for name in layout.shared_names]
+        self.has_numbers = any(column.kind == 'numbers' for column in every)
         self.counted: list[bool] = [
             any(_counts(columns, position) for _, columns in self._members)
             or any(layout.counted[position] for layout in held)

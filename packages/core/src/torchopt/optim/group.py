@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -113,8 +114,12 @@ class GroupStep:
         if in_place is not None:
             if keep_state:
                 layout.copy(entries, gradients)
-            commit = in_place(gradients, layout.read(entries, self._steps), params)
+            taken = layout.read(entries, self._steps)
+            commit = in_place(gradients, taken, params)
             if commit is not None:
+                if layout.has_numbers:
+                    # They were written in a vector of their own.
+                    commit = _then(commit, functools.partial(layout.write, taken, entries))
                 return self._counting(commit, gradients, layout)
         transformation = self.transformation(group)
         old = layout.read(entries, self._steps)
@@ -193,6 +198,14 @@ class GroupStep:
 def _are(new: Sequence[Any], old: Sequence[Any]) -> bool:
     """Tell whether two lists hold the same objects."""
     return len(new) == len(old) and all(map(operator.is_, new, old))
+
+
+def _then(first: Callable[[], None], second: Callable[[], object]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
 
 
 def _equal(new: Any, old: Any) -> bool:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import add_scaled, ema, ema_of_square, safe_sqrt
 from torchopt.authoring.origin import recorded
@@ -105,7 +106,7 @@ def scale_by_adan(
     )
 
 
-@recorded
+@accelerable
 def adan(
     lr: LearningRate = 1e-3,
     betas: tuple[Scalar, Scalar, Scalar] = (0.98, 0.92, 0.99),
@@ -116,6 +117,7 @@ def adan(
     mask: Mask | None = None,
     moment_requires_grad: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     """Adan; see :func:`scale_by_adan`.
 
@@ -133,10 +135,12 @@ def adan(
         mask: Which parameters decay; see :func:`torchopt.transform.masked`.
         moment_requires_grad: Let the initial averages require grad.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
 
     Raises:
         ValueError: a hyperparameter is out of its range.
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
     return descend(
         scale_by_adan(betas, eps, eps_root=eps_root, moment_requires_grad=moment_requires_grad),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
 
+from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import elementwise
+from torchopt.authoring.rates import is_shared
 from torchopt.authoring.state import saveable
 from torchopt.authoring.torch_state import torch_fields
 from torchopt.base import GradientTransformation
@@ -17,21 +20,21 @@ from torchopt.typing import LearningRate, Scalar, TensorTree
 
 
 @saveable
-@torch_fields(average='ax', numbers=['mu'])
+@torch_fields(average='ax', numbers=['eta', 'mu'])
 class AsgdState(NamedTuple):
     """State of :func:`asgd`.
 
     Attributes:
         average: Averages of the parameters, shaped like the parameters.
-        eta: Learning rates of the next step: one for each parameter, or, if ``lr`` is a tree, one
-            for each entry.
+        eta: Learning rates of the next step, a float64 vector with a number for each parameter. If
+            ``lr`` is a tree, a tree with a number for each entry, shaped like the parameters.
         mu: Weights of the next parameters in the averages, a float64 vector with a number for each
             parameter.
         steps: Steps taken by each parameter, an int64 vector.
     """
 
     average: TensorTree
-    eta: TensorTree
+    eta: TensorTree | torch.Tensor
     mu: torch.Tensor
     steps: torch.Tensor
 
@@ -78,31 +81,50 @@ def scale_by_asgd(
         p: torch.Tensor,
         average: torch.Tensor,
         eta: torch.Tensor,
+        weight: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        step = eta * (g + lambd * p)
+        return step, torch.lerp(average, p - step, weight)
+
+    def numbers(
+        steps: torch.Tensor, rate: Scalar, eta: torch.Tensor, mu: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        return decayed_rate(rate, steps, lambd, alpha), next_weight(steps, t0), eta, mu
+
+    def rule_with_rates(
+        g: torch.Tensor,
+        p: torch.Tensor,
+        average: torch.Tensor,
+        eta: torch.Tensor,
         rate: Any,
         weight: torch.Tensor,
         steps: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        step = eta * (g + lambd * p)
-        average = average + weight * (p - step - average)
-        return step, average, torch.zeros_like(eta) + rate / (1 + lambd * rate * steps) ** alpha
+        new = decayed_rate(rate, steps, lambd, alpha)
+        return *rule(g, p, average, eta, weight), torch.zeros_like(eta) + new
 
     def weights(steps: torch.Tensor, mu: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return 1 / (steps - t0).clamp_min(1), mu, steps
+        return next_weight(steps, t0), mu, steps
 
-    return elementwise(
-        AsgdState,
-        rule,
-        weights,
-        lr=lr,
-        takes_params=True,
-        initial={'eta': lr},
-        shapes={} if checks.is_tree(lr) else {'eta': lambda shape: ()},
-        numbers={'mu': 1.0},
-        moment_requires_grad=moment_requires_grad,
+    make = functools.partial(
+        elementwise, AsgdState, takes_params=True, moment_requires_grad=moment_requires_grad
     )
+    if is_shared(lr):
+        return make(rule, numbers, numbers={'eta': lr, 'mu': 1.0}, numbers_lr=lr)
+    return make(rule_with_rates, weights, lr=lr, initial={'eta': lr}, numbers={'mu': 1.0})
 
 
-@recorded
+def decayed_rate(rate: Scalar, steps: torch.Tensor, lambd: Scalar, alpha: Scalar) -> torch.Tensor:
+    r"""Return :math:`\eta_{t+1}` after steps that are counted from 1."""
+    return rate / (1 + lambd * rate * steps) ** alpha
+
+
+def next_weight(steps: torch.Tensor, t0: Scalar) -> torch.Tensor:
+    r"""Return :math:`\mu_{t+1}` after steps that are counted from 1."""
+    return 1 / (steps - t0).clamp_min(1)
+
+
+@accelerable
 def asgd(
     lr: LearningRate = 1e-2,
     lambd: Scalar = 1e-4,
@@ -112,6 +134,7 @@ def asgd(
     *,
     moment_requires_grad: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     """ASGD, which averages the parameters; see :func:`scale_by_asgd`.
 
@@ -127,10 +150,12 @@ def asgd(
         weight_decay: Factor >= 0; ``weight_decay * params`` is added to the gradients.
         moment_requires_grad: Let the initial state require grad.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
 
     Raises:
         ValueError: a hyperparameter is out of its range.
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
     return descend(
         scale_by_asgd(lr, lambd, alpha, t0, moment_requires_grad=moment_requires_grad),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema
 from torchopt.authoring.origin import recorded
@@ -56,7 +57,7 @@ def scale_by_lion(
     return elementwise(ScaleByLionState, rule, moment_requires_grad=moment_requires_grad)
 
 
-@recorded
+@accelerable
 def lion(
     lr: LearningRate = 1e-4,
     betas: tuple[Scalar, Scalar] = (0.9, 0.99),
@@ -65,6 +66,7 @@ def lion(
     mask: Mask | None = None,
     moment_requires_grad: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     """Lion: steps of one size, in the direction of a sign; see :func:`scale_by_lion`.
 
@@ -81,10 +83,12 @@ def lion(
         mask: Which parameters decay; see :func:`torchopt.transform.masked`.
         moment_requires_grad: Let the initial averages require grad.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
 
     Raises:
         ValueError: a hyperparameter is out of its range.
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
     return descend(
         scale_by_lion(betas, moment_requires_grad=moment_requires_grad),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import ema, ema_of_square, safe_sqrt
 from torchopt.authoring.origin import recorded
@@ -89,11 +90,8 @@ def scale_by_nadam(
         denominator = safe_sqrt(nu / correction, eps_root) + eps
         return (of_gradient * g + of_mu * mu) / denominator, mu, nu
 
-    def momentum(steps: torch.Tensor) -> torch.Tensor:
-        return beta1 * (1 - 0.5 * 0.96 ** (steps * momentum_decay))
-
     def factors(steps: torch.Tensor, product: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        now, ahead = momentum(steps), momentum(steps + 1)
+        now, ahead = (momentum(at, beta1, momentum_decay) for at in (steps, steps + 1))
         product = product * now
         return product, (1 - now) / (1 - product), ahead / (1 - product * ahead), 1 - beta2**steps
 
@@ -107,7 +105,12 @@ def scale_by_nadam(
     )
 
 
-@recorded
+def momentum(steps: torch.Tensor, beta1: Scalar, momentum_decay: Scalar) -> torch.Tensor:
+    r"""Return the momenta :math:`b_t` of steps that are counted from 1."""
+    return beta1 * (1 - 0.5 * 0.96 ** (steps * momentum_decay))
+
+
+@accelerable
 def nadam(
     lr: LearningRate = 2e-3,
     betas: tuple[Scalar, Scalar] = (0.9, 0.999),
@@ -119,6 +122,7 @@ def nadam(
     eps_root: Scalar = 0.0,
     moment_requires_grad: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     """NAdam; see :func:`scale_by_nadam`.
 
@@ -138,10 +142,12 @@ def nadam(
         eps_root: Added under that root, >= 0.
         moment_requires_grad: Let the initial moments require grad.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
 
     Raises:
         ValueError: a hyperparameter is out of its range.
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
     return descend(
         scale_by_nadam(

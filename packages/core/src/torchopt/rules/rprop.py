@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from torchopt.accelerated import accelerable
 from torchopt.authoring import checks
 from torchopt.authoring.numerics import clamp
 from torchopt.authoring.origin import recorded
@@ -42,10 +43,15 @@ def scale_by_rprop(
 ) -> GradientTransformation:
     r"""Replace gradients by their signs, times a size for each entry.
 
-    The size grows by :math:`\eta^+` where the sign of a gradient is the sign of the last one, and
-    shrinks by :math:`\eta^-` where it is the opposite. There, the entry takes no step, and is then
-    treated as if its last gradient had been 0. Riedmiller and Braun, *A Direct Adaptive Method for
-    Faster Backpropagation Learning: The RPROP Algorithm*, ICNN 1993, in the form of
+    .. math::
+
+        s_t = \min(\max(\eta_t s_{t-1}, s_{\min}), s_{\max}), \qquad
+        u_t = \operatorname{sign}(g_t) \, s_t
+
+    with :math:`\eta_t = \eta^+` where :math:`g_t g_{t-1} > 0`, :math:`\eta^-` where it is
+    negative, and 1 where it is 0. Where it is negative, :math:`g_t` is replaced by 0, so that the
+    entry takes no step, and keeps its size in the next. Riedmiller and Braun, *A Direct Adaptive
+    Method for Faster Backpropagation Learning: The RPROP Algorithm*, ICNN 1993, in the form of
     :class:`torch.optim.Rprop`.
 
     Args:
@@ -81,7 +87,7 @@ def scale_by_rprop(
     )
 
 
-@recorded
+@accelerable
 def rprop(
     lr: LearningRate = 1e-2,
     etas: tuple[Scalar, Scalar] = (0.5, 1.2),
@@ -90,6 +96,7 @@ def rprop(
     *,
     moment_requires_grad: bool = False,
     maximize: bool = False,
+    use_accelerated_op: bool = False,
 ) -> GradientTransformation:
     """Rprop, for gradients of the whole data set; see :func:`scale_by_rprop`.
 
@@ -107,10 +114,12 @@ def rprop(
             is 0, ``update`` needs ``params``.
         moment_requires_grad: Let the initial state require grad.
         maximize: Ascend instead of descend.
+        use_accelerated_op: Use the fused kernels of ``torchopt-accel``.
 
     Raises:
         ValueError: a hyperparameter is out of its range.
         TypeError: a hyperparameter is neither a number nor a 0-dim floating-point tensor.
+        ModuleNotFoundError: ``use_accelerated_op`` without ``torchopt-accel``.
     """
     return descend(
         scale_by_rprop(lr, etas, step_sizes, moment_requires_grad=moment_requires_grad),
