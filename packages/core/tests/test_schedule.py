@@ -83,21 +83,6 @@ def test_counts_of_any_kind(schedule: Any, count: Any) -> None:
     assert torch.equal(schedule(count), expected)
 
 
-def test_gradient_to_the_arguments() -> None:
-    def tensor(value: float) -> torch.Tensor:
-        return torch.tensor(value, dtype=torch.float64, requires_grad=True)
-
-    def polynomial(v0: torch.Tensor, v1: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-        return torch.stack([torchopt.polynomial_schedule(v0, v1, power, 5)(t) for t in range(8)])
-
-    def exponential(v0: torch.Tensor, rate: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        schedule = torchopt.exponential_decay(v0, 2, rate, end_value=end)
-        return torch.stack([schedule(t) for t in range(8)])
-
-    assert torch.autograd.gradcheck(polynomial, (tensor(1.0), tensor(0.2), tensor(1.5)))
-    assert torch.autograd.gradcheck(exponential, (tensor(1.0), tensor(0.6), tensor(0.3)))
-
-
 def test_schedule_sees_the_number_of_updates_made() -> None:
     seen = []
 
@@ -194,45 +179,6 @@ def test_curves(schedule: Any, expected: list[float]) -> None:
     assert curve(schedule, len(expected)) == pytest.approx(expected, rel=1e-12, abs=1e-15)
     copy = pickle.loads(pickle.dumps(schedule))
     assert curve(copy, 8) == curve(schedule, 8)
-
-
-def learned(numbers: list[float]) -> list[torch.Tensor]:
-    return [torch.tensor(n, dtype=torch.float64, requires_grad=True) for n in numbers]
-
-
-@pytest.mark.parametrize(
-    ('make', 'numbers'),
-    [
-        (torchopt.constant_schedule, [0.3]),
-        (torchopt.polynomial_schedule, [1.0, 0.2, 1.5, 5.3, 0.4]),
-        (lambda v, steps, begin, r: torchopt.exponential_decay(v, steps, r, begin),
-         [1.0, 2.3, 0.4, 0.7]),
-        (torchopt.cosine_decay_schedule, [1.0, 5.3, 0.2, 1.5]),
-        (torchopt.warmup_constant_schedule, [0.1, 1.0, 2.3]),
-        (torchopt.warmup_linear_decay_schedule, [0.1, 1.0, 2.3, 5.7, 0.3]),
-        (torchopt.warmup_cosine_decay_schedule, [0.1, 1.0, 2.3, 5.7, 0.3, 1.5]),
-        (torchopt.warmup_exponential_decay_schedule, [0.1, 1.0, 2.3, 1.7, 0.6, 0.2]),
-        (lambda v, a, n, m: torchopt.sgdr_schedule([
-            {'init_value': v, 'peak_value': a, 'warmup_steps': 1, 'decay_steps': n},
-            {'init_value': a, 'peak_value': v, 'warmup_steps': m, 'decay_steps': 3},
-        ]), [0.3, 1.0, 3.4, 1.3]),
-        (lambda v, a, b: torchopt.piecewise_constant_schedule(v, {2: a, 4: b}), [1.0, 0.5, 0.3]),
-        (lambda v, a, b: torchopt.piecewise_interpolate_schedule('cosine', v, {2: a, 4: b}),
-         [1.0, 0.5, 0.3]),
-        (lambda p, d, f: torchopt.linear_onecycle_schedule(7, p, div_factor=d, final_div_factor=f),
-         [1.0, 5.0, 20.0]),
-        (lambda p, d, f: torchopt.cosine_onecycle_schedule(7, p, div_factor=d, final_div_factor=f),
-         [1.0, 5.0, 20.0]),
-    ],
-)  # fmt: skip
-def test_every_number_can_be_learned(make: Any, numbers: list[float]) -> None:
-    def values(*tensors: torch.Tensor) -> torch.Tensor:
-        return torch.stack([make(*tensors)(t) for t in range(8)])
-
-    inputs = learned(numbers)
-    assert torch.autograd.gradcheck(values, inputs)
-    grads = torch.autograd.grad(values(*inputs).square().sum(), inputs)
-    assert all(grad.abs() > 0 for grad in grads)
 
 
 def test_joined_schedules_may_return_trees() -> None:

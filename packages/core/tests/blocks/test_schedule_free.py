@@ -136,6 +136,30 @@ def test_unroll_and_a_chain() -> None:
         assert_trees_close(result, expected)
 
 
+def test_module_step() -> None:
+    """The average goes into the module, with its graph."""
+    net = torch.nn.Linear(2, 1, dtype=torch.float64)
+    weight = torch.tensor(0.7, dtype=torch.float64)
+    data = torch.tensor([[0.3, -1.0], [1.5, 0.2], [-0.4, 0.9]], dtype=torch.float64)
+
+    def loss(net: Any, x: Any, weight: torch.Tensor) -> torch.Tensor:
+        return weight * (net(x) - 1).square().sum()
+
+    def held_out(weight: torch.Tensor) -> torch.Tensor:
+        step = torchopt.unrolling.ModuleStep(net, schedule_free(torchopt.sgd(0.1)), loss)
+        start = step.init()
+        carry, _ = torchopt.unroll(
+            step, start, data, weight, backward=torchopt.unrolling.Recomputed()
+        )
+        average = schedule_free_eval_params(carry.state, carry.params)
+        step.write(carry._replace(params=average))
+        value = net(data).square().sum()
+        step.write(start)
+        return value
+
+    assert torch.autograd.gradcheck(held_out, weight.requires_grad_())
+
+
 @pytest.mark.parametrize(
     ('state', 'message'),
     [

@@ -110,7 +110,7 @@ def test_derivatives_of_all_orders(case: BlockCase) -> None:
         return outer_loss(params)
 
     inputs = [*requiring_grad([META, *START.values()]), *case.tensors()]
-    assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
+    assert torch.autograd.gradcheck(loss, inputs, fast_mode=True, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(loss, inputs, fast_mode=True, atol=1e-4)
     gradients = torch.autograd.grad(loss(*inputs), inputs)
     assert all(gradient.abs().max() > 1e-6 for gradient in gradients)

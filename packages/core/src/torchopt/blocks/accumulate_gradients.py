@@ -48,8 +48,10 @@ def accumulate_gradients(inner: GradientTransformation, every: int) -> GradientT
     ``every_k_schedule``. In an unroll of one loss over micro-batches, ``micro_batches`` of
     :class:`torchopt.unrolling.ModuleStep` takes less memory.
 
-    A parameter without a gradient at the last of ``every`` updates keeps its value, its state and
-    what has been added up, which counts at its next step.
+    In a chain before it, clipping bounds each gradient; in a chain with ``inner``, their mean. A
+    parameter without a gradient at the last of ``every`` updates keeps its value, its state and
+    what has been added up, which counts at its next step. With a plain optimizer, clear ``.grad``
+    after every update: it adds up, too.
 
     Args:
         inner: The transformation, usually a whole optimizer.

@@ -11,6 +11,7 @@ from torchopt import pytree
 from torchopt.authoring import checks
 from torchopt.authoring.copies import copies_of, current
 from torchopt.authoring.describe import describe
+from torchopt.authoring.numerics import power
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import add_updates, map_updates
 from torchopt.authoring.state import saveable
@@ -114,7 +115,7 @@ def schedule_free(
             raise ValueError('schedule_free needs the parameters: call update(..., params=params)')
         rate = constant if rate_at is None else rate_at(as_float(state.steps))
         max_lr = _largest(state.max_lr, rate)
-        weight = _power(max_lr, weight_lr_power)
+        weight = power(max_lr, weight_lr_power)
         weight_sum = state.weight_sum + weight
         share = weight / torch.where(weight_sum == 0, 1.0, weight_sum)
         z = current('z', state.z, state.steps, params)
@@ -146,10 +147,12 @@ def schedule_free_eval_params(state: Any, params: Params) -> TensorTree:
 
     Args:
         state: The state of ``schedule_free`` itself: of a chain, one member of its state; of a
-            meta-optimizer, one member of ``state_dict()``, which has one for each group. Or
-            ``state`` of a plain optimizer.
+            meta-optimizer, one member of ``state_dict()``, which has one for each group; of
+            :class:`torchopt.unrolling.ModuleStep`, ``carry.state``. Or ``state`` of a plain
+            optimizer.
         params: The parameters that the optimizer changes, in the structure that it knows: of a
-            meta-optimizer, ``dict(module.named_parameters())``.
+            meta-optimizer, ``dict(module.named_parameters())``; of ``ModuleStep``,
+            ``carry.params``.
 
     Raises:
         TypeError: ``state`` is none of these.
@@ -179,12 +182,6 @@ def _largest(before: torch.Tensor, rate: Any) -> torch.Tensor:
         raise TypeError('the lr of schedule_free must be one rate for all parameters, got a tree')
     checks.number('lr', rate)
     return before.clamp_min(rate.to(before.device) if isinstance(rate, torch.Tensor) else rate)
-
-
-def _power(base: torch.Tensor, exponent: Scalar) -> torch.Tensor:
-    """Return the power of a number >= 0; the derivatives at a base of 0 are 0."""
-    powers: torch.Tensor = torch.where(base == 0, 1.0, base) ** exponent
-    return torch.where((base == 0) & (exponent != 0), 0.0, powers)
 
 
 def _of_entry(entry: Any, param: torch.Tensor) -> torch.Tensor:
