@@ -51,6 +51,16 @@ def test_a_meta_batch_learns_in_one_process_too(example, capsys):
     assert 'mean squared error' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('example', ['learn_muon'], indirect=True)
+def test_numbers_of_muon_are_learned_by_the_right_gradient(example, capsys):
+    assert example.difference('muon', steps=3) < 1e-7
+    example.show('muon', rounds=2)
+    _, *lines = capsys.readouterr().out.splitlines()
+    before, learned = ([float(part) for part in line.split()[1:5]] for line in lines)
+    assert learned[0] > before[0]
+    assert learned[3] < before[3]
+
+
 TINY = {'length': 17, 'pieces': 2, 'batch': 8, 'steps': 30, 'width': 16, 'layers': 1}
 
 

@@ -7,7 +7,10 @@ from typing import Any
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
+
+logger = logging.getLogger(__name__)
 
 
 def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
@@ -18,8 +21,11 @@ def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
 def visit_display(translator: HTML5Translator, node: nodes.math_block) -> None:
     formula = node.astext()
     if '&' in formula or r'\\' in formula:
-        formula = rf'\begin{{aligned}}{formula}\end{{aligned}}'
-    translator.body.append(f'<div class="math">{convert(formula, display="block")}</div>')
+        formula = rf'\begin{{split}}{formula}\end{{split}}'
+    drawn = convert(formula, display='block')
+    if '<mi>&</mi>' in drawn:  # as latex2mathml leaves an environment that it does not know
+        logger.warning('latex2mathml cannot align %s', formula, location=node)
+    translator.body.append(f'<div class="math">{drawn}</div>')
     raise nodes.SkipNode
 
 

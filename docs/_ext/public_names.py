@@ -26,7 +26,7 @@ SECTIONS = (*MODULES, 'optim', 'pytree', 'registry', 'typing')
 
 
 class Optimizers(SphinxDirective):
-    """``{optimizers} factories``, ``plain`` or ``meta``: entries of all that are registered."""
+    """Entries of all optimizers: ``factories``, ``plain`` or ``meta``; or a list, ``fused``."""
 
     required_arguments = 1
     option_spec: ClassVar[dict[str, Any]] = {'noindex': directives.flag}
@@ -41,6 +41,8 @@ class Optimizers(SphinxDirective):
 
     def entry(self, entry: torchopt.registry.OptimizerEntry) -> list[str]:
         (kind,) = self.arguments
+        if kind == 'fused':
+            return [f'- :func:`torchopt.{entry.name}`'] if entry.fused else []
         if kind == 'factories':
             return [f'.. autofunction:: torchopt.{entry.name}', '']
         prefix = {'plain': '', 'meta': 'Meta'}[kind]

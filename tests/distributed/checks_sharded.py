@@ -30,6 +30,7 @@ from distributed.sharded import (
     tensor_parallel,
     whole,
 )
+from support.block_cases import BLOCKS
 from support.trees import generator
 from torchopt.distributed import sum_over_ranks
 from torchopt.registry import OPTIMIZERS
@@ -78,23 +79,45 @@ def _meta_gradients(optimizer: Any, params: Any, backward: Any) -> list[torch.Te
         )
         return (torchopt.apply_updates(params, updates, inplace=False), state), None
 
-    carry = params, optimizer(lr.detach()).init(params)
+    carry = params, optimizer(lr).init(params)
     (end, _), _ = torchopt.unroll(step, carry, consts=(phi, lr), length=3, backward=backward)
     (outer,) = whole([end['w'].pow(3).sum() + end['b'].sum()])
     return whole(torch.autograd.grad(outer, [*params.values(), phi, lr]))
 
 
-def check_every_rule() -> None:
-    ranks = mesh()
+def check_every_rule_and_block() -> None:
+    ranks, clip, scale = mesh(), torchopt.clip_grad_norm(2.0), torchopt.transform.scale
     sharded = {name: distribute_tensor(p, ranks, [Shard(0)]) for name, p in _params().items()}
-    for entry in OPTIMIZERS:
-
-        def optimizer(lr: Any, entry: Any = entry) -> torchopt.GradientTransformation:
-            return torchopt.chain(torchopt.clip_grad_norm(2.0), entry.factory(lr=lr))
-
+    optimizers: list[Any] = [
+        *(lambda lr, make=e.factory: torchopt.chain(clip, make(lr=lr)) for e in OPTIMIZERS),
+        *(lambda lr, make=case.make: torchopt.chain(make(), scale(10 * lr)) for case in BLOCKS),
+    ]
+    for optimizer in optimizers:
         expected = _meta_gradients(optimizer, _params(), Stored())
         for backward in (Stored(), Recomputed()):
             assert_same(_meta_gradients(optimizer, sharded, backward), expected)
+
+
+def check_a_learnable_decay_rate() -> None:
+    """Its gradient passes through vectors with a number per leaf, which are no DTensors."""
+
+    def optimizer(number: Any) -> torchopt.GradientTransformation:
+        return torchopt.nadam(0.1, betas=(0.5 + number, 0.9))
+
+    ranks = mesh()
+    sharded = {name: distribute_tensor(p, ranks, [Shard(0)]) for name, p in _params().items()}
+    expected = _meta_gradients(optimizer, _params(), Stored())
+    for backward in (Stored(), Recomputed()):
+        assert_same(_meta_gradients(optimizer, sharded, backward), expected)
+
+
+def check_all_ranks_leave_out_a_step_that_overflows_on_one() -> None:
+    spoilt = torch.ones(4, dtype=DTYPE).index_fill(0, torch.tensor(3), torch.inf)
+    gradient = distribute_tensor(spoilt, mesh(), [Shard(0)])
+    optimizer = torchopt.transform.apply_if_finite(torchopt.sgd(0.1))
+    updates, state = optimizer.update(gradient, optimizer.init(gradient), inplace=False)
+    assert_same(updates.full_tensor(), torch.zeros(4, dtype=DTYPE))
+    assert not state.last_finite
 
 
 def check_every_mode_and_placement() -> None:

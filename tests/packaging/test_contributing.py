@@ -29,7 +29,8 @@ def test_the_example_can_be_applied_once(copy: Path) -> None:
     for step in STEPS:
         step.apply(copy)
     for step in STEPS:
-        ast.parse((copy / step.path).read_text())
+        if step.path.endswith('.py'):
+            ast.parse((copy / step.path).read_text())
         with pytest.raises(ValueError, match=step.path):
             step.apply(copy)
 
@@ -41,6 +42,7 @@ def test_the_example_has_a_rule_and_a_line_in_every_list() -> None:
         'transform.py',
         'registry.py',
         'classes.py',
+        'optimizers.md',
     }
 
 

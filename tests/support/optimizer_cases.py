@@ -302,6 +302,20 @@ TORCH_CASES = [
 ]
 """The same for the optimizers and options that torch has, too."""
 
+
+def _changes_a_value_alone(case: OptimizerCase) -> bool:
+    """Whether the only option is a number that the rule uses by default, too."""
+    option = signature_of(case.entry).get(case.label)
+    return (
+        option is not None
+        and option.annotation in _NUMERIC
+        and (isinstance(option.default, tuple) or option.default != 0)
+    )
+
+
+PATH_CASES = [case for case in CASES if not _changes_a_value_alone(case)]
+"""The cases that take different paths through the rules, for tests that take long."""
+
 MAIN_CASES = [case for case in CASES if case.label == 'defaults' or case.label.startswith('all')]
 """Two or three cases of each optimizer, for tests that take long and depend little on options."""
 

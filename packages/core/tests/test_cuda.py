@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import torchopt
+from support.block_cases import BLOCKS, BlockCase
 from support.gpu import waiting_raises
 from support.optimizer_cases import CASES, OptimizerCase
 from support.trees import assert_trees_close, copied, sample_gradients, sample_params
@@ -18,12 +19,14 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'),
 ]
 
+every_case = pytest.mark.parametrize('case', [*CASES, *BLOCKS], ids=str)
+
 
 def on(device: str, tree: Any) -> Any:
     return pytree.tree_map(lambda x: x.to(device), tree)
 
 
-def after_three_steps(case: OptimizerCase, params: Any, gradients: list[Any]) -> Any:
+def after_three_steps(case: OptimizerCase | BlockCase, params: Any, gradients: list[Any]) -> Any:
     optimizer = torchopt.chain(torchopt.clip_grad_norm(1.0), case.make())
     state = optimizer.init(params)
     for inplace, grads in zip((False, True, False), gradients):
@@ -32,8 +35,8 @@ def after_three_steps(case: OptimizerCase, params: Any, gradients: list[Any]) ->
     return params
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
-def test_steps_do_not_wait_and_equal_steps_on_the_cpu(case: OptimizerCase) -> None:
+@every_case
+def test_steps_do_not_wait_and_equal_steps_on_the_cpu(case: OptimizerCase | BlockCase) -> None:
     params = sample_params()
     gradients = [sample_gradients(params, step, sparse=True) for step in range(3)]
     on_device = on('cuda', (params, gradients))
@@ -43,8 +46,8 @@ def test_steps_do_not_wait_and_equal_steps_on_the_cpu(case: OptimizerCase) -> No
     assert_trees_close(on('cpu', found), expected)
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
-def test_meta_gradients_do_not_wait(case: OptimizerCase) -> None:
+@every_case
+def test_meta_gradients_do_not_wait(case: OptimizerCase | BlockCase) -> None:
     net = torch.nn.Linear(3, 2, device='cuda')
     x = torch.randn(4, 3, device='cuda')
     optimizer = torchopt.MetaOptimizer(net, case.make())

@@ -15,7 +15,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import torchopt
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase, own
+from support.optimizer_cases import MAIN_CASES, PATH_CASES, OptimizerCase, own
 from support.trees import generator, requiring_grad
 from torchopt import pytree
 
@@ -111,7 +111,7 @@ def step_as_function(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', PATH_CASES, ids=str)
 def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
     params, gradients = inputs_of(case)
     optimizer = case.make(**round_values(case))
@@ -124,7 +124,7 @@ def test_step_wrt_gradients_params_and_state(case: OptimizerCase) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', PATH_CASES, ids=str)
 def test_step_wrt_hyperparameters(case: OptimizerCase) -> None:
     params, gradients = inputs_of(case)
     options = case.tensor_options()
@@ -156,7 +156,7 @@ def _with_state(
     return torchopt.GradientTransformation(optimizer.init, update)
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', PATH_CASES, ids=str)
 def test_first_step_wrt_gradients_and_params(case: OptimizerCase) -> None:
     params, gradients = params_and_gradients(zero=0.9)  # there is no second derivative at 0
     optimizer = case.make(**round_values(case))

@@ -59,6 +59,24 @@ def test_a_schedule_may_return_a_tree(factory: Any) -> None:
     torch.testing.assert_close(found, torch.autograd.grad(alone['b'].sum(), decay))
 
 
+@every_optimizer
+def test_plain_optimizers_take_schedules_of_lists(factory: Any) -> None:
+    """With kernels, too, whose steps in one pass know one rate."""
+
+    def ends(lr: Any, count: int) -> list[torch.Tensor]:
+        params = [torch.ones(2, dtype=torch.float64, requires_grad=True) for _ in range(count)]
+        optimizer = torchopt.Optimizer(params, factory(lr=lr))
+        for _ in range(3):
+            optimizer.zero_grad()
+            sum(param.sin().sum() for param in params).backward()
+            optimizer.step()
+        return params
+
+    together = ends(lambda count: [0.1, 0.2 * 0.5**count], 2)
+    alone = [*ends(0.1, 1), *ends(lambda count: 0.2 * 0.5**count, 1)]
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize('inplace', [True, False])
 def test_a_tree_from_a_schedule_must_fit(inplace: bool) -> None:
     optimizer = torchopt.sgd(lr=lambda count: {'w': 0.1})

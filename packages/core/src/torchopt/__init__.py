@@ -33,6 +33,8 @@ from torchopt.optim.classes import *  # noqa: F403
 from torchopt.rules import *  # noqa: F403
 from torchopt.schedule import *  # noqa: F403
 from torchopt.transform import nan_to_num as nan_to_num
+from torchopt.transform import schedule_free as schedule_free
+from torchopt.transform import schedule_free_eval_params as schedule_free_eval_params
 from torchopt.update import apply_updates as apply_updates
 
 if TYPE_CHECKING:

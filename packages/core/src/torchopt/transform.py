@@ -1,6 +1,12 @@
 """Gradient transformations, from which optimizers are chained."""
 
+from torchopt.blocks.accumulate_gradients import accumulate_gradients as accumulate_gradients
 from torchopt.blocks.add_decayed_weights import add_decayed_weights as add_decayed_weights
+from torchopt.blocks.apply_if_finite import apply_if_finite as apply_if_finite
+from torchopt.blocks.clip import clip_by_block_rms as clip_by_block_rms
+from torchopt.blocks.clip import clip_by_value as clip_by_value
+from torchopt.blocks.ema import ema as ema
+from torchopt.blocks.lookahead import lookahead as lookahead
 from torchopt.blocks.masked import masked as masked
 from torchopt.blocks.nan_to_num import nan_to_num as nan_to_num
 from torchopt.blocks.orthogonalize import orthogonalize as orthogonalize
@@ -9,6 +15,8 @@ from torchopt.blocks.scale import scale as scale
 from torchopt.blocks.scale import scale_by_learning_rate as scale_by_learning_rate
 from torchopt.blocks.scale_by_schedule import scale_by_schedule as scale_by_schedule
 from torchopt.blocks.scale_by_trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
+from torchopt.blocks.schedule_free import schedule_free as schedule_free
+from torchopt.blocks.schedule_free import schedule_free_eval_params as schedule_free_eval_params
 from torchopt.blocks.trace import trace as trace
 from torchopt.rules.adadelta import scale_by_adadelta as scale_by_adadelta
 from torchopt.rules.adafactor import scale_by_adafactor as scale_by_adafactor

@@ -8,6 +8,11 @@ version. The rules in :mod:`torchopt.rules` are examples of their use.
 - :mod:`~torchopt.authoring.inplace`: ``inplace=True`` as a lowering of the functional rule.
 - :mod:`~torchopt.authoring.numerics`: moving averages, and a square root with a derivative at 0.
 - :mod:`~torchopt.authoring.initial`: initial values of states.
+- :mod:`~torchopt.authoring.copies`: copies of parameters that a state holds.
+- :mod:`~torchopt.authoring.rates`: learning rates, leaf by leaf.
+- :mod:`~torchopt.authoring.scalars`: vectors with a number per leaf, as the scalars of a rule.
+- :mod:`~torchopt.authoring.selection`: a choice between two trees, without a branch.
+- :mod:`~torchopt.authoring.columns`: trees as columns of leaves.
 - :mod:`~torchopt.authoring.common_trees`: dictionaries, lists and tuples, read without a search.
 - :mod:`~torchopt.authoring.steps`: counts of the steps that parameters have taken.
 - :mod:`~torchopt.authoring.step_marks`: marks of inner steps in the graph of autograd.

@@ -56,6 +56,12 @@ def nonpositive(name: str, value: Any) -> None:
         raise ValueError(f'{name} must be at most 0, got {value!r}')
 
 
+def count(name: str, value: Any) -> None:
+    """Raise unless ``value`` is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} must be an integer of at least 1, got {value!r}')
+
+
 def between(name: str, value: Any, low: float, high: float) -> None:
     """Raise unless ``low`` < ``value`` < ``high``."""
     if number(name, value) and not low < value < high:

@@ -95,6 +95,15 @@ def _norms(x: torch.Tensor, dims: tuple[int, int] | None) -> torch.Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt()) * scale
 
 
+def power(base: torch.Tensor, exponent: Scalar) -> torch.Tensor:
+    """``base ** exponent`` for numbers >= 0; where the base is 0, all derivatives are 0."""
+    if isinstance(exponent, (int, float)) and exponent == 1:
+        return base
+    zero = base == 0
+    powers: torch.Tensor = torch.where(zero, 1.0, base) ** exponent
+    return torch.where(zero & (exponent != 0), 0.0, powers)
+
+
 def safe_sqrt(x: torch.Tensor, eps_root: Scalar = 0.0) -> torch.Tensor:
     """``sqrt(x + eps_root)`` for ``x >= 0``, with derivative 0 where the argument is 0.
 

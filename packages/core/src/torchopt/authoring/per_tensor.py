@@ -17,6 +17,8 @@ from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.describe import describe
 from torchopt.authoring.initial import filled_like, filled_numbers
 from torchopt.authoring.rates import rates_as_numbers, rates_of
+from torchopt.authoring.scalars import PerLeaf
+from torchopt.authoring.shards import PLAIN, placed_like
 from torchopt.authoring.steps import advance, largest, zero_steps
 from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import EmptyState, GradientTransformation
@@ -214,7 +216,7 @@ def _apply_rule(
     inputs = {**given, **state}
     columns = flatten_like(structure, inputs.items())
     _require_alike(structure, leaves, dict(zip(inputs, columns)), shapes, sparse=sparse)
-    per_leaf = _Scalars(scalars)
+    per_leaf = PerLeaf(scalars)
     checked = False
 
     results: list[list[torch.Tensor | None]] = []
@@ -233,36 +235,13 @@ def _apply_rule(
         if not checked:  # once: to look at shapes takes as long as a small operation
             checks.rule_results(new, [gradient, *row[1 + len(given) :]])
             checked = True
+        if type(gradient) not in PLAIN:
+            new = (new[0], *map(placed_like, new[1:], row[1 + len(given) :]))
         # A 0-dim hyperparameter of a wider dtype promotes a 0-dim gradient: undo that.
         results.append([x if x.dtype == dtype else x.to(dtype) for x in new])
     if not results:
         return [updates, *state.values()]
     return unflatten_like(structure, zip(*results), (updates, *state.values()))
-
-
-class _Scalars:
-    """Gives each leaf its entries of the per-leaf vectors, as 0-dim tensors of the leaf's dtype.
-
-    A vector is converted and unbound once per dtype and device, not once per leaf.
-    """
-
-    def __init__(self, vectors: Sequence[torch.Tensor]) -> None:
-        self._vectors = vectors
-        self._rows: dict[tuple[torch.dtype, torch.device], list[tuple[torch.Tensor, ...]]] = {}
-
-    def at(self, position: int, dtype: torch.dtype, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if not self._vectors:
-            return ()
-        key = dtype, like.device
-        if key not in self._rows:
-            unbound = [self._convert(vector, *key).unbind() for vector in self._vectors]
-            self._rows[key] = list(zip(*unbound))
-        return self._rows[key][position]
-
-    @staticmethod
-    def _convert(vector: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        # A 0-dim tensor on the CPU can be combined with any device, without waiting for it.
-        return vector.to(dtype) if vector.device.type == 'cpu' else vector.to(device, dtype)
 
 
 def _require_alike(

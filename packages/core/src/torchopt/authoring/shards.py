@@ -47,6 +47,37 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if placement_of(tensor) is None else tensor.to_local()  # type: ignore[attr-defined]
 
 
+def placed_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return a DTensor with the placement of another one; any other tensor as it is."""
+    wanted, placement = placement_of(other), placement_of(tensor)
+    if wanted is None or placement is None or placement == wanted:
+        return tensor
+    moved: torch.Tensor = tensor.redistribute(*wanted)  # type: ignore[attr-defined]
+    return moved
+
+
+def replicated_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return a plain tensor as a DTensor that every rank of ``other`` holds.
+
+    Its gradient is then plain, too, and summed over ranks. DTensors combine with a plain 0-dim
+    tensor, but leave it a gradient that does not combine with other plain tensors.
+    """
+    placement = placement_of(other)
+    if placement is None or placement_of(tensor) is not None:
+        return tensor
+    kind: Any = type(other)
+    mesh, _ = placement
+    spread: torch.Tensor = kind.from_local(
+        tensor, mesh, [_replicate(placement)] * mesh.ndim, run_check=False
+    )
+    return spread
+
+
+def whole_value(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the whole value of a DTensor as a plain tensor; any other tensor as it is."""
+    return tensor if placement_of(tensor) is None else tensor.full_tensor()  # type: ignore[attr-defined]
+
+
 def filled_on_all_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Return a DTensor of which a rank may hold no element as a replicated one.
 
@@ -61,9 +92,12 @@ def filled_on_all_ranks(tensor: torch.Tensor) -> torch.Tensor:
             parts[part.dim] *= placement.mesh.size(dimension)
     if all(tensor.shape[dim] % number == 0 for dim, number in parts.items()):
         return tensor
-    # The class is beside the class of the other placements.
-    replicate = sys.modules[type(placement.placements[0]).__module__].Replicate()
     whole: torch.Tensor = tensor.redistribute(  # type: ignore[attr-defined]
-        placement.mesh, [replicate] * placement.mesh.ndim
+        placement.mesh, [_replicate(placement)] * placement.mesh.ndim
     )
     return whole
+
+
+def _replicate(placement: Placement) -> Any:
+    # The class is beside the class of the other placements.
+    return sys.modules[type(placement.placements[0]).__module__].Replicate()

@@ -23,13 +23,17 @@ STEP = 'step'
 _TORCH_FIELDS: dict[type, dict[str, str]] = {}
 _FROM_CONSTRUCTION: set[type] = set()
 _NUMBERS: dict[type, frozenset[str]] = {}
-_HOLDERS: set[type] = set()
+_HELD: dict[type, frozenset[str]] = {}
 
 
-def holds_states(state_class: Class) -> Class:
-    """Declare that the fields of a state are trees of other states."""
-    _HOLDERS.add(state_class)
-    return state_class
+def holds_states(*fields: str) -> Callable[[Class], Class]:
+    """Declare that these fields of a state hold other states: ``@holds_states('inner_state')``."""
+
+    def decorate(state_class: Class) -> Class:
+        _HELD[state_class] = frozenset(fields)
+        return state_class
+
+    return decorate
 
 
 def torch_fields(
@@ -60,13 +64,13 @@ class _Column(NamedTuple):
     Attributes:
         kind: ``each``: one value per parameter. ``numbers``: a vector with one number per
             parameter. ``steps``: the vector of step counts. ``shared``: one value, to which the
-            entries of all parameters refer. ``constant``: no tensors.
+            entries of all parameters refer. ``constant``: no tensors. ``held``: other states.
         names: Keys in the entries: one key, or one per leaf of a shared value.
         value: By parameter, what ``init`` makes (on any device); or the dtype of numbers, the
-            constant value, the structure and dtypes of a shared value.
+            constant value, the structure and dtypes of a shared value, the layout of other states.
     """
 
-    kind: Literal['each', 'numbers', 'steps', 'shared', 'constant']
+    kind: Literal['each', 'numbers', 'steps', 'shared', 'constant', 'held']
     names: tuple[str, ...] = ()
     value: Any = None
 
@@ -84,14 +88,15 @@ class StateLayout:
             have. A rule for some parameters leaves out the others.
         shared_names: The keys whose value is the same in all entries.
         has_numbers: Whether some of its fields hold one number per parameter, in one vector.
-        counts: Whether the state counts the steps of each parameter.
-        is_from_construction: Whether torch needs the entries of parameters that have taken no step.
+        counted: For each parameter, whether the state counts its steps. A rule for some
+            parameters counts theirs alone.
+        is_from_construction: Whether the entries of parameters that have taken no step are needed.
     """
 
-    def __init__(self, state: OptState, count: int) -> None:
+    def __init__(self, state: OptState, count: int, taken: set[str] | None = None) -> None:
         members, self._structure = pytree.tree_flatten(state, is_leaf=_is_member)
         self._members: list[tuple[type | None, list[_Column]]] = []
-        taken = {STEP}
+        taken = set() if taken is None else taken
         for member in members:
             if hasattr(member, '_fields'):
                 columns = [
@@ -111,10 +116,19 @@ class StateLayout:
                     of_param[column.names[0]] = column.value[position].shape
                 elif column.kind == 'numbers':
                     of_param[column.names[0]] = torch.Size()
+                elif column.kind == 'held':
+                    of_param.update(column.value.shapes[position])
+        held: list[StateLayout] = [column.value for column in every if column.kind == 'held']
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
+        self.shared_names += [name for layout in held for name in layout.shared_names]
         self.has_numbers = any(column.kind == 'numbers' for column in every)
-        self.counts = any(column.kind == 'steps' for column in every)
+        self.counted: list[bool] = [
+            any(_counts(columns, position) for _, columns in self._members)
+            or any(layout.counted[position] for layout in held)
+            for position in range(count)
+        ]
         self.is_from_construction = any(kind in _FROM_CONSTRUCTION for kind, _ in self._members)
+        self.is_from_construction |= any(layout.is_from_construction for layout in held)
 
     def read(self, entries: Sequence[Entry], steps: torch.Tensor) -> OptState:
         """Return the state that is stored in ``entries``, with the step counts ``steps``."""
@@ -151,6 +165,9 @@ class StateLayout:
                             entry[name] = number
                 elif column.kind == 'steps':
                     steps = value
+                elif column.kind == 'held':
+                    inner = column.value.write(value, entries)
+                    steps = steps if inner is None else inner
                 elif column.kind == 'shared':
                     leaves = pytree.tree_leaves(value, none_is_leaf=True)
                     for entry in entries:
@@ -160,17 +177,31 @@ class StateLayout:
 
 def _is_member(value: Any) -> bool:
     """Tell whether a value in the tree of a state is the state of one rule."""
-    return type(value) not in (tuple, dict) and type(value) not in _HOLDERS
+    return type(value) not in (tuple, dict)
+
+
+def _counts(columns: Sequence[_Column], position: int) -> bool:
+    """Tell whether a rule with these columns counts the steps of a parameter."""
+    own = [column.value[position] for column in columns if column.kind == 'each']
+    is_own = not own or any(isinstance(leaf, torch.Tensor) for leaf in own)
+    return is_own and any(column.kind == 'steps' for column in columns)
 
 
 def _column_of(member: Any, field: str, value: Any, count: int, taken: set[str]) -> _Column:
+    if field in _HELD.get(type(member), ()):
+        layout = StateLayout(value, count, taken)
+        return _Column('held', tuple(layout.names), layout)
     name = _TORCH_FIELDS.get(type(member), {}).get(field, field)
-    if isinstance(value, list) and len(value) == count:
-        return _Column('each', (_free(name, taken),), value)
     if field in _NUMBERS.get(type(member), ()):
         return _Column('numbers', (_free(name, taken),), value.dtype)
+    if isinstance(value, list) and len(value) == count:
+        return _Column('each', (_free(name, taken),), value)
     if field == 'steps' and isinstance(value, torch.Tensor) and value.shape == (count,):
-        return _Column('steps')
+        if STEP not in taken:
+            taken.add(STEP)
+            return _Column('steps')
+        # Two rules need not take the same steps: the second keeps its counts apart.
+        return _Column('numbers', (_free(name, taken),), value.dtype)
     return _shared(name, value, taken)
 
 
@@ -185,7 +216,7 @@ def _shared(name: str, value: Any, taken: set[str]) -> _Column:
 def _free(name: str, taken: set[str]) -> str:
     """Return ``name``, numbered if another field has it."""
     number, free = 1, name
-    while free in taken:
+    while free in taken or free == STEP:
         number += 1
         free = f'{name}_{number}'
     taken.add(free)
@@ -202,6 +233,8 @@ def _read(column: _Column, entries: Sequence[Entry], steps: torch.Tensor) -> Any
         return joined([entry[name] for entry in entries], column.value, steps.device)
     if column.kind == 'steps':
         return steps
+    if column.kind == 'held':
+        return column.value.read(entries, steps)
     if column.kind == 'constant':
         return column.value
     structure, dtypes = column.value

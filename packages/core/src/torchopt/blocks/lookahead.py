@@ -6,30 +6,32 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.copies import copies_of, current
 from torchopt.authoring.origin import recorded
-from torchopt.authoring.per_tensor import add_updates, map_updates
+from torchopt.authoring.per_tensor import map_updates
 from torchopt.authoring.selection import choose
 from torchopt.authoring.state import saveable
 from torchopt.authoring.steps import shared_device
+from torchopt.authoring.torch_state import holds_states
 from torchopt.authoring.transformation import transformation, wrong_state
 from torchopt.base import GradientTransformation
 from torchopt.typing import OptState, Params, Scalar, TensorTree
 
 
 @saveable
+@holds_states('inner_state')
 class LookaheadState(NamedTuple):
     """State of :func:`lookahead`.
 
     Attributes:
-        slow: The slow parameters.
-        count: Number of fast steps since the last slow one, a 0-dim int64 tensor.
+        slow: The slow parameters; before the first update, copies without a graph.
+        steps: Number of fast steps so far, a 0-dim int64 tensor.
         inner_state: The state of the fast optimizer.
     """
 
     slow: TensorTree
-    count: torch.Tensor
+    steps: torch.Tensor
     inner_state: OptState
 
 
@@ -43,6 +45,8 @@ def lookahead(
 
     Zhang et al., *Lookahead Optimizer: k steps forward, 1 step back*, NeurIPS 2019, algorithm 1.
     The parameters that ``update`` changes are the fast ones; the slow ones are in the state.
+    Change none of these updates afterwards: ``lookahead`` comes last in a chain. A parameter
+    without a gradient at the slow step takes part in the next one.
 
     Args:
         inner: The fast optimizer.
@@ -52,31 +56,33 @@ def lookahead(
     Raises:
         ValueError: a number is out of its range; at ``update``, ``params`` is missing.
     """
-    if isinstance(sync_period, bool) or not isinstance(sync_period, int) or sync_period < 1:
-        raise ValueError(f'sync_period must be an integer of at least 1, got {sync_period!r}')
+    checks.count('sync_period', sync_period)
     checks.fraction('slow_step_size', slow_step_size)
 
     def init(params: Params) -> LookaheadState:
-        slow = pytree.tree_map(torch.clone, params)
-        count = torch.zeros((), dtype=torch.int64, device=shared_device(params))
-        return LookaheadState(slow, count, inner.init(params))
+        steps = torch.zeros((), dtype=torch.int64, device=shared_device(params))
+        return LookaheadState(copies_of(params), steps, inner.init(params))
 
     def update(updates: Any, state: Any, params: Params | None) -> tuple[Any, LookaheadState]:
         if not isinstance(state, LookaheadState):
             raise wrong_state(state, LookaheadState)
         if params is None:
             raise ValueError('lookahead needs the parameters: call update(..., params=params)')
+        slow = current('slow', state.slow, state.steps, params)
         stepped, inner_state = inner.update(
             updates, state.inner_state, params=params, inplace=False
         )
-        fast = add_updates(params, stepped)
-        moved = pytree.tree_map(
-            lambda slow, new: slow + slow_step_size * (new - slow), state.slow, fast
+        moved = map_updates(
+            lambda u, s, p: s + slow_step_size * (p + u - s),
+            stepped,
+            {'slow': slow, 'params': params},
+            absent='slow',
         )
-        is_last = state.count == sync_period - 1
-        back = map_updates(lambda u, slow, p: slow - p, stepped, {'slow': moved, 'params': params})
-        return choose(is_last, back, stepped), LookaheadState(
-            choose(is_last, moved, state.slow), (state.count + 1) % sync_period, inner_state
+        back = map_updates(lambda u, m, p: m - p, stepped, {'slow': moved, 'params': params})
+        steps = state.steps + 1
+        is_slow = steps % sync_period == 0
+        return choose(is_slow, back, stepped), LookaheadState(
+            choose(is_slow, moved, slow), steps, inner_state
         )
 
     return transformation(init, update)

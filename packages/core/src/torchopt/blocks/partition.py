@@ -21,7 +21,7 @@ Labels = Any | Callable[[Params], Any]
 
 
 @saveable
-@holds_states
+@holds_states('inner_states')
 class PartitionState(NamedTuple):
     """State of :func:`partition`.
 
@@ -68,13 +68,14 @@ def partition(
     def init(params: Params) -> PartitionState:
         labels = labels_of(params)
         _require_known(labels, transforms)
-        states = {
+        states: Any = {
             name: inner.init(_only(labels, name, params)) for name, inner in transforms.items()
         }
         # torch.vmap takes an empty tuple for a tree without tensors, and None for a wrong result.
-        return PartitionState(
-            pytree.tree_map(lambda leaf: () if leaf is None else leaf, states, none_is_leaf=True)
+        states = pytree.tree_map(
+            lambda leaf: () if leaf is None else leaf, states, none_is_leaf=True
         )
+        return PartitionState(states)
 
     def update(updates: Any, state: Any, params: Params | None) -> tuple[Any, PartitionState]:
         if not isinstance(state, PartitionState):

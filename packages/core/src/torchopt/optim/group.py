@@ -120,7 +120,7 @@ class GroupStep:
                 if layout.has_numbers:
                     # They were written in a vector of their own.
                     commit = _then(commit, functools.partial(layout.write, taken, entries))
-                return commit if layout.counts else self._counting(commit, gradients)
+                return self._counting(commit, gradients, layout)
         transformation = self.transformation(group)
         old = layout.read(entries, self._steps)
         try:
@@ -135,7 +135,7 @@ class GroupStep:
             if steps is not None:
                 self._steps.copy_(steps)
 
-        return write if layout.counts else self._counting(write, gradients)
+        return self._counting(write, gradients, layout)
 
     def _steps_in_place(self, group: Group) -> StepInPlace | None:
         """Return what takes the group's steps in one pass, if its transformation can do that."""
@@ -154,21 +154,32 @@ class GroupStep:
                 self._in_place = transformation.in_place()
         return self._in_place
 
-    def _counting(self, commit: Callable[[], None], gradients: list[Any]) -> Callable[[], None]:
-        """Return ``commit`` for a state that counts no steps itself."""
+    def _counting(
+        self, commit: Callable[[], None], gradients: list[Any], layout: StateLayout
+    ) -> Callable[[], None]:
+        """Return ``commit``, which also counts the steps that the state does not count itself."""
+        if all(layout.counted):
+            return commit
+        counted = layout.counted
+        uncounted = [None if counted[i] else gradient for i, gradient in enumerate(gradients)]
 
-        def counted() -> None:
+        def counted_commit() -> None:
             commit()
-            count_steps(self._steps, gradients)
+            count_steps(self._steps, uncounted)
 
-        return counted
+        return counted_commit
 
     def _filled(self, group: Group, layout: StateLayout, entries: Sequence[Entry]) -> list[Entry]:
         """Return complete entries, with initial values for what ``entries`` lack."""
         params = group['params']
         first: list[Entry] = [{STEP: torch.zeros((), dtype=torch.int64)} for _ in params]
         layout.write(self.transformation(group).init(params), first)
+        # A value that all entries refer to is missing in the entry of a parameter without steps.
+        shared = {
+            name: entry[name] for entry in entries for name in layout.shared_names if name in entry
+        }
         for old, new in zip(entries, first):
+            new.update(shared)
             # An entry of torch.optim.SGD has no count: counts_of finds one.
             if old and STEP not in old:
                 del new[STEP]

@@ -115,9 +115,10 @@ def muon(
     Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024.
 
     It takes the same steps as :class:`torch.optim.Muon`, which takes only matrices and iterates in
-    bfloat16, with ``iteration_dtype=torch.bfloat16``; by default the iteration has the dtype of
-    the parameters. A tensor of more than two dimensions is a stack of matrices. The weight decay
-    has its whole derivative. Every float may be a 0-dim tensor that requires grad.
+    bfloat16, with ``iteration_dtype=torch.bfloat16``; by default the iteration has the dtype of the
+    parameters. A tensor of more than two dimensions is a stack of matrices, which are its last two:
+    a convolution is a stack of its kernels. The weight decay has its whole derivative. Every float
+    may be a 0-dim tensor that requires grad.
 
     Args:
         lr: Learning rate >= 0, a schedule, or a tree of tensors shaped like the parameters.

@@ -43,10 +43,15 @@ def scale_by_rprop(
 ) -> GradientTransformation:
     r"""Replace gradients by their signs, times a size for each entry.
 
-    The size grows by :math:`\eta^+` where the sign of a gradient is the sign of the last one, and
-    shrinks by :math:`\eta^-` where it is the opposite. There, the entry takes no step, and is then
-    treated as if its last gradient had been 0. Riedmiller and Braun, *A Direct Adaptive Method for
-    Faster Backpropagation Learning: The RPROP Algorithm*, ICNN 1993, in the form of
+    .. math::
+
+        s_t = \min(\max(\eta_t s_{t-1}, s_{\min}), s_{\max}), \qquad
+        u_t = \operatorname{sign}(g_t) \, s_t
+
+    with :math:`\eta_t = \eta^+` where :math:`g_t g_{t-1} > 0`, :math:`\eta^-` where it is
+    negative, and 1 where it is 0. Where it is negative, :math:`g_t` is replaced by 0, so that the
+    entry takes no step, and keeps its size in the next. Riedmiller and Braun, *A Direct Adaptive
+    Method for Faster Backpropagation Learning: The RPROP Algorithm*, ICNN 1993, in the form of
     :class:`torch.optim.Rprop`.
 
     Args:

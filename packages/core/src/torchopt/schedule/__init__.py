@@ -16,6 +16,7 @@ from torchopt.schedule.piecewise import (
 )
 from torchopt.schedule.polynomial import linear_schedule as linear_schedule
 from torchopt.schedule.polynomial import polynomial_schedule as polynomial_schedule
+from torchopt.schedule.warmup import sgdr_schedule as sgdr_schedule
 from torchopt.schedule.warmup import warmup_constant_schedule as warmup_constant_schedule
 from torchopt.schedule.warmup import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from torchopt.schedule.warmup import (
@@ -34,6 +35,7 @@ __all__ = [
     'piecewise_constant_schedule',
     'piecewise_interpolate_schedule',
     'polynomial_schedule',
+    'sgdr_schedule',
     'warmup_constant_schedule',
     'warmup_cosine_decay_schedule',
     'warmup_exponential_decay_schedule',

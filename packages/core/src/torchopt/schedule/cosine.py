@@ -8,6 +8,7 @@ import math
 import torch
 
 from torchopt.authoring import checks
+from torchopt.authoring.numerics import power
 from torchopt.schedule.counts import progress
 from torchopt.typing import Scalar, Schedule
 
@@ -51,4 +52,4 @@ def _cosine(
 ) -> torch.Tensor:
     # Rounding must not take the base below 0, where a power is NaN.
     base = (0.5 * (1 + torch.cos(math.pi * progress(count, decay_steps)))).clamp_min(0)
-    return init_value * ((1 - alpha) * base**exponent + alpha)
+    return init_value * ((1 - alpha) * power(base, exponent) + alpha)

@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from torchopt.authoring import checks
+from torchopt.authoring import checks, numerics
 from torchopt.schedule.counts import progress
 from torchopt.typing import Scalar, Schedule
 
@@ -58,7 +58,7 @@ def _polynomial(
     transition_begin: Scalar,
 ) -> torch.Tensor:
     remaining = 1 - progress(count, transition_steps, transition_begin)
-    return (init_value - end_value) * remaining**power + end_value
+    return (init_value - end_value) * numerics.power(remaining, power) + end_value
 
 
 def linear_schedule(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Mapping
+
 import torch
 
 from torchopt.authoring import checks
@@ -21,10 +24,10 @@ def warmup_constant_schedule(
     Args:
         init_value: Value at the first step.
         peak_value: Value from ``warmup_steps`` on.
-        warmup_steps: Length of the line, > 0.
+        warmup_steps: Length of the line, >= 0.
 
     Raises:
-        ValueError: ``warmup_steps`` is not greater than 0.
+        ValueError: ``warmup_steps`` is negative.
     """
     return _after_warmup(init_value, peak_value, warmup_steps, constant_schedule(peak_value))
 
@@ -42,7 +45,7 @@ def warmup_cosine_decay_schedule(
     Args:
         init_value: Value at the first step.
         peak_value: Value at the end of the line, not 0.
-        warmup_steps: Length of the line, > 0.
+        warmup_steps: Length of the line, >= 0.
         decay_steps: Length of the whole, line included, > ``warmup_steps``.
         end_value: Value from ``decay_steps`` on.
         exponent: Exponent of the cosine, > 0.
@@ -54,6 +57,25 @@ def warmup_cosine_decay_schedule(
     falling = _decay_after(warmup_steps, decay_steps)
     decay = cosine_decay_schedule(peak_value, falling, end_value / peak_value, exponent)
     return _after_warmup(init_value, peak_value, warmup_steps, decay)
+
+
+def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, Scalar]]) -> Schedule:
+    """Follow one :func:`warmup_cosine_decay_schedule` after the other: warm restarts.
+
+    Loshchilov and Hutter, *SGDR: Stochastic Gradient Descent with Warm Restarts*, ICLR 2017.
+
+    Args:
+        cosine_kwargs: The arguments of each, as dictionaries. Each lasts for its ``decay_steps``.
+
+    Raises:
+        ValueError: there is none, or a number is out of its range.
+    """
+    cycles = list(cosine_kwargs)
+    if not cycles:
+        raise ValueError('cosine_kwargs is empty: there is no cycle to follow')
+    ends = itertools.accumulate(cycle['decay_steps'] for cycle in cycles)
+    schedules = [warmup_cosine_decay_schedule(**cycle) for cycle in cycles]
+    return join_schedules(schedules, list(ends)[:-1])
 
 
 def warmup_linear_decay_schedule(
@@ -68,7 +90,7 @@ def warmup_linear_decay_schedule(
     Args:
         init_value: Value at the first step.
         peak_value: Value at the end of the first line.
-        warmup_steps: Length of the first line, > 0.
+        warmup_steps: Length of the first line, >= 0.
         decay_steps: Length of both lines together, > ``warmup_steps``.
         end_value: Value from ``decay_steps`` on.
 
@@ -95,7 +117,7 @@ def warmup_exponential_decay_schedule(
     Args:
         init_value: Value at the first step.
         peak_value: Value at the end of the line.
-        warmup_steps: Length of the line, > 0.
+        warmup_steps: Length of the line, >= 0.
         transition_steps: Steps after the line in which the value is multiplied by
             ``decay_rate``, >= 1.
         decay_rate: Factor > 0.
@@ -115,7 +137,9 @@ def warmup_exponential_decay_schedule(
 def _after_warmup(
     init_value: Scalar, peak_value: Scalar, warmup_steps: Scalar, schedule: Schedule
 ) -> Schedule:
-    checks.positive('warmup_steps', warmup_steps)
+    checks.nonnegative('warmup_steps', warmup_steps)
+    if not isinstance(warmup_steps, torch.Tensor) and warmup_steps == 0:
+        return schedule
     line = linear_schedule(init_value, peak_value, warmup_steps)
     return join_schedules([line, schedule], [warmup_steps])
 
