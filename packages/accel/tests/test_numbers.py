@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -150,3 +151,32 @@ def test_a_state_for_a_tree_of_rates_is_refused_as_by_the_rule() -> None:
     for accelerated in (False, True):
         with pytest.raises(Exception, match=r'eta|list'):
             make('asgd', accelerated).update(GRADIENTS, other, params=PARAMS, inplace=False)
+
+
+@pytest.mark.parametrize('accelerated', [False, True])
+@each_optimizer
+def test_numbers_that_somebody_holds_are_not_written(name: str, accelerated: bool) -> None:
+    """Plain optimizers keep all numbers in one vector, whose entries are in their state."""
+    plain = getattr(torchopt, {'nadam': 'NAdam', 'asgd': 'ASGD'}[name])
+    params = [torch.ones(3, requires_grad=True) for _ in range(3)]
+    optimizer = plain(params, lr=0.1, **OPTIONS[name], use_accelerated_op=accelerated)
+    field = {'nadam': 'mu_product', 'asgd': 'eta'}[name]
+
+    def take_steps(optimizer: Any) -> list[float]:
+        for _ in range(2):
+            for param in optimizer.param_groups[0]['params']:
+                param.grad = torch.ones(3)
+            optimizer.step()
+        return [float(entry[field]) for entry in optimizer.state_dict()['state'].values()]
+
+    first = take_steps(optimizer)
+    held, twin = optimizer.state_dict(), copy.deepcopy(optimizer)
+    second = take_steps(optimizer)
+    assert [float(entry[field]) for entry in held['state'].values()] == first != second
+    assert take_steps(twin) == second
+    # One number that somebody set, and one parameter less.
+    optimizer.state[params[1]][field] = torch.tensor(0.25, dtype=torch.float64)
+    del optimizer.param_groups[0]['params'][0]
+    third = take_steps(optimizer)
+    twin.state[twin.param_groups[0]['params'][1]][field].fill_(0.25)
+    assert take_steps(twin)[1:] == third[-2:]

@@ -26,7 +26,7 @@ def joined(numbers: Sequence[Any], dtype: torch.dtype, device: torch.device) -> 
 
 
 def lie_in(vector: torch.Tensor, numbers: Sequence[Any]) -> bool:
-    """Tell whether the tensors are the entries of the vector, in its memory."""
+    """Tell whether the tensors are the entries of the vector, in its memory, without a graph."""
     if type(vector) is not torch.Tensor or not vector.is_contiguous():
         return False
     start, size = vector.data_ptr(), vector.element_size()
@@ -34,6 +34,7 @@ def lie_in(vector: torch.Tensor, numbers: Sequence[Any]) -> bool:
         [
             type(number) is torch.Tensor
             and number.dtype == vector.dtype
+            and not number.requires_grad
             and number.data_ptr() == start + position * size
             for position, number in enumerate(numbers)
         ]
