@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import torchopt
+from support.optimizer_cases import OptimizerCase
 from torchopt.registry import OPTIMIZERS, OptimizerEntry
 
 X = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64)
@@ -27,9 +28,9 @@ IN_TORCH = [
 ]
 
 
-def make_net() -> nn.Module:
+def make_net(*, bias: bool = True) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)).double()
+    return nn.Sequential(nn.Linear(2, 2, bias), nn.Linear(2, 1, bias)).double()
 
 
 def loss_of(net: nn.Module) -> torch.Tensor:
@@ -70,11 +71,11 @@ def tensors_of(optimizer: Any) -> list[torch.Tensor]:
 def test_steps_go_on_where_the_trained_optimizer_stands(
     entry: OptimizerEntry, options: dict[str, Any], source: str, general: bool
 ) -> None:
-    net = make_net()
-    make: Any = getattr(torchopt, entry.class_name)
-    if source == 'torch.optim':
-        make = getattr(torch.optim, str(entry.torch_name))
-    trained = make(net.parameters(), lr=0.05, **options)
+    # torch's Muon takes nothing but matrices.
+    net = make_net(bias=source == 'torchopt' or entry.torch_name != 'Muon')
+    case = OptimizerCase(entry, source, {'lr': 0.05, **options})
+    make: Any = case.make_torch if source == 'torch.optim' else case.make_class
+    trained = make(list(net.parameters()))
     train(net, trained)
     kind = torchopt.MetaOptimizer if general else getattr(torchopt, f'Meta{entry.class_name}')
     inner = kind.from_torch(net, trained)

@@ -23,6 +23,7 @@ class Fault:
         wrong: What stands there instead.
         found: Part of the report that finds it.
         sanitizers: The sanitizers that are needed to find it.
+        rule: The rule whose kernels make it.
     """
 
     what: str
@@ -31,6 +32,7 @@ class Fault:
     wrong: str
     found: str = DIFFERENT
     sanitizers: str = ''
+    rule: str = 'adam'
 
     def plant(self, folder: Path) -> None:
         """Write sources with the mistake into a new folder.
@@ -144,6 +146,7 @@ FAULTS = [
         'kernel.cuh',
         'scalars.numbers[tensor.position]',
         'scalars.numbers[index]',
+        rule='nadam',
     ),
     Fault(
         'the learning rate of the wrong tensor',

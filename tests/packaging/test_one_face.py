@@ -3,7 +3,6 @@
 import ast
 import importlib
 import inspect
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,6 @@ from torchopt import _siblings, rules
 from torchopt.base import FusedTransformation
 from torchopt.registry import OPTIMIZERS, OptimizerEntry
 
-PAGE = Path(__file__).parents[2] / 'docs/reference/acceleration.md'
 OWNERS = {'torchopt_meta': torchopt_meta, 'torchopt_utils': torchopt_utils}
 every_optimizer = pytest.mark.parametrize('entry', OPTIMIZERS, ids=lambda entry: entry.name)
 
@@ -47,11 +45,6 @@ def test_classes_take_the_arguments_of_their_factory(entry: OptimizerEntry, pref
 )
 def test_what_the_registry_calls_fused_has_kernels(entry: OptimizerEntry) -> None:
     assert isinstance(entry.factory(use_accelerated_op=True), FusedTransformation)
-
-
-def test_the_page_on_acceleration_names_what_is_fused() -> None:
-    (line,) = re.findall(r'^`adadelta`, .*$', PAGE.read_text(), re.MULTILINE)
-    assert re.findall('`(.+?)`', line) == [entry.name for entry in OPTIMIZERS if entry.fused]
 
 
 def test_every_rule_is_registered() -> None:

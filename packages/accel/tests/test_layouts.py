@@ -17,6 +17,7 @@ from support.trees import assert_trees_close, generator, sample_gradients
 from torchopt import pytree
 from torchopt_accel.kernels import DTYPES
 
+FUSED = [case for case in MAIN_CASES if case.has_kernel]
 SIZES = (0, 1, 3, 1023, 1024, 1025, 4097, 70_001)
 
 
@@ -42,7 +43,7 @@ def compared(case: OptimizerCase, gradients: Any, **options: Any) -> tuple[Any, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('case', [case for case in MAIN_CASES if case.has_kernel], ids=str)
+@pytest.mark.parametrize('case', FUSED, ids=str)
 @pytest.mark.parametrize('threads', [1, 2])
 def test_sizes(case: OptimizerCase, threads: int, device: str) -> None:
     before = torch.get_num_threads()
@@ -294,9 +295,11 @@ RATES = st.floats(0.1, 0.99)
 HYPERPARAMETERS = {
     'lr': st.floats(1e-3, 1.0),
     'lr_decay': st.floats(0.0, 1.0),
-    'betas': st.tuples(RATES, RATES),
+    'betas': st.tuples(RATES, RATES, RATES),
     'rho': RATES,
     'alpha': RATES,
+    'etas': st.tuples(st.floats(0.1, 0.9), st.floats(1.1, 2.0)),
+    'step_sizes': st.tuples(st.floats(0.0, 0.1), st.floats(0.1, 1.0)),
     'eps': st.floats(1e-6, 10.0),
     'eps_root': st.floats(0.0, 0.1),
     'weight_decay': st.floats(0.0, 1.0),
@@ -307,10 +310,11 @@ HYPERPARAMETERS = {
 
 @st.composite
 def cases_with_numbers(draw: st.DrawFn) -> tuple[OptimizerCase, dict[str, Any]]:
-    case = draw(st.sampled_from(MAIN_CASES))
-    return case, {
-        name: draw(numbers) for name, numbers in HYPERPARAMETERS.items() if case.has(name)
-    }
+    case = draw(st.sampled_from(FUSED))
+    drawn = {name: draw(numbers) for name, numbers in HYPERPARAMETERS.items() if case.has(name)}
+    if 'betas' in drawn:
+        drawn['betas'] = drawn['betas'][: len(case.value('betas'))]
+    return case, drawn
 
 
 @settings(max_examples=100, deadline=None)
@@ -329,7 +333,7 @@ def test_anything(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    case=st.sampled_from(MAIN_CASES),
+    case=st.sampled_from(FUSED),
     drawn=st.lists(st.tuples(views(), st.sampled_from(list(DTYPES))), min_size=1, max_size=5),
     lr=st.floats(1e-3, 1.0),
 )

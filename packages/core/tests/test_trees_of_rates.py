@@ -104,3 +104,27 @@ def test_numbers_and_tensors_can_stand_side_by_side() -> None:
 def test_trees_of_numbers_compile(lr: Any) -> None:
     compiled = torch.compile(run, backend='eager', fullgraph=True)
     torch.testing.assert_close(compiled(torchopt.adam, lr), run(torchopt.adam, lr))
+
+
+def test_asgd_keeps_a_rate_in_float64_for_each_parameter() -> None:
+    params = {'w': torch.ones(2, dtype=torch.bfloat16), 'b': None}
+    optimizer = torchopt.asgd(lr=0.3)
+    state = optimizer.init(params)
+    assert state[0].eta.tolist() == [0.3, 0.3]
+    _, state = optimizer.update(params, state, params=params)
+    expected = torch.tensor([0.3, 0.3 / (1 + 3e-5) ** 0.75], dtype=torch.float64)  # b, w
+    torch.testing.assert_close(state[0].eta, expected, rtol=1e-12, atol=0)
+
+
+def test_asgd_takes_a_rate_for_each_entry_of_one_tensor() -> None:
+    rate, param = torch.tensor([0.5, 1.0], requires_grad=True), torch.ones(2)
+    optimizer = torchopt.asgd(lr=rate, lambd=0.0)
+    updates, _ = optimizer.update(torch.ones(2), optimizer.init(param), params=param, inplace=False)
+    assert torch.equal(updates, -rate)
+    assert torch.equal(torch.autograd.grad(updates.sum(), rate)[0], -torch.ones(2))
+
+
+def test_a_schedule_for_asgd_returns_scalars() -> None:
+    optimizer = torchopt.asgd(lr=lambda count: {'w': torch.ones(2), 'b': 0.1})
+    with pytest.raises(ValueError, match=r"lr\['w'\] must be a scalar"):
+        optimizer.init({'w': torch.ones(2), 'b': torch.ones(2)})

@@ -33,12 +33,14 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     'adamw': {'eps_root': 1e-8},
     'adamax': {},
     'radam': {},
+    'nadam': {},
     'adan': {},
     'lion': {},
     'adagrad': {},
     'adadelta': {},
     'rmsprop': {'centered': True, 'momentum': 0.9},
     'rprop': {},
+    'asgd': {},
     'sgd': {'momentum': 0.9},
 }
 

@@ -10,6 +10,7 @@ version. The rules in :mod:`torchopt.rules` are examples of their use.
 - :mod:`~torchopt.authoring.initial`: initial values of states.
 - :mod:`~torchopt.authoring.copies`: copies of parameters that a state holds.
 - :mod:`~torchopt.authoring.rates`: learning rates, leaf by leaf.
+- :mod:`~torchopt.authoring.scalars`: vectors with a number per leaf, as the scalars of a rule.
 - :mod:`~torchopt.authoring.selection`: a choice between two trees, without a branch.
 - :mod:`~torchopt.authoring.columns`: trees as columns of leaves.
 - :mod:`~torchopt.authoring.common_trees`: dictionaries, lists and tuples, read without a search.

@@ -122,13 +122,24 @@ def _listed(
     if structure.is_leaf():
         return transformation.init([params])
 
+    def leaves_of(tree: Any) -> list[Any] | None:
+        for is_leaf in (None, _is_empty):  # a rule for some parameters leaves out the others
+            leaves, found = pytree.tree_flatten(tree, is_leaf, none_is_leaf=True)
+            if found == structure:
+                return leaves
+        return None
+
     def is_like_params(tree: Any) -> bool:
-        return pytree.tree_structure(tree, none_is_leaf=True) == structure
+        return leaves_of(tree) is not None
 
     def listed(tree: Any) -> Any:
-        return pytree.tree_leaves(tree, none_is_leaf=True) if is_like_params(tree) else tree
+        return leaves_of(tree) if is_like_params(tree) else tree
 
     return pytree.tree_map(listed, state, is_leaf=is_like_params, none_is_leaf=True)
+
+
+def _is_empty(value: Any) -> bool:
+    return type(value) is tuple and not value
 
 
 def _entry(optimizer: torch.optim.Optimizer, param: torch.Tensor) -> Entry:

@@ -96,14 +96,13 @@ def elementwise(
     names: tuple[str, ...] = kind._fields
     numbers, shapes = numbers or {}, shapes or {}
     others = {'steps', *numbers, *unused}
-    moments = [name for name in names if name not in others]
-    firsts = {name: (initial or {}).get(name, 0.0) for name in moments}
+    moments = {name: (initial or {}).get(name, 0.0) for name in names if name not in others}
 
     def init(params: Params) -> State:
         for name, value in (denominators or {}).items():
             checks.representable(name, value, params)
         fields: dict[str, Any] = dict.fromkeys(names, ())
-        for name, first in firsts.items():
+        for name, first in moments.items():
             shape = shapes.get(name)
             fields[name] = filled_like(params, first, shape, requires_grad=moment_requires_grad)
         if scalars is not None:
@@ -117,9 +116,9 @@ def elementwise(
         leaves, structure = pytree.tree_flatten(updates, none_is_leaf=True)
         old = state._asdict()
         per_leaf: list[torch.Tensor] = []
+        given = {'params': params} if takes_params else {}
         if takes_params and params is None:
             raise ValueError('this rule needs the parameters: call update(..., params=params)')
-        given = {'params': params} if takes_params else {}
         rates = None if lr is None else rates_of(lr, largest(state.steps), structure, leaves)
         if scalars is not None:
             old['steps'], counts = advance(state.steps, leaves)
@@ -128,10 +127,9 @@ def elementwise(
                 seen = largest(state.steps)
                 vectors.insert(0, rates_as_numbers(numbers_lr, seen, structure, leaves))
             per_leaf = [*scalars(counts, *vectors)]
+            stepped = old['steps'] != state.steps  # without a gradient, a number is kept
             for name in numbers:
-                new = per_leaf.pop(0)
-                # A parameter without a gradient keeps its number.
-                old[name] = torch.where(old['steps'] != state.steps, new, old[name])
+                old[name] = torch.where(stepped, per_leaf.pop(0), old[name])
         trees = {name: old[name] for name in moments}
         updates, *new_trees = _apply_rule(
             rule, updates, leaves, structure, given, trees, shapes, rates, per_leaf, sparse

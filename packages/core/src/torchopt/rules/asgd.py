@@ -84,7 +84,8 @@ def scale_by_asgd(
         weight: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         step = eta * (g + lambd * p)
-        return step, torch.lerp(average, p - step, weight)
+        # A 0-dim hyperparameter of a wider dtype promotes a 0-dim step.
+        return step, torch.lerp(average, (p - step).to(average.dtype), weight)
 
     def numbers(
         steps: torch.Tensor, rate: Scalar, eta: torch.Tensor, mu: torch.Tensor
