@@ -51,20 +51,21 @@ class Forward(torch.autograd.Function):
     """The forward kernel; ``apply(call, *scalars, *tensors)``."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *given: Any) -> Outputs:
+    def forward(
+        ctx: Any, call: Call, lr: Maybe, steps: Maybe, numbers: Maybe, *tensors: torch.Tensor
+    ) -> Outputs:
         """Run the forward kernel and save its inputs."""
-        _save(ctx, call, *given)
-        return tuple(operators.forward(call, Scalars(*given[:_SCALARS]), given[_SCALARS:]))
+        _save(ctx, call, lr, steps, numbers, *tensors)
+        return tuple(operators.forward(call, Scalars(lr, steps, numbers), tensors))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Maybe) -> tuple[Any, ...]:
         """Run the backward kernel if only the first derivative is needed."""
         call: Call = ctx.call
         saved, needed = ctx.saved_tensors, ctx.needs_input_grad
-        scalars, tensors = Scalars(*saved[:_SCALARS]), saved[_SCALARS:]
-        lr_wanted, _, numbers_wanted = needed[1 : 1 + _SCALARS]
-        needs = needed[1 + _SCALARS :]
-        if numbers_wanted:
+        scalars, tensors = Scalars(saved[0], saved[1], saved[2]), saved[_SCALARS:]
+        lr_wanted, needs = needed[1], needed[1 + _SCALARS :]
+        if needed[_SCALARS]:
             raise RuntimeError(_CONSTANT)
         by_rule = forward_mode() or old_vmap()
         recorded = transforming() or torch.is_grad_enabled()

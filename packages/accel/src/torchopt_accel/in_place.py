@@ -17,10 +17,10 @@ from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import HAS_TABLE, dispatching, forward_mode, increment_versions
 from torchopt_accel.kernels import DTYPES, RULES, address, stride_of
 from torchopt_accel.platform import C
-from torchopt_accel.progress import fit_kernels, next_numbers, rate_of, scalars_of
+from torchopt_accel.progress import fit_kernels, next_numbers, rate_of
 from torchopt_accel.reading import rate_on, vector_on
 from torchopt_accel.roles import Mismatch
-from torchopt_accel.scalars import Maybe, Scalars
+from torchopt_accel.scalars import Maybe, rate_at
 from torchopt_accel.specs import Spec
 from torchopt_accel.step import read_step
 
@@ -80,7 +80,9 @@ class InPlace:
         trees, steps, seen, numbers = parts
         if steps is not None and (steps.dtype != torch.int64 or steps.shape != (len(params),)):
             return None
-        if not fit_kernels(numbers, len(params)) or any([x.requires_grad for x in numbers]):
+        if numbers and not (
+            fit_kernels(numbers, len(params)) and not any([x.requires_grad for x in numbers])
+        ):
             return None
         rows: list[list[Any]] = [gradients, params, *trees]
         if not self._found(rows):
@@ -94,10 +96,13 @@ class InPlace:
         if any(map(torch.Tensor.is_neg, tensors)):
             return None
         written = tensors[len(rows[0]) :]
-        scalars = scalars_of(rate_of(self._spec, parts), steps, numbers)
-        scalars_by_launch = [launch.scalars(scalars) for launch in self._launches]
-        counted = next_steps(steps, gradients) if numbers and steps is not None else None
-        new_numbers = next_numbers(self._spec, parts, counted, gradients)
+        lr = rate_of(self._spec, parts)
+        rates = [None if lr is None else launch.rate(lr) for launch in self._launches]
+        number: Maybe = None
+        new_numbers: Sequence[torch.Tensor] = ()
+        if numbers and steps is not None:
+            number = numbers[0]
+            new_numbers = next_numbers(self._spec, parts, next_steps(steps, gradients), gradients)
 
         def commit() -> None:
             if steps is not None:
@@ -105,8 +110,8 @@ class InPlace:
             if seen is not None:
                 seen.add_(1)
             increment_versions(written)
-            for launch, found in zip(self._launches, scalars_by_launch):
-                launch.run(found)
+            for launch, rate in zip(self._launches, rates):
+                launch.run(rate, steps, number)
             for old, new in zip(numbers, new_numbers):
                 old.copy_(new)
 
@@ -141,21 +146,20 @@ class _Launch:
         self._present = self.kernel.read(PLAIN, rows)
         return self._present >= 0
 
-    def scalars(self, scalars: Scalars) -> Scalars:
-        """Return the step's scalars for these leaves, the learning rate on their device."""
-        scalars = scalars.of(self._leaves)
-        if scalars.lr is None:
-            return scalars
-        return scalars._replace(lr=rate_on(self.device, scalars.lr, len(self._leaves)))
+    def rate(self, lr: torch.Tensor) -> torch.Tensor:
+        """Return the learning rate of these leaves on their device."""
+        return rate_on(self.device, rate_at(lr, self._leaves), len(self._leaves))
 
-    def run(self, scalars: Scalars) -> None:
+    def run(self, rate: Maybe, steps: Maybe, numbers: Maybe) -> None:
         """Write what :meth:`read` has found."""
         if self._present == 0:
             return
-        lr, *vectors = scalars
-        # Kept alive until the kernel has been launched.
-        steps, numbers = [None if x is None else vector_on(self.device, x) for x in vectors]
-        self.kernel.take(address(steps), address(numbers), address(lr), stride_of(lr))
+        # These names keep what they are in alive until the kernel has been launched.
+        if steps is not None:
+            steps = vector_on(self.device, steps)
+        if numbers is not None:
+            numbers = vector_on(self.device, numbers)
+        self.kernel.take(address(steps), address(numbers), address(rate), stride_of(rate))
         kernels.launch_in_place(self._rule, self.kernel, self.device)
 
 

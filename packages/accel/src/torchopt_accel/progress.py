@@ -11,13 +11,8 @@ import torch
 from torchopt.authoring.rates import beside
 from torchopt.authoring.steps import as_float, largest
 from torchopt_accel.roles import Mismatch
-from torchopt_accel.scalars import Maybe, Scalars
+from torchopt_accel.scalars import Maybe
 from torchopt_accel.specs import Spec, StateParts
-
-
-def scalars_of(lr: Maybe, steps: Maybe, numbers: Sequence[torch.Tensor]) -> Scalars:
-    """Return the scalars of a step, given the counts after it and the numbers before it."""
-    return Scalars(lr, steps, numbers[0] if numbers else None)
 
 
 def fit_kernels(numbers: Sequence[Any], count: int) -> bool:
@@ -27,16 +22,16 @@ def fit_kernels(numbers: Sequence[Any], count: int) -> bool:
             return False
         if vector.shape != (count,):
             return False
-    return not (numbers and numbers[0].requires_grad)
+    return not numbers[0].requires_grad
 
 
 def next_numbers(
-    spec: Spec, before: StateParts, steps: Maybe, gradients: Sequence[Any]
+    spec: Spec, before: StateParts, steps: torch.Tensor, gradients: Sequence[Any]
 ) -> Sequence[torch.Tensor]:
     """Return the numbers of all leaves after a step.
 
     Args:
-        spec: The kernel.
+        spec: The kernel, whose rule keeps numbers.
         before: The parts of the state before the step.
         steps: Step counts after the step.
         gradients: The gradients; a leaf without one keeps its numbers.
@@ -44,8 +39,8 @@ def next_numbers(
     Raises:
         Mismatch: a schedule returns something that kernels don't take.
     """
-    if spec.numbers is None or steps is None or before.steps is None:
-        return ()
+    if spec.numbers is None or before.steps is None:
+        return before.numbers
     counts = as_float(steps)
     rate: tuple[Any, ...] = ()
     if spec.numbers.has_rate:
@@ -54,7 +49,7 @@ def next_numbers(
             lr = _rate(spec.schedule(largest(before.steps)), steps.device)
         rate = (beside(counts, lr),)
     new = spec.numbers.advance(counts, *rate, *before.numbers)
-    if any(gradient is None for gradient in gradients):
+    if any([gradient is None for gradient in gradients]):
         stepped = steps != before.steps
         new = [torch.where(stepped, *pair) for pair in zip(new, before.numbers)]
     return new

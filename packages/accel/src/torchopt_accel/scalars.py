@@ -25,7 +25,11 @@ class Scalars(NamedTuple):
 
     def of(self, leaves: Sequence[int]) -> Scalars:
         """Return the scalars for a call with some of the leaves, whose positions it knows."""
-        lr = self.lr
-        if lr is None or lr.dim() == 0 or leaves == range(len(lr)):
-            return self
-        return self._replace(lr=torch.stack([lr[leaf] for leaf in leaves]))
+        return self if self.lr is None else self._replace(lr=rate_at(self.lr, leaves))
+
+
+def rate_at(lr: torch.Tensor, leaves: Sequence[int]) -> torch.Tensor:
+    """Return the learning rate of some of the leaves."""
+    if lr.dim() == 0 or leaves == range(len(lr)):
+        return lr
+    return torch.stack([lr[leaf] for leaf in leaves])

@@ -16,8 +16,8 @@ from torchopt_accel.kernels import RULES, arranged
 
 # A state among the states of a chain, and a field of it, by position.
 _Place = tuple[int, int]
-# The trees; the vector of step counts, the number of updates, the vectors of numbers.
-_Places = tuple[list[_Place], tuple[_Place | None, ...]]
+# The trees; the vector of step counts and the number of updates; the vectors of numbers.
+_Places = tuple[list[_Place], tuple[_Place | None, _Place | None], list[_Place]]
 
 
 class StateParts(NamedTuple):
@@ -98,18 +98,18 @@ class Spec:
             ValueError: a part of the state is missing.
         """
         members = _members(state)
-        trees, counts = self._places(members)
-        found: list[Any] = [None if at is None else members[at[0]][at[1]] for at in counts]
-        steps, seen, *numbers = found
+        trees, counts, kept = self._places(members)
+        steps, seen = [None if at is None else members[at[0]][at[1]] for at in counts]
+        numbers = [members[place][entry] for place, entry in kept] if kept else ()
         return StateParts([members[place][entry] for place, entry in trees], steps, seen, numbers)
 
     def replace(self, state: Any, parts: StateParts) -> Any:
         """Return ``state`` with new parts; a count that is None stays."""
         members = [*_members(state)]
-        trees, counts = self._places(members)
+        trees, counts, kept = self._places(members)
         new: dict[int, list[Any]] = {}
-        vectors = (parts.steps, parts.updates_seen, *parts.numbers)
-        for at, part in zip((*trees, *counts), (*parts.trees, *vectors)):
+        changed = (*parts.trees, parts.steps, parts.updates_seen, *parts.numbers)
+        for at, part in zip((*trees, *counts, *kept), changed):
             if at is not None and part is not None:
                 place, entry = at
                 if place not in new:
@@ -134,8 +134,8 @@ class Spec:
                 (
                     None if self.counted is None else _place(kinds, self.counted, 'steps'),
                     _place(kinds, ScaleByScheduleState, 'steps') if self.counts_updates else None,
-                    *([_place(kinds, kept.owner, name) for name in kept.names] if kept else ()),
                 ),
+                [_place(kinds, kept.owner, name) for name in kept.names] if kept else [],
             )
         return self.places[kinds]
 

@@ -22,7 +22,7 @@ from torchopt_accel.choice import by_kind, kernel_exists
 from torchopt_accel.internals import forward_mode
 from torchopt_accel.operators import prepare as prepare_call
 from torchopt_accel.platform import C
-from torchopt_accel.progress import fit_kernels, next_numbers, rate_of, scalars_of
+from torchopt_accel.progress import fit_kernels, next_numbers, rate_of
 from torchopt_accel.roles import Call, Mismatch, gather, scatter
 from torchopt_accel.scalars import Maybe, Scalars
 from torchopt_accel.specs import Spec, StateParts
@@ -117,7 +117,7 @@ class Step:
         else:
             results = [*self._computed_by_kind(scalars)]
         updates, *trees = self._trees(results, (self.updates, *parts.trees))
-        return updates, self.spec.replace(self.state, parts._replace(trees=trees))
+        return updates, self.spec.replace(self.state, StateParts(trees, *parts[1:]))
 
     def _trees(self, rows: Sequence[Any], old: Sequence[Any]) -> list[Any]:
         """Return one tree per row, each in the container of an old tree."""
@@ -184,8 +184,10 @@ class Step:
             seen = seen + 1
         if self.spread is not None and lr is not None:
             self.spread.require_constant(lr)
+        if not numbers or steps is None:
+            return Scalars(lr, steps, None), StateParts(trees, steps, seen, ())
         new = next_numbers(self.spec, self.parts, steps, self.grads)
-        return scalars_of(lr, steps, numbers), StateParts(trees, steps, seen, new)
+        return Scalars(lr, steps, numbers[0]), StateParts(trees, steps, seen, new)
 
 
 def _vectors(parts: StateParts) -> tuple[Maybe, ...]:
@@ -214,7 +216,7 @@ def read_step(
         flat = [_row(structure, params)] if with_params else []
     except ValueError:
         return None
-    if not fit_kernels(parts.numbers, len(grads)):
+    if parts.numbers and not fit_kernels(parts.numbers, len(grads)):
         return None
     joined = (*chain(grads, *flat, *columns),)
     if not transforming() and C.takes(1 + len(flat) + len(columns), joined):

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 
 from torchopt import pytree
+from torchopt.authoring.numbers import joined, lie_in
 from torchopt.typing import OptState
 
 Class = TypeVar('Class', bound='type[tuple[Any, ...]]')
@@ -159,8 +160,9 @@ class StateLayout:
                             entry[name] = leaf
                 elif column.kind == 'numbers':
                     (name,) = column.names
-                    for entry, number in zip(entries, value.unbind()):
-                        entry[name] = number
+                    if not lie_in(value, [entry.get(name) for entry in entries]):
+                        for entry, number in zip(entries, value.unbind()):
+                            entry[name] = number
                 elif column.kind == 'steps':
                     steps = value
                 elif column.kind == 'held':
@@ -228,8 +230,7 @@ def _read(column: _Column, entries: Sequence[Entry], steps: torch.Tensor) -> Any
         return [entry.get(name, absent[position]) for position, entry in enumerate(entries)]
     if column.kind == 'numbers':
         (name,) = column.names
-        numbers = [torch.as_tensor(entry[name]) for entry in entries]
-        return torch.stack([number.to(steps.device, column.value) for number in numbers])
+        return joined([entry[name] for entry in entries], column.value, steps.device)
     if column.kind == 'steps':
         return steps
     if column.kind == 'held':
