@@ -182,6 +182,12 @@ class TestPartition:
         found, _ = optimizer.update(vector(1.0), optimizer.init(vector(1.0)), inplace=False)
         assert found.item() == {'a': 2.0, 'b': 3.0}[label]
 
+    def test_an_absent_parameter_needs_no_label(self) -> None:
+        optimizer = t.partition(PARTS, {'x': 'a', 'y': None})
+        updates = {'x': vector(1.0), 'y': None}
+        found, _ = optimizer.update(updates, optimizer.init(updates), inplace=False)
+        assert_trees_equal(found, {'x': vector(2.0), 'y': None})
+
     def test_a_part_without_parameters(self) -> None:
         optimizer = t.partition({'a': torchopt.adam(0.1), 'b': torchopt.adam(0.2)}, ['a', 'a'])
         path, _ = steps(optimizer, [[vector(1.0)] * 2] * 2, [vector(1.0)] * 2)
@@ -193,6 +199,7 @@ class TestPartition:
         [
             (['a', 'c'], r"no transformation for the label 'c': there are 'a', 'b'"),
             (['a'], 'the labels and params differ in structure'),
+            (['a', None], "no transformation for the label None: there are 'a', 'b'"),
         ],
     )
     def test_labels_that_do_not_fit(self, labels: Any, message: str) -> None:

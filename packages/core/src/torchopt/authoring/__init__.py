@@ -9,6 +9,7 @@ version. The rules in :mod:`torchopt.rules` are examples of their use.
 - :mod:`~torchopt.authoring.numerics`: moving averages, and a square root with a derivative at 0.
 - :mod:`~torchopt.authoring.initial`: initial values of states.
 - :mod:`~torchopt.authoring.copies`: copies of parameters that a state holds.
+- :mod:`~torchopt.authoring.numbers`: vectors with a number per parameter, and their entries.
 - :mod:`~torchopt.authoring.rates`: learning rates, leaf by leaf.
 - :mod:`~torchopt.authoring.scalars`: vectors with a number per leaf, as the scalars of a rule.
 - :mod:`~torchopt.authoring.selection`: a choice between two trees, without a branch.

@@ -67,7 +67,7 @@ def partition(
 
     def init(params: Params) -> PartitionState:
         labels = labels_of(params)
-        _require_known(labels, transforms)
+        _require_known(labels, transforms, params, 'params')
         states: Any = {
             name: inner.init(_only(labels, name, params)) for name, inner in transforms.items()
         }
@@ -83,9 +83,9 @@ def partition(
         if params is not None:
             map_updates(lambda u, p: u, updates, {'params': params})  # raises if they do not fit
         labels = labels_of(updates if params is None else params)
-        _require_known(labels, transforms)
         # Take a list for the tuple that torch.autograd.grad returns, as everywhere.
         labels, params = (in_container_of(updates, tree) for tree in (labels, params))
+        _require_known(labels, transforms, updates, 'updates')
         states = {}
         result = updates
         for name, inner in transforms.items():
@@ -105,11 +105,21 @@ def partition(
     return transformation(init, update)
 
 
-def _require_known(labels: Any, transforms: Mapping[Hashable, Any]) -> None:
-    unknown = {label for label in pytree.tree_leaves(labels) if label not in transforms}
+def _require_known(
+    labels: Any, transforms: Mapping[Hashable, Any], tree: TensorTree, what: str
+) -> None:
+    unknown = set()
+
+    def look(label: Any, part: TensorTree) -> None:
+        # A function of labels may have none for an absent parameter.
+        is_needed = label is not None or bool(pytree.tree_leaves(part))
+        if is_needed and label not in transforms:
+            unknown.add(repr(label))
+
+    _map(look, labels, tree, what=what)
     if unknown:
         raise ValueError(
-            f'no transformation for the label {enumerate_few(sorted(map(repr, unknown)))}: '
+            f'no transformation for the label {enumerate_few(sorted(unknown))}: '
             f'there are {", ".join(map(repr, transforms))}'
         )
 
@@ -124,13 +134,13 @@ def _with(
     labels: Any, name: Hashable, tree: TensorTree, chosen: TensorTree, what: str
 ) -> TensorTree:
     """Return the tree with the leaves of ``chosen`` where the label is ``name``."""
+    return _map(
+        lambda label, old, new: new if label == name else old, labels, tree, chosen, what=what
+    )
+
+
+def _map(fn: Callable[..., Any], labels: Any, *trees: TensorTree, what: str) -> Any:
     try:
-        return pytree.tree_map(
-            lambda label, old, new: new if label == name else old,
-            labels,
-            tree,
-            chosen,
-            none_is_leaf=True,
-        )
+        return pytree.tree_map(fn, labels, *trees, none_is_leaf=True)
     except ValueError as error:
         raise ValueError(f'the labels and {what} differ in structure: {error}') from None
