@@ -23,7 +23,6 @@ version. The rules in :mod:`torchopt.rules` are examples of their use.
 - :mod:`~torchopt.authoring.detached`: notes on leaves that were cut off a graph.
 - :mod:`~torchopt.authoring.state`: states that ``torch.load`` reads, and checks that one fits.
 - :mod:`~torchopt.authoring.torch_state`: the same states in the format of ``torch.optim``.
-- :mod:`~torchopt.authoring.numbers`: a vector with a number per parameter, and its entries.
 - :mod:`~torchopt.authoring.from_torch`: states of trained ``torch.optim`` optimizers.
 - :mod:`~torchopt.authoring.origin`: ``repr`` and pickle of transformations.
 - :mod:`~torchopt.authoring.checks`: ranges of hyperparameters, trees of parameters.
