@@ -27,8 +27,8 @@ def fuse(
 
     - ``amsgrad``, a ``mask``, hyperparameters other than ``lr`` that are tensors, a tree of
       learning rates unless only ``init`` uses it, as Rprop's;
-    - numbers of leaves, such as NAdam's products of momenta, that require grad: kernels take them as
-      constants;
+    - numbers of leaves that require grad, such as NAdam's products of momenta: kernels take them
+      as constants;
     - leaves of a dtype other than float32, float64, bfloat16 and float16, on a device other than
       the CPU and CUDA, of a subclass of Tensor, or sparse;
     - DTensors, unless gradient, states and parameter of each leaf are placed alike, none of them
