@@ -125,3 +125,35 @@ def test_a_vector_without_a_rule_is_refused() -> None:
     updates = {'w': normal(3, 2), 'b': normal(2)}
     with pytest.raises(ValueError, match=r"updates\['b'\] has shape \(2,\), .*partition"):
         block.update(updates, block.init(updates))
+
+
+def meta_gradients(dtype: torch.dtype, iteration: torch.dtype | None) -> list[torch.Tensor]:
+    """Of a loss after five steps of linear regression: by weights of data and by the momentum."""
+    inputs, targets = (normal(64, n, dtype=torch.float64).to(dtype) for n in (8, 16))
+    weights = torch.ones(64, dtype=dtype, requires_grad=True)
+    momentum = torch.tensor(0.9, dtype=dtype, requires_grad=True)
+    optimizer = torchopt.muon(lr=0.1, momentum=momentum, iteration_dtype=iteration)
+    params = normal(16, 8, dtype=torch.float64).to(dtype).requires_grad_()
+    state = optimizer.init(params)
+
+    def loss(params: torch.Tensor, weights: Any) -> torch.Tensor:
+        result: torch.Tensor = ((inputs @ params.T - targets).square().mean(1) * weights).mean()
+        return result
+
+    for _ in range(5):
+        (gradient,) = torch.autograd.grad(loss(params, weights), params, create_graph=True)
+        updates, state = optimizer.update(gradient, state, params=params, inplace=False)
+        params = torchopt.apply_updates(params, updates, inplace=False)
+    return [g.double() for g in torch.autograd.grad(loss(params, 1.0), (weights, momentum))]
+
+
+def test_a_meta_gradient_through_bfloat16_has_two_digits_at_most() -> None:
+    """Why the iteration has the precision of the parameters; ``-s`` prints the errors."""
+    exact = meta_gradients(torch.float64, None)
+    errors = {}
+    for iteration in (torch.bfloat16, torch.float32):
+        found = meta_gradients(torch.float32, iteration)
+        errors[iteration] = [((a - b).norm() / b.norm()).item() for a, b in zip(found, exact)]
+    print(errors)
+    assert min(errors[torch.bfloat16]) > 1e-2
+    assert max(errors[torch.float32]) < 1e-4
