@@ -111,6 +111,13 @@ def test_states_that_do_not_fit(case: OptimizerCase, inplace: bool) -> None:
     assert_trees_equal(gradients, params())
 
 
+def test_a_state_for_a_tree_of_rates_is_not_one_for_one_rate() -> None:
+    rates = pytree.tree_map(lambda leaf: torch.full_like(leaf, 0.1), params())
+    state = torchopt.asgd(rates).init(params())
+    with pytest.raises(ValueError, match='eta of the state must be a vector of 2 numbers'):
+        torchopt.asgd(0.1).update(params(), state, params=params(), inplace=False)
+
+
 def test_leaves_of_a_state_must_be_tensors() -> None:
     optimizer = torchopt.transform.scale_by_adam()
     state = optimizer.init(params())

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from torchopt.authoring.describe import describe
+
 
 def joined(numbers: Sequence[Any], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return the vector of these numbers.
@@ -23,6 +25,16 @@ def joined(numbers: Sequence[Any], dtype: torch.dtype, device: torch.device) -> 
                 return vector
     tensors = [torch.as_tensor(number).to(device, dtype) for number in numbers]
     return torch.stack(tensors) if tensors else torch.zeros(0, dtype=dtype, device=device)
+
+
+def require_vector(name: str, value: Any, like: torch.Tensor) -> torch.Tensor:
+    """Return the numbers of a state; raise ValueError unless there is one for each parameter."""
+    if not isinstance(value, torch.Tensor) or value.shape != like.shape:
+        raise ValueError(
+            f'{name} of the state must be a vector of {len(like)} numbers, one for each parameter, '
+            f'got {describe(value)}: take the options with which the state was made'
+        )
+    return value
 
 
 def lie_in(vector: torch.Tensor, numbers: Sequence[Any]) -> bool:

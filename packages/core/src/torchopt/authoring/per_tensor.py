@@ -16,6 +16,7 @@ from torchopt.authoring import checks
 from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.describe import describe
 from torchopt.authoring.initial import filled_like, filled_numbers
+from torchopt.authoring.numbers import require_vector
 from torchopt.authoring.rates import rates_as_numbers, rates_of
 from torchopt.authoring.scalars import PerLeaf
 from torchopt.authoring.shards import PLAIN, placed_like
@@ -122,7 +123,7 @@ def elementwise(
         rates = None if lr is None else rates_of(lr, largest(state.steps), structure, leaves)
         if scalars is not None:
             old['steps'], counts = advance(state.steps, leaves)
-            vectors = [old[name] for name in numbers]
+            vectors = [require_vector(name, old[name], old['steps']) for name in numbers]
             if numbers_lr is not None:
                 seen = largest(state.steps)
                 vectors.insert(0, rates_as_numbers(numbers_lr, seen, structure, leaves))
