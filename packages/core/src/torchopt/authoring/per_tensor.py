@@ -124,10 +124,11 @@ def elementwise(
         if scalars is not None:
             old['steps'], counts = advance(state.steps, leaves)
             vectors = [require_vector(name, old[name], old['steps']) for name in numbers]
+            rate: list[Scalar] = []
             if numbers_lr is not None:
                 seen = largest(state.steps)
-                vectors.insert(0, rates_as_numbers(numbers_lr, seen, structure, leaves))
-            per_leaf = [*scalars(counts, *vectors)]
+                rate.append(rates_as_numbers(numbers_lr, seen, structure, leaves))
+            per_leaf = [*scalars(counts, *rate, *vectors)]
             stepped = old['steps'] != state.steps  # without a gradient, a number is kept
             for name in numbers:
                 old[name] = torch.where(stepped, per_leaf.pop(0), old[name])
