@@ -84,9 +84,10 @@ class StateLayout:
 
     Attributes:
         names: The keys of entries, without ``step``.
-        shapes: For each parameter, the shapes of its tensors by key: these keys its entry must
-            have. A rule for some parameters leaves out the others.
+        shapes: For each parameter, the shapes of its tensors by key. A rule for some parameters
+            leaves out the others.
         shared_names: The keys whose value is the same in all entries.
+        needed: For each parameter, the keys that its entry must have.
         has_numbers: Whether some of its fields hold one number per parameter, in one vector.
         counted: For each parameter, whether the state counts its steps. A rule for some
             parameters counts theirs alone.
@@ -121,6 +122,7 @@ class StateLayout:
         held: list[StateLayout] = [column.value for column in every if column.kind == 'held']
         self.shared_names = [n for column in every if column.kind == 'shared' for n in column.names]
         self.shared_names += [name for layout in held for name in layout.shared_names]
+        self.needed = [(*of_param, *self.shared_names) for of_param in self.shapes]
         self.has_numbers = any(column.kind == 'numbers' for column in every)
         self.counted: list[bool] = [
             any(_counts(columns, position) for _, columns in self._members)

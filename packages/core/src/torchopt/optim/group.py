@@ -80,9 +80,8 @@ class GroupStep:
     def _entries(self, group: Group, state: Entries, layout: StateLayout) -> list[Entry]:
         params = group['params']
         entries = [state.get(param, {}) for param in params]
-        if not all(entries) or not all(
-            [name in e for e, names in zip(entries, layout.shapes) for name in names]
-        ):
+        complete = [name in e for e, names in zip(entries, layout.needed) for name in names]
+        if not all(entries) or not all(complete):
             entries = self._filled(group, layout, entries)
             state.update(zip(params, entries))
         counts = [entry.get(STEP) for entry in entries]
