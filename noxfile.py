@@ -37,8 +37,9 @@ SITE = ['ipykernel', 'latex2mathml', 'myst-nb', 'pydata-sphinx-theme', 'sphinx']
 SITE += ['sphinx-copybutton', 'sphinx-design']
 BUILT = 'docs/_build'
 
-# Two workers with one thread each: more threads would only wait for each other.
-WORKERS = ('-n', '2')
+# Two workers with one thread each: more threads would only wait for each other. A worker without
+# work takes some from the other, so that the longest test does not run alone at the end.
+WORKERS = ('-n', '2', '--dist', 'worksteal')
 ONE_THREAD = {'OMP_NUM_THREADS': '1'}
 EVERYTHING = [*WORKERS, '--doctest-modules', *SOURCES, *TESTS]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import torchopt
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.optimizer_cases import CASES, MAIN_CASES, PATH_CASES, OptimizerCase
 from torchopt import pytree
 
 EPS = 1e-8
@@ -99,7 +99,7 @@ def test_second_derivative_equals_finite_differences(
     ('dtype', 'order'), [(torch.float32, 2), (torch.float64, 3)], ids=['float32', 'float64']
 )
 @pytest.mark.parametrize('silent_steps', [0, 8])
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', PATH_CASES, ids=str)
 def test_higher_derivatives_are_finite(
     case: OptimizerCase, silent_steps: int, dtype: torch.dtype, order: int
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import torchopt
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.optimizer_cases import MAIN_CASES, PATH_CASES, OptimizerCase
 from support.trees import assert_trees_close, generator
 from support.unrolled import META, START, functional_meta_loss
 from torchopt import pytree
@@ -33,7 +33,7 @@ def stack(trees: list[Any]) -> Any:
     return pytree.tree_map(lambda *leaves: torch.stack(leaves), *trees)
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', PATH_CASES, ids=str)
 def test_vmap_over_tasks_equals_a_loop(case: OptimizerCase) -> None:
     phis, starts = stacked(META), stacked(START)
 
@@ -47,7 +47,7 @@ def test_vmap_over_tasks_equals_a_loop(case: OptimizerCase) -> None:
     assert_trees_close(batched, loop)
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', PATH_CASES, ids=str)
 def test_separate_vmaps_of_init_and_update(case: OptimizerCase) -> None:
     """The batched state is passed from call to call, as in an ensemble."""
     optimizer, params = case.make(moment_requires_grad=False), stacked(START)
@@ -80,7 +80,7 @@ def test_vmap_over_hyperparameters_equals_a_loop(case: OptimizerCase) -> None:
     torch.testing.assert_close(batched, loop, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', PATH_CASES, ids=str)
 def test_jacobians_and_hessian_agree(case: OptimizerCase) -> None:
     def step(gradient: torch.Tensor) -> torch.Tensor:
         params = torch.tensor([0.5, -0.3], dtype=torch.float64)
