@@ -16,7 +16,7 @@ import torch
 from torch.func import grad, jvp, vjp
 
 import torchopt
-from support.optimizer_cases import CASES, COMMON, MAIN_CASES, PATH_CASES, OptimizerCase
+from support.optimizer_cases import CASES, MAIN_CASES, PATH_CASES, OptimizerCase
 from support.trees import assert_trees_close
 from support.unrolled import META, START, inner_loss, outer_loss
 from torchopt import pytree
@@ -61,11 +61,8 @@ def meta_loss(make: Callable[[], torchopt.GradientTransformation]) -> Callable[.
     return lambda tasks, params: torch.vmap(task_loss, in_dims=(0, None))(tasks, params).mean()
 
 
-# Options that every optimizer has are compiled in the cases of all options, further below.
-OWN_OPTIONS = [case for case in PATH_CASES if case.label not in COMMON and case not in ALL_OPTIONS]
-
-
-@pytest.mark.parametrize('case', OWN_OPTIONS, ids=str)
+# The cases of all options are compiled further below.
+@pytest.mark.parametrize('case', [c for c in PATH_CASES if c not in ALL_OPTIONS], ids=str)
 def test_a_meta_gradient_is_one_graph(case: OptimizerCase) -> None:
     # Dynamo cannot make a tensor that requires grad, so such a state has to be an input.
     make = functools.partial(case.make, moment_requires_grad=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import torchopt
-from support.optimizer_cases import CASES, MAIN_CASES, OptimizerCase
+from support.optimizer_cases import MAIN_CASES, PATH_CASES, OptimizerCase
 from support.unrolled import (
     META,
     START,
@@ -25,7 +25,7 @@ def gradient(loss: torch.Tensor, inputs: Any) -> Any:
     return pytree.tree_unflatten(structure, torch.autograd.grad(loss, leaves))
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', PATH_CASES, ids=str)
 def test_meta_gradient_in_three_ways(case: OptimizerCase) -> None:
     """By the object-oriented unroll, by torch.func.grad, by finite differences."""
     phi = META.clone().requires_grad_()
@@ -96,7 +96,7 @@ def test_closed_form_of_momentum_on_a_quadratic(nesterov: bool) -> None:
     torch.testing.assert_close(found, power, rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', PATH_CASES, ids=str)
 def test_a_dead_unit_keeps_the_meta_gradient_right(case: OptimizerCase) -> None:
     """The gradient of a ReLU unit that never fires is 0 at every step; its neighbour's is not."""
     inputs = torch.tensor([[0.5, 1.0], [1.5, 0.3]], dtype=torch.float64)
