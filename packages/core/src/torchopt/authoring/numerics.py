@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 
+from torchopt.authoring.shards import filled_on_all_ranks
 from torchopt.typing import Scalar
 
 Average: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -87,6 +88,7 @@ def _norms(x: torch.Tensor, dims: tuple[int, int] | None) -> torch.Tensor:
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     if not x.numel():
         return x.sum(dims, keepdim=dims is not None)
+    x = filled_on_all_ranks(x)
     # The scale keeps squares from overflow and underflow. The norm does not depend on it.
     largest = x.detach().abs().amax(dims or (), keepdim=dims is not None)
     scale = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
