@@ -99,7 +99,7 @@ def check_every_rule_and_block() -> None:
 
 
 def check_a_learnable_decay_rate() -> None:
-    """Its gradient passes through vectors with a number per leaf, which are no DTensors."""
+    """Its gradient passes through vectors with a number per leaf, which stay plain tensors."""
 
     def optimizer(number: Any) -> torchopt.GradientTransformation:
         return torchopt.nadam(0.1, betas=(0.5 + number, 0.9))

@@ -9,6 +9,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
+from torchopt.authoring.numerics import SIXTEEN_BIT
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import map_updates
 from torchopt.authoring.shards import filled_on_all_ranks
@@ -78,7 +79,7 @@ def _total_norm(gradients: Sequence[torch.Tensor], order: float) -> torch.Tensor
 
 def _power_sum(x: torch.Tensor, order: float) -> torch.Tensor:
     """Return the sum of ``abs(x) ** order``, in float32 for 16-bit tensors."""
-    if x.dtype in (torch.float16, torch.bfloat16):
+    if x.dtype in SIXTEEN_BIT:
         x = x.float()
     if order == 2:
         # Unlike a tensor's norm, its square has no kink where the whole tensor is 0.

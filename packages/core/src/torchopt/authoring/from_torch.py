@@ -133,7 +133,8 @@ def _listed(
         return leaves_of(tree) is not None
 
     def listed(tree: Any) -> Any:
-        return leaves_of(tree) if is_like_params(tree) else tree
+        leaves = leaves_of(tree)
+        return tree if leaves is None else leaves
 
     return pytree.tree_map(listed, state, is_leaf=is_like_params, none_is_leaf=True)
 

@@ -10,6 +10,9 @@ import torch
 from torchopt.authoring.shards import filled_on_all_ranks
 from torchopt.typing import Scalar
 
+SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
+"""Dtypes whose arithmetic is done in float32."""
+
 Average: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``average(old, new)``, the next value of a moving average."""
 
@@ -85,7 +88,7 @@ def matrix_norms(x: torch.Tensor) -> torch.Tensor:
 
 
 def _norms(x: torch.Tensor, dims: tuple[int, int] | None) -> torch.Tensor:
-    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    x = x.float() if x.dtype in SIXTEEN_BIT else x
     if not x.numel():
         return x.sum(dims, keepdim=dims is not None)
     x = filled_on_all_ranks(x)

@@ -17,6 +17,7 @@ from torchopt.authoring.columns import flatten_like, unflatten_like
 from torchopt.authoring.describe import describe
 from torchopt.authoring.initial import filled_like, filled_numbers
 from torchopt.authoring.numbers import require_vector
+from torchopt.authoring.numerics import SIXTEEN_BIT
 from torchopt.authoring.rates import rates_as_numbers, rates_of
 from torchopt.authoring.scalars import PerLeaf
 from torchopt.authoring.shards import PLAIN, placed_like
@@ -27,8 +28,6 @@ from torchopt.typing import LearningRate, Params, Scalar, TensorTree, Updates
 
 State = TypeVar('State', bound='tuple[Any, ...]')
 Rule = Callable[..., tuple[torch.Tensor, ...]]
-
-_SIXTEEN_BIT = frozenset({torch.float16, torch.bfloat16})
 
 
 def pointwise(fn: Callable[[torch.Tensor], torch.Tensor]) -> GradientTransformation:
@@ -70,8 +69,8 @@ def elementwise(
             with one scalar per parameter, such as bias corrections. Without this function no steps
             are counted, and the field ``steps`` holds the empty tuple. With ``numbers``, it takes
             their old vectors, too, and returns the new ones before the scalars.
-        lr: A learning rate that goes into the rule, as it is no factor of the update: a number, or
-            a tensor that broadcasts to the gradient. Needs ``scalars``.
+        lr: A learning rate that the rule takes, because it is not a factor of the update: a number,
+            or a tensor that broadcasts to the gradient. Needs ``scalars``.
         takes_params: Whether the rule takes the parameter. ``update`` then needs ``params``.
         initial: Initial values of state tensors, by field: scalars, trees of them, or schedules,
             of which the first value counts; 0 by default.
@@ -229,7 +228,7 @@ def _apply_rule(
             continue
         dtype = gradient.dtype
         rate = () if rates is None else (rates[position],)
-        if dtype in _SIXTEEN_BIT:
+        if dtype in SIXTEEN_BIT:
             wide = [x.float() for x in row]
             new = rule(*wide, *rate, *per_leaf.at(position, torch.float32, gradient))
         else:

@@ -8,7 +8,7 @@ import torch
 
 from torchopt import pytree
 from torchopt.authoring import checks
-from torchopt.authoring.numerics import matrix_norms
+from torchopt.authoring.numerics import SIXTEEN_BIT, matrix_norms
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.transformation import transformation
 from torchopt.base import EmptyState, GradientTransformation
@@ -100,4 +100,4 @@ def _plus_product(
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return torch.float32 if dtype in SIXTEEN_BIT else dtype

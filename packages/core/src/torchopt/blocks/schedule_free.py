@@ -14,6 +14,7 @@ from torchopt.authoring.describe import describe
 from torchopt.authoring.numerics import power
 from torchopt.authoring.origin import recorded
 from torchopt.authoring.per_tensor import add_updates, map_updates
+from torchopt.authoring.rates import beside
 from torchopt.authoring.state import saveable
 from torchopt.authoring.steps import as_float, shared_device
 from torchopt.authoring.torch_state import holds_states
@@ -181,7 +182,7 @@ def _largest(before: torch.Tensor, rate: Any) -> torch.Tensor:
     if checks.is_tree(rate):
         raise TypeError('the lr of schedule_free must be one rate for all parameters, got a tree')
     checks.number('lr', rate)
-    return before.clamp_min(rate.to(before.device) if isinstance(rate, torch.Tensor) else rate)
+    return before.clamp_min(beside(before, rate))
 
 
 def _of_entry(entry: Any, param: torch.Tensor) -> torch.Tensor:

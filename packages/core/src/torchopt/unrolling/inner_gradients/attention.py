@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_SIXTEEN_BIT = (torch.float16, torch.bfloat16)
+from torchopt.authoring.numerics import SIXTEEN_BIT
 
 
 def differentiable_attention() -> AbstractContextManager[Any]:
@@ -80,7 +80,7 @@ def attention(
     root = math.sqrt(abs(scale))
     scores = (query * math.copysign(root, scale)) @ (key * root).transpose(-2, -1)
     dtype = scores.dtype
-    if dtype in _SIXTEEN_BIT:
+    if dtype in SIXTEEN_BIT:
         scores = scores.float()
     if is_causal:
         shape = scores.shape[-2:]
